@@ -1,0 +1,231 @@
+"""Skeletons: joint names and bones, and every index table derived from them.
+
+A skeleton is data. Flip permutations, bone matrices, parents, neighbour masks and conversions between joint
+orders all follow from the names, so that no table of indices stands anywhere else in posekit.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Skeleton:
+    """Named joints and the bones between them.
+
+    Args:
+        name: What messages and files call the skeleton.
+        joints: Joint names in order. Sides are written `left_…` and `right_…`.
+        bone_names: Pairs `(child, parent)` of joint names, in the order in which bone tables list them. A joint has at
+            most one parent.
+
+    Raises:
+        ValueError: If a name occurs twice, a bone names an unknown joint, a joint has two parents, or a
+            `left_` joint lacks its `right_` twin.
+
+    Example:
+        >>> from posekit.skeletons import LSP14
+        >>> LSP14.num_joints, LSP14.index("neck")
+        (14, 12)
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    bone_names: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "joints", tuple(self.joints))
+        object.__setattr__(self, "bone_names", tuple(tuple(bone) for bone in self.bone_names))
+        repeated = sorted({joint for joint in self.joints if self.joints.count(joint) > 1})
+        if repeated:
+            raise ValueError(f"Skeleton {self.name!r} names {repeated} more than once; give every joint its own name.")
+        unknown = sorted({joint for bone in self.bone_names for joint in bone} - set(self.joints))
+        if unknown:
+            raise ValueError(f"Bones of skeleton {self.name!r} name {unknown}; its joints are {list(self.joints)}.")
+        children = [child for child, _ in self.bone_names]
+        twice = sorted({child for child in children if children.count(child) > 1})
+        if twice:
+            raise ValueError(f"Joints {twice} of skeleton {self.name!r} have several parents; give each one at most.")
+        for joint in self.joints:
+            if _mirror_name(joint) not in self.joints:
+                raise ValueError(f"Skeleton {self.name!r} has {joint!r} without its twin {_mirror_name(joint)!r}.")
+
+    @property
+    def num_joints(self):
+        """Number of joints."""
+        return len(self.joints)
+
+    def index(self, joint):
+        """Position of a joint.
+
+        Args:
+            joint: Joint name.
+
+        Returns:
+            Its index in `joints`.
+
+        Raises:
+            KeyError: If the skeleton has no such joint.
+        """
+        try:
+            return self.joints.index(joint)
+        except ValueError:
+            raise KeyError(f"Skeleton {self.name!r} has no joint {joint!r}; it has {list(self.joints)}.") from None
+
+    @functools.cached_property
+    def bones(self):
+        """Pairs `(child index, parent index)`, in the order of the bone tables."""
+        return tuple((self.index(child), self.index(parent)) for child, parent in self.bone_names)
+
+    @functools.cached_property
+    def parents(self):
+        """Parent index of every joint, -1 where it has none."""
+        table = dict(self.bones)
+        return tuple(table.get(joint, -1) for joint in range(self.num_joints))
+
+    @functools.cached_property
+    def flip_permutation(self):
+        """Indices that swap left and right: `points[..., flip_permutation, :]` relabels a mirrored figure."""
+        permutation = np.array([self.index(_mirror_name(joint)) for joint in self.joints], np.int64)
+        permutation.flags.writeable = False
+        return permutation
+
+    def bone_matrix(self):
+        """Matrix that turns joints into bone vectors.
+
+        Returns:
+            Float32 `[joints, bones]`: +1 at the child and -1 at the parent of each bone, so that
+            `points.T @ bone_matrix` holds child minus parent.
+        """
+        matrix = np.zeros((self.num_joints, len(self.bones)), np.float32)
+        for column, (child, parent) in enumerate(self.bones):
+            matrix[child, column] = 1.0
+            matrix[parent, column] = -1.0
+        return matrix
+
+    def neighbours(self, hops=1):
+        """Joints that lie within a number of bones of each other.
+
+        Args:
+            hops: Longest path, in bones; 0 gives the identity.
+
+        Returns:
+            Boolean `[joints, joints]`, true on the diagonal.
+        """
+        step = np.eye(self.num_joints, dtype=np.int64)
+        for child, parent in self.bones:
+            step[child, parent] = step[parent, child] = 1
+        return np.linalg.matrix_power(step, hops) > 0 if hops else np.eye(self.num_joints, dtype=bool)
+
+    def convert(self, points, to):
+        """Reorders joints into another skeleton, by name.
+
+        Args:
+            points: `[..., joints, coordinates]` array in this skeleton's order.
+            to: The `Skeleton` wanted.
+
+        Returns:
+            `(converted, found)`: `[..., to.num_joints, coordinates]` with zeros where this skeleton lacks the
+            joint, and a boolean `[to.num_joints]` that tells which joints were there.
+
+        Raises:
+            ValueError: If the joint axis of `points` does not have this skeleton's length.
+        """
+        points = np.asarray(points)
+        if points.ndim < 2 or points.shape[-2] != self.num_joints:
+            raise ValueError(
+                f"Points of shape {points.shape} are not in skeleton {self.name!r}: it has {self.num_joints} joints, "
+                f"so the shape must be [..., {self.num_joints}, coordinates]."
+            )
+        found = np.array([joint in self.joints for joint in to.joints])
+        source = [self.index(joint) if there else 0 for joint, there in zip(to.joints, found)]
+        converted = np.where(found[:, None], points[..., source, :], np.zeros((), points.dtype))
+        return converted, found
+
+
+def _mirror_name(joint):
+    if joint.startswith("left_"):
+        return "right_" + joint[len("left_") :]
+    if joint.startswith("right_"):
+        return "left_" + joint[len("right_") :]
+    return joint
+
+
+_LSP_JOINTS = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+    "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+    "neck", "head_top",
+)  # fmt: skip
+_FACE_JOINTS = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
+
+# The bones along which the kinematic-chain critic measures, in its column order: the trunk runs hip to shoulder.
+_LSP_BONES = (
+    ("right_ankle", "right_knee"), ("right_knee", "right_hip"), ("right_hip", "right_shoulder"),
+    ("left_hip", "left_shoulder"), ("left_knee", "left_hip"), ("left_ankle", "left_knee"),
+    ("right_wrist", "right_elbow"), ("right_elbow", "right_shoulder"), ("right_shoulder", "neck"),
+    ("left_shoulder", "neck"), ("left_elbow", "left_shoulder"), ("left_wrist", "left_elbow"),
+    ("neck", "head_top"),
+)  # fmt: skip
+
+LSP14 = Skeleton("LSP14", _LSP_JOINTS, _LSP_BONES)
+
+COCO_PLUS19 = Skeleton(
+    "COCO_PLUS19",
+    _LSP_JOINTS + _FACE_JOINTS,
+    _LSP_BONES[:-1]
+    + (
+        ("neck", "nose"), ("nose", "head_top"), ("left_ear", "left_eye"), ("right_ear", "right_eye"),
+    ),
+)  # fmt: skip
+
+COCO17 = Skeleton(
+    "COCO17",
+    (
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+        "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee",
+        "left_ankle", "right_ankle",
+    ),
+    (
+        ("left_eye", "nose"), ("right_eye", "nose"), ("left_ear", "left_eye"), ("right_ear", "right_eye"),
+        ("left_elbow", "left_shoulder"), ("right_elbow", "right_shoulder"), ("left_wrist", "left_elbow"),
+        ("right_wrist", "right_elbow"), ("left_hip", "left_shoulder"), ("right_hip", "right_shoulder"),
+        ("left_knee", "left_hip"), ("right_knee", "right_hip"), ("left_ankle", "left_knee"),
+        ("right_ankle", "right_knee"), ("right_shoulder", "left_shoulder"),
+    ),
+)  # fmt: skip
+
+MPII16 = Skeleton(
+    "MPII16",
+    (
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax", "neck",
+        "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+    ),
+    (
+        ("right_ankle", "right_knee"), ("right_knee", "right_hip"), ("right_hip", "pelvis"), ("left_hip", "pelvis"),
+        ("left_knee", "left_hip"), ("left_ankle", "left_knee"), ("thorax", "pelvis"), ("neck", "thorax"),
+        ("head_top", "neck"), ("right_wrist", "right_elbow"), ("right_elbow", "right_shoulder"),
+        ("right_shoulder", "thorax"), ("left_shoulder", "thorax"), ("left_elbow", "left_shoulder"),
+        ("left_wrist", "left_elbow"),
+    ),
+)  # fmt: skip
+
+SMPL24 = Skeleton(
+    "SMPL24",
+    (
+        "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
+        "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
+        "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hand", "right_hand",
+    ),
+    (
+        ("left_hip", "pelvis"), ("right_hip", "pelvis"), ("spine1", "pelvis"), ("left_knee", "left_hip"),
+        ("right_knee", "right_hip"), ("spine2", "spine1"), ("left_ankle", "left_knee"), ("right_ankle", "right_knee"),
+        ("spine3", "spine2"), ("left_foot", "left_ankle"), ("right_foot", "right_ankle"), ("neck", "spine3"),
+        ("left_collar", "spine3"), ("right_collar", "spine3"), ("head", "neck"), ("left_shoulder", "left_collar"),
+        ("right_shoulder", "right_collar"), ("left_elbow", "left_shoulder"), ("right_elbow", "right_shoulder"),
+        ("left_wrist", "left_elbow"), ("right_wrist", "right_elbow"), ("left_hand", "left_wrist"),
+        ("right_hand", "right_wrist"),
+    ),
+)  # fmt: skip
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (LSP14, COCO_PLUS19, COCO17, MPII16, SMPL24)}

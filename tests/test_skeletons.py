@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16, SKELETONS, SMPL24, Skeleton
+
+
+def test_lsp_bone_parents_are_the_original_table():
+    assert LSP14.parents == (1, 2, 8, 9, 3, 4, 7, 8, 12, 12, 9, 10, 13, -1)
+    assert [child for child, _ in LSP14.bones] == list(range(13))
+
+
+def test_cocoplus_draw_parents_are_the_original_table():
+    assert COCO_PLUS19.parents == (1, 2, 8, 9, 3, 4, 7, 8, 12, 12, 9, 10, 14, -1, 13, -1, -1, 15, 16)
+
+
+def test_flip_permutations_are_the_original_tables():
+    swap = [5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13, 14, 16, 15, 18, 17]
+    assert COCO_PLUS19.flip_permutation.tolist() == swap
+    assert LSP14.flip_permutation.tolist() == swap[:14]
+
+
+@pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
+def test_flipping_twice_is_the_identity(skeleton):
+    permutation = skeleton.flip_permutation
+    assert (permutation[permutation] == np.arange(skeleton.num_joints)).all()
+
+
+def test_mpii_to_lsp_is_the_original_remap():
+    order = np.arange(16, dtype=np.float32)[:, None]
+    converted, found = MPII16.convert(order, to=LSP14)
+    assert converted[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 8, 9]
+    assert found.all()
+
+
+def test_coco_to_cocoplus_is_the_original_map():
+    converted, found = COCO17.convert(np.arange(17)[:, None], to=COCO_PLUS19)
+    assert converted[found, 0].tolist() == [16, 14, 12, 11, 13, 15, 10, 8, 6, 5, 7, 9, 0, 1, 2, 3, 4]
+    assert np.flatnonzero(~found).tolist() == [12, 13]
+    assert (converted[12:14] == 0).all()
+
+
+def test_smpl_parents():
+    assert SMPL24.parents == (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+
+
+def test_bone_matrix_gives_child_minus_parent():
+    points = np.random.default_rng(0).normal(size=(14, 3)).astype(np.float32)
+    bones = points.T @ LSP14.bone_matrix()
+    for column, (child, parent) in enumerate(LSP14.bones):
+        np.testing.assert_allclose(bones[:, column], points[child] - points[parent], rtol=1e-6)
+
+
+def test_neighbours_by_hops():
+    chain = Skeleton("chain", ("a", "b", "c"), (("b", "a"), ("c", "b")))
+    assert chain.neighbours(0).tolist() == np.eye(3, dtype=bool).tolist()
+    assert chain.neighbours(1)[0].tolist() == [True, True, False]
+    assert chain.neighbours(2).all()
+
+
+def test_convert_refuses_the_wrong_number_of_joints():
+    with pytest.raises(ValueError, match=r"COCO17.*17 joints"):
+        COCO17.convert(np.zeros((18, 2)), to=LSP14)
+
+
+@pytest.mark.parametrize(
+    ("joints", "bones", "message"),
+    [
+        (("a", "a"), (), "more than once"),
+        (("a",), (("a", "b"),), "name"),
+        (("a", "b", "c"), (("a", "b"), ("a", "c")), "several parents"),
+        (("left_a",), (), "without its twin"),
+    ],
+)
+def test_bad_skeletons_are_refused(joints, bones, message):
+    with pytest.raises(ValueError, match=message):
+        Skeleton("bad", joints, bones)
+
+
+def test_unknown_joint_is_named():
+    with pytest.raises(KeyError, match="nose"):
+        LSP14.index("nose")
