@@ -1,0 +1,278 @@
+"""Configuration: a frozen dataclass per system, the command-line flags generated from it, and its JSON file.
+
+The dataclass is the truth. `option` declares a field with its default, help and limits; `parse` makes absl flags
+from the fields, reads a run folder's `config.json` where one is named, and lets explicit flags override it.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+import sys
+
+from absl import flags
+
+_LIST = tuple[str, ...]
+
+
+def option(default, help, *, choices=None, lower=None, upper=None, aliases=(), architecture=False):
+    """Declares one field of a configuration.
+
+    Args:
+        default: Default value.
+        help: One line for `--help`.
+        choices: Allowed values, for strings.
+        lower: Smallest allowed number.
+        upper: Largest allowed number.
+        aliases: Other spellings of the flag, such as those of the original code base.
+        architecture: Whether trained weights depend on the value; resuming refuses to change such a field.
+
+    Returns:
+        A dataclass field.
+    """
+    metadata = dict(
+        help=help, choices=choices, lower=lower, upper=upper, aliases=aliases, architecture=architecture
+    )
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Base of every set of options: checks values against the limits of their fields.
+
+    Raises:
+        ValueError: If a value is outside the limits of its field.
+    """
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+
+    def replace(self, **changes):
+        """Returns a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self):
+        """Returns the fields as JSON-ready values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, values):
+        """Makes options from JSON values.
+
+        Args:
+            values: Dict of field values; missing fields take their defaults.
+
+        Raises:
+            ValueError: If a key is unknown or a value has the wrong type or is outside its limits.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise ValueError(f"Unknown options {unknown}; known are {sorted(fields)}.")
+        return cls(**{name: _cast(fields[name], value) for name, value in values.items()})
+
+
+def save_config(path, system, config):
+    """Writes a system's configuration as JSON, atomically.
+
+    Args:
+        path: File to write.
+        system: Name of the system, such as `"hmr"`.
+        config: Its `Options`.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps({"model": system, **config.to_dict()}, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def load_config(path):
+    """Reads a configuration file.
+
+    Args:
+        path: File written by `save_config`.
+
+    Returns:
+        `(system name, dict of options)`.
+
+    Raises:
+        ValueError: If the file is not such a configuration.
+    """
+    try:
+        values = json.loads(pathlib.Path(path).read_text())
+        return values.pop("model"), values
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a posekit configuration ({error}); train again or restore the file.") from None
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood; commands print it without a traceback."""
+
+
+def parse(argv, systems, command):
+    """Reads a command line into a system, its configuration and the command's own options.
+
+    Args:
+        argv: Arguments after the program name.
+        systems: Dict from system name to a function that returns the system's module.
+        command: `Options` class of the command itself. If it has a field `run_dir`, the configuration of that run
+            folder is the starting point, where there is one.
+
+    Returns:
+        `(system name, system module, config, command options, positional arguments)`.
+
+    Raises:
+        UsageError: If a flag is unknown or a value is not allowed.
+    """
+    name = _prescan(argv, "model") or _model_of_run(_prescan(argv, "run_dir", "model_dir", "checkpoint_dir")) or "hmr"
+    if name not in systems:
+        raise UsageError(f"--model={name} is not a system; choose one of {', '.join(systems)}.")
+    module = systems[name]()
+    values = flags.FlagValues()
+    flags.DEFINE_string("model", name, f"system: {', '.join(systems)}", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
+    taken = _define(command, values, set())
+    _define(module.Config, values, taken)
+    try:
+        positional = values([sys.argv[0], *argv])[1:]
+    except flags.Error as error:
+        raise UsageError(_with_suggestion(str(error), values)) from None
+    if values["help"].value:
+        print(_help(command, module.Config, name, systems))
+        sys.exit(0)
+    try:
+        options = command(**_explicit(command, values))
+        stored = _stored_config(getattr(options, "run_dir", ""), name)
+        config = module.Config.from_dict(stored).replace(**_explicit(module.Config, values, skip=_names(command)))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return name, module, config, options, positional
+
+
+def changed_architecture(old, new):
+    """Lists the fields on which trained weights depend and that differ between two configurations.
+
+    Args:
+        old: `Options` of the checkpoint.
+        new: `Options` asked for.
+
+    Returns:
+        Strings `name: old -> new`.
+    """
+    return [
+        f"{field.name}: {getattr(old, field.name)!r} -> {getattr(new, field.name)!r}"
+        for field in dataclasses.fields(new)
+        if field.metadata["architecture"] and getattr(old, field.name) != getattr(new, field.name)
+    ]
+
+
+def _names(options):
+    return {field.name for field in dataclasses.fields(options)}
+
+
+def _stored_config(run_dir, name):
+    path = pathlib.Path(run_dir) / "config.json" if run_dir else None
+    if path is None or not path.exists():
+        return {}
+    system, stored = load_config(path)
+    if system != name:
+        raise ValueError(f"{path} belongs to --model={system}, not to --model={name}.")
+    return stored
+
+
+def _model_of_run(run_dir):
+    path = pathlib.Path(run_dir) / "config.json" if run_dir else None
+    return load_config(path)[0] if path and path.exists() else None
+
+
+def _prescan(argv, *names):
+    """Finds the value of a flag before the flags are defined, since the flags depend on it."""
+    for position, argument in enumerate(argv):
+        flag, _, value = argument.lstrip("-").partition("=")
+        if argument == "--":
+            break
+        if argument.startswith("-") and flag in names:
+            return value or (argv[position + 1] if position + 1 < len(argv) else "")
+    return None
+
+
+def _define(options, values, taken):
+    for field in dataclasses.fields(options):
+        if field.name in taken:
+            continue
+        kind, metadata, default = field.type, field.metadata, field.default
+        if metadata["choices"] and kind is str:
+            flags.DEFINE_enum(field.name, default, list(metadata["choices"]), metadata["help"], flag_values=values)
+        else:
+            define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool,
+                      str: flags.DEFINE_string, _LIST: flags.DEFINE_list}[kind]  # fmt: skip
+            value = ",".join(default) if kind == _LIST else default
+            define(field.name, value, metadata["help"], flag_values=values)
+        for alias in metadata["aliases"]:
+            flags.DEFINE_alias(alias, field.name, flag_values=values)
+    return taken | _names(options)
+
+
+def _explicit(options, values, skip=()):
+    chosen = {}
+    for field in dataclasses.fields(options):
+        spellings = (field.name, *field.metadata["aliases"])
+        if field.name not in skip and any(values[spelling].present for spelling in spellings):
+            chosen[field.name] = _cast(field, values[field.name].value)
+    return chosen
+
+
+def _cast(field, value):
+    kind = field.type
+    if kind == _LIST:
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(item.strip() for item in value if item.strip())
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise ValueError(f"{field.name}={value!r} is not a {'list of names' if kind == _LIST else kind.__name__}.")
+
+
+def _check(field, value):
+    metadata = field.metadata
+    if metadata["choices"]:
+        for item in value if isinstance(value, tuple) else (value,):
+            if item not in metadata["choices"]:
+                raise ValueError(f"--{field.name}={item} is not allowed; choose from {', '.join(metadata['choices'])}.")
+    if metadata["lower"] is not None and not value >= metadata["lower"]:
+        raise ValueError(f"--{field.name}={value} is too small; the smallest allowed value is {metadata['lower']}.")
+    if metadata["upper"] is not None and not value <= metadata["upper"]:
+        raise ValueError(f"--{field.name}={value} is too large; the largest allowed value is {metadata['upper']}.")
+
+
+def _with_suggestion(message, values):
+    if "Unknown command line flag" in message:
+        name = message.split("'")[1]
+        near = difflib.get_close_matches(name, list(values), n=3)
+        hint = f" Did you mean {' or '.join('--' + flag for flag in near)}?" if near else ""
+        return f"Unknown flag --{name}.{hint} See --help."
+    return message
+
+
+def _help(command, config, name, systems):
+    lines = [(command.__doc__ or "").strip(), "", f"  --model: system, one of {', '.join(systems)} (now {name})"]
+    taken = set()
+    for title, options in (("options of this command", command), (f"options of {name}", config)):
+        lines += ["", f"{title}:"]
+        for field in dataclasses.fields(options):
+            if field.name not in taken:
+                lines.append(_help_line(field))
+        taken |= _names(options)
+    return "\n".join(lines)
+
+
+def _help_line(field):
+    metadata, default = field.metadata, field.default
+    shown = ",".join(default) if isinstance(default, tuple) else default
+    also = f" [also {', '.join('--' + alias for alias in metadata['aliases'])}]" if metadata["aliases"] else ""
+    choices = f" ({'|'.join(metadata['choices'])})" if metadata["choices"] else ""
+    prefix = "--[no]" if field.type is bool else "--"
+    return f"  {prefix}{field.name}: {metadata['help']}{choices}{also}\n      (default: {shown!r})"

@@ -1,0 +1,102 @@
+import dataclasses
+import json
+import types
+
+import pytest
+
+from posekit.training.config import Options, UsageError, changed_architecture, load_config, option, parse, save_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+    num_epochs: int = option(125, "epochs", lower=1, aliases=("epoch",))
+    generator_lr: float = option(1e-4, "learning rate", lower=0.0)
+    use_critic: bool = option(True, "critic")
+    datasets: tuple[str, ...] = option(("lsp_train", "lsp_ext"), "training sets")
+    backbone: str = option("resnet50", "backbone", architecture=True)
+    head: str = option("a", "head", choices=("a", "b"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Command(Options):
+    """Does something."""
+
+    run_dir: str = option("", "run folder", aliases=("checkpoint_dir",))
+    resume: bool = option(False, "continue")
+
+
+SYSTEMS = {"toy": lambda: types.SimpleNamespace(Config=Config)}
+
+
+def run(*argv):
+    return parse(["--model=toy", *argv], SYSTEMS, Command)
+
+
+def test_defaults_and_explicit_flags():
+    argv = ["--num_epochs=120", "--nouse_critic", "--datasets=a, b", "photo.jpg", "--resume"]
+    name, _, config, command, rest = run(*argv)
+    assert (name, config.num_epochs, config.use_critic, config.datasets) == ("toy", 120, False, ("a", "b"))
+    assert command.resume and rest == ["photo.jpg"]
+
+
+def test_original_spellings_reach_the_field():
+    assert run("--epoch=7")[2].num_epochs == 7
+    assert run("--checkpoint_dir=/nowhere")[3].run_dir == "/nowhere"
+
+
+def test_run_folder_is_read_back_and_overridden(tmp_path):
+    save_config(tmp_path / "config.json", "toy", Config(num_epochs=3, datasets=("x",)))
+    _, _, config, _, _ = parse([f"--run_dir={tmp_path}", "--generator_lr=0.5"], SYSTEMS, Command)
+    assert (config.num_epochs, config.datasets, config.generator_lr) == (3, ("x",), 0.5)
+
+
+def test_round_trip_through_json(tmp_path):
+    config = Config(num_epochs=9, use_critic=False)
+    save_config(tmp_path / "c.json", "toy", config)
+    name, values = load_config(tmp_path / "c.json")
+    assert name == "toy" and Config.from_dict(values) == config
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--num_epoch=3"], "--num_epochs"),
+        (["--num_epochs=x"], "num_epochs"),
+        (["--num_epochs=0"], "smallest allowed value is 1"),
+        (["--head=c"], "head"),
+        (["--generator_lr=nan"], "too small"),
+    ],
+)
+def test_bad_flags_name_the_flag(argv, message):
+    with pytest.raises(UsageError, match=message):
+        run(*argv)
+
+
+def test_unknown_system_lists_the_known():
+    with pytest.raises(UsageError, match="toy"):
+        parse(["--model=other"], SYSTEMS, Command)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": "toy", "num_epochs": true}', '{"model": "toy", "a": 1}'])
+def test_broken_config_files_are_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError):
+        parse(["--model=toy", f"--run_dir={tmp_path}"], SYSTEMS, Command)
+
+
+def test_help_lists_command_and_system(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--help")
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "Does something." in text and "--epoch" in text and "(a|b)" in text and "--[no]resume" in text
+
+
+def test_changed_architecture_names_the_fields():
+    changed = changed_architecture(Config(), Config(backbone="mobilenet", num_epochs=2))
+    assert changed == ["backbone: 'resnet50' -> 'mobilenet'"]
+
+
+def test_config_json_is_plain(tmp_path):
+    save_config(tmp_path / "c.json", "toy", Config())
+    assert json.loads((tmp_path / "c.json").read_text())["datasets"] == ["lsp_train", "lsp_ext"]
