@@ -1,0 +1,428 @@
+"""Draws triangle meshes into depth, triangle-index and barycentric images, in plain NumPy.
+
+A triangle covers the pixels whose centres lie in its projection; pixel centres sit at integer coordinates, so that the
+projected point `(x, y)` = `(3, 5)` is the centre of column 3, row 5. Each triangle is cut into horizontal spans and
+each span into pixels, all triangles together; inverse depth is affine on the screen, so a pixel's depth follows from
+the ends of its span. The nearest surface wins through one packed integer per candidate, inverse depth above and
+triangle index below.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+_ROWS_AT_ONCE = 1 << 20
+_PIXELS_AT_ONCE = 1 << 18  # a chunk's arrays stay in the processor's cache
+_MAX_TRIANGLES = 1 << 31
+
+
+@dataclasses.dataclass(frozen=True)
+class Raster:
+    """What is seen at each pixel.
+
+    Only covered pixels are stored; the properties give whole images.
+
+    Args:
+        size: `(height, width)` in pixels.
+        faces: Int `[faces, 3]` vertex indices of the mesh drawn.
+        pixels: Int64 `[covered]` flat indices (`row * width + column`) of the covered pixels, ascending.
+        triangles: Int32 `[covered]` visible triangle of each.
+        weights: Float64 `[covered, 3]` perspective-correct barycentric weights of its three corners.
+        depths: Float64 `[covered]` distances along the viewing axis, in the unit of the vertices.
+    """
+
+    size: tuple[int, int]
+    faces: np.ndarray
+    pixels: np.ndarray
+    triangles: np.ndarray
+    weights: np.ndarray
+    depths: np.ndarray
+
+    def _image(self, values, background, dtype):
+        image = np.full((self.size[0] * self.size[1], *values.shape[1:]), background, dtype)
+        image[self.pixels] = values
+        return image.reshape(*self.size, *values.shape[1:])
+
+    @functools.cached_property
+    def mask(self):
+        """Boolean `[height, width]`: true where the mesh is seen."""
+        return self._image(np.ones(len(self.pixels), bool), False, bool)
+
+    @functools.cached_property
+    def depth(self):
+        """Float32 `[height, width]` distances along the viewing axis, infinite where nothing is seen."""
+        return self._image(self.depths, np.inf, np.float32)
+
+    @functools.cached_property
+    def triangle(self):
+        """Int32 `[height, width]` visible triangle, -1 where nothing is seen."""
+        return self._image(self.triangles, -1, np.int32)
+
+    @functools.cached_property
+    def barycentrics(self):
+        """Float32 `[height, width, 3]` weights of the visible triangle's corners, zeros where nothing is seen."""
+        return self._image(self.weights, 0.0, np.float32)
+
+    def interpolate(self, values):
+        """Interpolates values of the vertices at the covered pixels.
+
+        Args:
+            values: `[vertices, channels]`.
+
+        Returns:
+            Float64 `[covered, channels]`, in the order of `pixels`.
+        """
+        values = np.asarray(values, np.float64)
+        corners = self.faces[self.triangles]
+        return np.einsum("pk,pkc->pc", self.weights, values[corners])
+
+    def paint(self, values, background=0.0):
+        """Interpolates values of the vertices into an image.
+
+        Args:
+            values: `[vertices, channels]`.
+            background: Number or `[channels]` for pixels where nothing is seen.
+
+        Returns:
+            Float64 `[height, width, channels]`.
+        """
+        values = np.asarray(values)
+        image = np.empty((self.size[0] * self.size[1], values.shape[-1]))
+        image[:] = background
+        image[self.pixels] = self.interpolate(values)
+        return image.reshape(*self.size, -1)
+
+
+def rasterize(vertices_cam, faces, focal, center, size, near=0.1, far=np.inf, distortion=None):
+    """Finds the nearest triangle at every pixel.
+
+    Both sides of a triangle are drawn. What lies nearer than `near` or beyond `far` is cut off, also within a
+    triangle.
+
+    Args:
+        vertices_cam: `[vertices, 3]` in camera coordinates: x right, y down, z forward.
+        faces: Int `[faces, 3]` vertex indices.
+        focal: Focal length in pixels, one number or `(fx, fy)`.
+        center: Principal point `(x, y)` in pixels.
+        size: `(height, width)` of the image.
+        near: Nearest depth drawn, positive.
+        far: Farthest depth drawn.
+        distortion: Lens coefficients `(k1, k2, p1, p2, k3)`, applied to the vertices; none by default.
+
+    Returns:
+        A `Raster`.
+
+    Raises:
+        ValueError: If a shape is wrong, a vertex is not finite, a face names a vertex that is not there, or a camera
+            parameter is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> triangle = np.array([[-1.0, -1.0, 4.0], [1.0, -1.0, 4.0], [0.0, 1.0, 4.0]])
+        >>> rasterize(triangle, [[0, 1, 2]], focal=8.0, center=(4, 4), size=(9, 9)).depth[3, 4]
+        np.float32(4.0)
+
+    Follows: mattloper/opendr:renderer.py (DepthRenderer, visibility_image).
+    Differs: `(fx, fy)` apply separately, where opendr draws with their mean; no line overdraw at silhouettes.
+    """
+    vertices, faces = check_mesh(vertices_cam, faces)
+    height, width = _check_size(size)
+    if not (0.0 < near < far):
+        raise ValueError(f"near={near}, far={far}: depths must satisfy 0 < near < far; pass for example near=0.1.")
+    focal, center = _check_lens(focal, center)
+    if distortion is not None:
+        vertices = distort(vertices, distortion)
+
+    corners, owner = _clip_near(vertices, faces, near, far)
+    inverse_depth = 1.0 / corners[..., 2]
+    x = corners[..., 0] * inverse_depth * focal[0] + center[0]
+    y = corners[..., 1] * inverse_depth * focal[1] + center[1]
+    best = _nearest(x, y, inverse_depth, owner, height, width, 1.0 / far)
+
+    pixels = np.flatnonzero(best)
+    triangles = (np.uint64(0xFFFFFFFF) - (best[pixels] & np.uint64(0xFFFFFFFF))).astype(np.int64)
+    rays = np.stack([(pixels % width - center[0]) / focal[0], (pixels // width - center[1]) / focal[1]], -1)
+    corners = vertices[faces[triangles]]
+    weights = _ray_weights(corners, rays)
+    depths = np.einsum("pk,pk->p", weights, corners[..., 2])
+    return Raster((height, width), faces, pixels, triangles.astype(np.int32), weights, depths)
+
+
+def project(vertices_cam, focal, center, distortion=None):
+    """Projects camera-space points to pixels.
+
+    Args:
+        vertices_cam: `[..., 3]` points in camera coordinates: x right, y down, z forward.
+        focal: Focal length in pixels, one number or `(fx, fy)`.
+        center: Principal point `(x, y)` in pixels.
+        distortion: Lens coefficients `(k1, k2, p1, p2, k3)`; none by default.
+
+    Returns:
+        Float64 `[..., 2]` pixel coordinates `(x, y)`; pixel centres are integers. Points at depth 0 give infinities.
+
+    Follows: mattloper/opendr:camera.py (ProjectPoints).
+    """
+    focal, center = _check_lens(focal, center)
+    points = np.asarray(vertices_cam, np.float64)
+    if distortion is not None:
+        points = distort(points, distortion)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return points[..., :2] / points[..., 2:] * focal + center
+
+
+def distort(vertices_cam, coefficients):
+    """Moves points sideways as a lens with radial and tangential distortion would show them.
+
+    Args:
+        vertices_cam: `[..., 3]` points in camera coordinates.
+        coefficients: `(k1, k2, p1, p2, k3)`, OpenCV's order.
+
+    Returns:
+        Float64 `[..., 3]` points of unchanged depth.
+
+    Raises:
+        ValueError: If there are not five finite coefficients.
+    """
+    coefficients = np.asarray(coefficients, np.float64).ravel()
+    if coefficients.shape != (5,) or not np.isfinite(coefficients).all():
+        raise ValueError(f"distortion={coefficients}: pass five finite numbers (k1, k2, p1, p2, k3).")
+    k1, k2, p1, p2, k3 = coefficients
+    points = np.asarray(vertices_cam, np.float64)
+    depth = np.where(points[..., 2] == 0.0, np.finfo(np.float64).tiny, points[..., 2])
+    x, y = points[..., 0] / depth, points[..., 1] / depth
+    square = x * x + y * y
+    radial = 1.0 + square * (k1 + square * (k2 + square * k3))
+    bent_x = x * radial + 2.0 * p1 * x * y + p2 * (square + 2.0 * x * x)
+    bent_y = y * radial + p1 * (square + 2.0 * y * y) + 2.0 * p2 * x * y
+    return np.stack([bent_x * depth, bent_y * depth, points[..., 2]], -1)
+
+
+def vertex_normals(vertices, faces):
+    """Unit normals at the vertices of a mesh, each the mean of its triangles' normals weighted by their areas.
+
+    Args:
+        vertices: `[vertices, 3]`.
+        faces: Int `[faces, 3]`, counter-clockwise seen from outside.
+
+    Returns:
+        Float64 `[vertices, 3]`; zero where a vertex has no triangle of positive area.
+
+    Follows: mattloper/opendr:geometry.py (VertNormals).
+    """
+    vertices, faces = check_mesh(vertices, faces)
+    first = vertices[faces[:, 0]]
+    crosses = np.cross(vertices[faces[:, 1]] - first, vertices[faces[:, 2]] - first)
+    spread = np.repeat(crosses, 3, 0)
+    corners = faces.ravel()
+    sums = [np.bincount(corners, spread[:, axis], len(vertices)) for axis in range(3)]
+    normals = np.stack(sums, -1)
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    return normals / np.where(length == 0.0, 1.0, length)
+
+
+def point_light_shading(vertices, normals, albedo, lights):
+    """Colours of matte vertices under point lights.
+
+    Args:
+        vertices: `[vertices, 3]`.
+        normals: `[vertices, 3]` unit normals, see `vertex_normals`.
+        albedo: `[3]` or `[vertices, 3]` colours of the surface, 0 to 1.
+        lights: Pairs `(position [3], colour [3])`, positions in the coordinates of the vertices.
+
+    Returns:
+        Float64 `[vertices, 3]`, the lights' shares summed and not clipped.
+
+    Follows: mattloper/opendr:lighting.py (LambertianPointLight).
+    """
+    vertices = np.asarray(vertices, np.float64)
+    brightness = np.zeros((len(vertices), 3))
+    for position, colour in lights:
+        towards = np.asarray(position, np.float64) - vertices
+        length = np.linalg.norm(towards, axis=-1)
+        cosine = np.einsum("vk,vk->v", normals, towards) / np.where(length == 0.0, 1.0, length)
+        brightness += np.maximum(cosine, 0.0)[:, None] * np.asarray(colour, np.float64)
+    return brightness * np.asarray(albedo, np.float64)
+
+
+def check_mesh(vertices, faces):
+    """Checks a mesh and gives it the types used here.
+
+    Args:
+        vertices: `[vertices, 3]`.
+        faces: Integer `[faces, 3]`.
+
+    Returns:
+        `(vertices, faces)` as float64 and int64 arrays.
+
+    Raises:
+        ValueError: If a shape is wrong, a vertex is not finite or a face names a vertex that is not there.
+    """
+    vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces)
+    if vertices.ndim != 2 or vertices.shape[1] != 3:
+        raise ValueError(f"Vertices of shape {vertices.shape}: pass one mesh, [vertices, 3].")
+    if faces.size == 0:
+        faces = faces.reshape(-1, 3).astype(np.int64)
+    if faces.ndim != 2 or faces.shape[1] != 3 or not np.issubdtype(faces.dtype, np.integer):
+        raise ValueError(f"Faces of shape {faces.shape} and type {faces.dtype}: pass integer vertex indices [faces, 3].")
+    if len(faces) >= _MAX_TRIANGLES:
+        raise ValueError(f"{len(faces)} faces: at most {_MAX_TRIANGLES - 1} can be drawn; split the mesh.")
+    finite = np.isfinite(vertices).all(-1)
+    if not finite.all():
+        raise ValueError(
+            f"{np.count_nonzero(~finite)} of {len(vertices)} vertices are NaN or infinite (the first is vertex "
+            f"{int(np.argmin(finite))}); check the pose, shape and camera that made the mesh."
+        )
+    if len(faces) and not (0 <= faces.min() and faces.max() < len(vertices)):
+        raise ValueError(
+            f"Faces name vertices {faces.min()} to {faces.max()}, but the mesh has {len(vertices)} (0 to "
+            f"{len(vertices) - 1}); pass the faces of the same body model."
+        )
+    return vertices, faces.astype(np.int64, copy=False)
+
+
+def _check_size(size):
+    size = tuple(size)
+    if len(size) != 2 or not all(int(side) == side and side > 0 for side in size):
+        raise ValueError(f"size={size}: pass (height, width) as two positive integers.")
+    return int(size[0]), int(size[1])
+
+
+def _check_lens(focal, center):
+    try:
+        focal = np.broadcast_to(np.asarray(focal, np.float64), (2,))
+        center = np.asarray(center, np.float64).reshape(2)
+    except ValueError:
+        raise ValueError(f"focal={focal}, center={center}: pass a number or (fx, fy), and (x, y).") from None
+    if not (np.isfinite(focal).all() and (focal > 0).all() and np.isfinite(center).all()):
+        raise ValueError(f"focal={focal}, center={center}: both must be finite and the focal length positive.")
+    return focal, center
+
+
+def _clip_near(vertices, faces, near, far):
+    """Cuts triangles at the near plane; returns corners `[triangles, 3, 3]` and the face each came from."""
+    depth = vertices[:, 2][faces]
+    inside = depth >= near
+    count = inside.sum(-1)
+    reach = depth.min(-1) <= far
+    whole = np.flatnonzero((count == 3) & reach)
+    pieces, owners = [vertices[faces[whole]]], [whole]
+
+    def turned(which, first):
+        order = (np.argmax(first, -1)[:, None] + np.arange(3)) % 3
+        return vertices[np.take_along_axis(faces[which], order, -1)].transpose(1, 0, 2)
+
+    def cut(a, b):
+        share = (near - a[:, 2:]) / (b[:, 2:] - a[:, 2:])
+        point = a + share * (b - a)
+        point[:, 2] = near
+        return point
+
+    one = np.flatnonzero((count == 1) & reach)
+    if len(one):
+        a, b, c = turned(one, inside[one])
+        pieces.append(np.stack([a, cut(a, b), cut(a, c)], 1))
+        owners.append(one)
+    two = np.flatnonzero((count == 2) & reach)
+    if len(two):
+        a, b, c = turned(two, ~inside[two])
+        ab, ac = cut(b, a), cut(c, a)
+        pieces += [np.stack([ab, b, c], 1), np.stack([ab, c, ac], 1)]
+        owners += [two, two]
+    return np.concatenate(pieces), np.concatenate(owners)
+
+
+def _nearest(x, y, inverse_depth, owner, height, width, least):
+    """Packed z-buffer: uint64 `[height * width]`, inverse depth above and the complement of the owner below."""
+    best = np.zeros(height * width, np.uint64)
+    low, high = y.min(-1), y.max(-1)
+    left, right = x.min(-1), x.max(-1)
+    # Most triangles of a body in a small picture miss every pixel centre and are dropped here.
+    kept = (np.ceil(low) < np.ceil(high)) & (np.ceil(left) < np.ceil(right))
+    kept = np.flatnonzero(kept & (high > 0) & (low < height) & (right > 0) & (left < width))
+    order = np.argsort(y[kept], -1, kind="stable")
+    rows = kept[:, None]
+    x, y, q, owner = x[rows, order].T, y[rows, order].T, inverse_depth[rows, order].T, owner[kept]
+    first = np.clip(np.ceil(y[0]), 0, height).astype(np.int64)
+    num_rows = np.clip(np.ceil(y[2]), 0, height).astype(np.int64) - first
+    for part in _chunks(num_rows, _ROWS_AT_ONCE):
+        spans = _spans(x[:, part], y[:, part], q[:, part], first[part], num_rows[part], owner[part], width)
+        for piece in _chunks(spans[1], _PIXELS_AT_ONCE):
+            _fill(best, *(values[piece] for values in spans), least)
+    return best
+
+
+def _chunks(sizes, limit):
+    """Slices of consecutive items whose sizes sum to about `limit` at most."""
+    ends = np.cumsum(sizes)
+    start, total = 0, int(ends[-1]) if len(ends) else 0
+    while start < len(sizes):
+        done = int(ends[start - 1]) if start else 0
+        stop = len(sizes) if total - done <= limit else int(np.searchsorted(ends, done + limit, "right"))
+        stop = max(stop, start + 1)
+        yield slice(start, stop)
+        start = stop
+
+
+def _spans(x, y, q, first, num_rows, owner, width):
+    """Splits triangles, corners sorted by y, into rows.
+
+    Returns arrays over spans: flat start (row * width + column), number of pixels, inverse depth at the start and its
+    step along x, complement of the owner.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        upper_x, upper_q = (x[1] - x[0]) / (y[1] - y[0]), (q[1] - q[0]) / (y[1] - y[0])
+        lower_x, lower_q = (x[2] - x[1]) / (y[2] - y[1]), (q[2] - q[1]) / (y[2] - y[1])
+        long_x, long_q = (x[2] - x[0]) / (y[2] - y[0]), (q[2] - q[0]) / (y[2] - y[0])
+    triangle = np.repeat(np.arange(len(first)), num_rows)
+    row = np.arange(len(triangle)) + np.repeat(first - np.cumsum(num_rows) + num_rows, num_rows)
+    # Both triangles at an edge compute its position from the same corner in the same way: no gap, no overlap.
+    is_lower = row >= y[1][triangle]
+    down = row - y[0][triangle]
+    long_x = x[0][triangle] + down * long_x[triangle]
+    long_q = q[0][triangle] + down * long_q[triangle]
+    down = row - np.where(is_lower, y[1][triangle], y[0][triangle])
+    short_x = np.where(is_lower, x[1][triangle], x[0][triangle])
+    short_x = short_x + down * np.where(is_lower, lower_x[triangle], upper_x[triangle])
+    short_q = np.where(is_lower, q[1][triangle], q[0][triangle])
+    short_q = short_q + down * np.where(is_lower, lower_q[triangle], upper_q[triangle])
+
+    start = np.clip(np.ceil(np.minimum(long_x, short_x)), 0, width).astype(np.int64)
+    count = np.clip(np.ceil(np.maximum(long_x, short_x)), 0, width).astype(np.int64) - start
+    some = np.flatnonzero(count > 0)
+    start, count, long_x, long_q, short_x = start[some], count[some], long_x[some], long_q[some], short_x[some]
+    step = (short_q[some] - long_q) / (short_x - long_x)
+    code = np.uint64(0xFFFFFFFF) - owner[triangle[some]].astype(np.uint64)
+    return row[some] * width + start, count, long_q + (start - long_x) * step, step, code
+
+
+def _fill(best, start, count, q, step, code, least):
+    """Draws spans into the packed z-buffer."""
+    along = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    pixel = np.repeat(start, count) + along
+    depth = (np.repeat(q, count) + along * np.repeat(step, count)).astype(np.float32)
+    packed = (depth.view(np.uint32).astype(np.uint64) << np.uint64(32)) | np.repeat(code, count)
+    if least > 0.0:
+        packed = np.where(depth >= least, packed, np.uint64(0))
+    np.maximum.at(best, pixel, packed)
+
+
+def _ray_weights(corners, rays):
+    """Barycentric weights `[rays, 3]` where rays `(x, y, 1)` meet triangles `[rays, 3 corners, 3]`.
+
+    The weights are the volumes that the ray spans with the triangle's sides, so corners behind the camera do no harm.
+    """
+    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
+
+    def volume(p, q):
+        return (
+            (p[:, 1] * q[:, 2] - p[:, 2] * q[:, 1]) * rays[:, 0]
+            + (p[:, 2] * q[:, 0] - p[:, 0] * q[:, 2]) * rays[:, 1]
+            + (p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0])
+        )
+
+    weights = np.stack([volume(b, c), volume(c, a), volume(a, b)], -1)
+    weights *= np.sign(weights.sum(-1, keepdims=True))
+    weights = np.maximum(weights, 0.0)
+    total = weights.sum(-1, keepdims=True)
+    return np.where(total > 0.0, weights / np.where(total > 0.0, total, 1.0), 1.0 / 3.0)
