@@ -1,13 +1,38 @@
-"""Body models: the arrays of a skinned, blend-shaped human body in SMPL's terms."""
+"""Body models: the arrays of a skinned, blend-shaped human body in SMPL's terms.
+
+A body is a file (`.npz` with SMPL's key names) or the sample body that posekit makes by code. Licensed bodies are
+never shipped: `tools/convert_smpl.py` turns a downloaded one into such a file.
+"""
 
 import dataclasses
+import functools
 import os
 import pathlib
+import zipfile
 
 import numpy as np
+from absl import logging
+
+from posekit.sample_body import make_sample_arrays
+
+LICENCE_PAGE = "https://smpl.is.tue.mpg.de"
+MAX_BODY_BYTES = 2 << 30
+_ROOT_MARK = 4294967295  # SMPL writes the root's parent as -1 in uint32
+# Array key -> (number of axes, kinds of dtype allowed).
+_ARRAYS = {
+    "v_template": (2, "fiu"),
+    "shapedirs": (3, "fiu"),
+    "posedirs": (3, "fiu"),
+    "J_regressor": (2, "fiu"),
+    "cocoplus_regressor": (2, "fiu"),
+    "weights": (2, "fiu"),
+    "kintree_table": (2, "iu"),
+    "f": (2, "iu"),
+}
+_TEXTS = ("name", "licence")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class BodyModel:
     """A skinned body with blend shapes; arrays carry SMPL's own names.
 
@@ -62,19 +87,261 @@ class BodyModel:
             path: File to write; its suffix must be `.npz`.
         """
         path = pathlib.Path(path)
+        if path.suffix != ".npz":
+            raise ValueError(f"A body is saved as .npz, not {path.name!r}; name it {path.with_suffix('.npz').name!r}.")
         temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            np.savez_compressed(
-                file,
-                name=np.array(self.name),
-                licence=np.array(self.licence),
-                v_template=self.v_template,
-                shapedirs=self.shapedirs,
-                posedirs=self.posedirs,
-                J_regressor=self.J_regressor,
-                cocoplus_regressor=self.keypoint_regressor,
-                weights=self.weights,
-                kintree_table=np.stack([self.parents, np.arange(self.num_joints, dtype=np.int32)]),
-                f=self.faces,
+        try:
+            with open(temporary, "wb") as file:
+                np.savez_compressed(
+                    file,
+                    name=np.array(self.name),
+                    licence=np.array(self.licence),
+                    v_template=self.v_template,
+                    shapedirs=self.shapedirs,
+                    posedirs=self.posedirs,
+                    J_regressor=self.J_regressor,
+                    cocoplus_regressor=self.keypoint_regressor,
+                    weights=self.weights,
+                    kintree_table=np.stack([self.parents, np.arange(self.num_joints, dtype=np.int32)]),
+                    f=self.faces,
+                )
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path):
+        """Reads a body from `.npz` with SMPL's key names.
+
+        Args:
+            path: The file. Its arrays are dense; sizes are checked before any is read, and nothing is unpickled.
+
+        Returns:
+            A `BodyModel`; name and licence default to the file's stem and "unknown".
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is no `.npz` body, with the entry that is wrong.
+        """
+        path = pathlib.Path(path)
+        if path.suffix == ".pkl":
+            raise ValueError(
+                f"{path} is a pickle, which posekit does not run. Convert it once: "
+                f"python tools/convert_smpl.py --input={path} --output={path.with_suffix('.npz')}"
             )
-        os.replace(temporary, path)
+        if not path.is_file():
+            raise FileNotFoundError(_missing(path))
+        return cls(**_checked(path, _read_arrays(path)))
+
+
+def sample_body():
+    """The body that posekit makes by code: a smooth humanoid, free to use, in SMPL's conventions.
+
+    Returns:
+        A `BodyModel` with 24 joints, 10 shape directions and 19 keypoints; the same read-only object at every call.
+    """
+    return _sample_body()
+
+
+def load_body(name_or_path=None):
+    """Finds and reads a body.
+
+    Args:
+        name_or_path: A `.npz` file; `"sample"` for the sample body; the name of a file in the search path, without
+            suffix; or None for the first body of the search path, and the sample body if there is none.
+
+    Returns:
+        A `BodyModel`.
+
+    Raises:
+        FileNotFoundError: If there is no such body; the message lists the search path and what to do.
+        ValueError: If the file is no body.
+    """
+    if name_or_path is None:
+        return _default_body()
+    if str(name_or_path) == "sample":
+        return sample_body()
+    path = pathlib.Path(name_or_path)
+    if not path.exists() and not path.suffix and len(path.parts) == 1:
+        named = [candidate for candidate in _candidates() if candidate.stem == path.name]
+        if named:
+            return BodyModel.load(named[0])
+    return BodyModel.load(path)
+
+
+def bodies_cache():
+    """Folder in the user's cache where bodies are looked for.
+
+    Returns:
+        `pathlib.Path`, which need not exist.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "posekit" / "bodies"
+
+
+@functools.lru_cache(maxsize=1)
+def _sample_body():
+    arrays = make_sample_arrays()
+    for array in arrays.values():
+        array.flags.writeable = False
+    return BodyModel(name="sample", licence="Apache-2.0", **arrays)
+
+
+def _default_body():
+    chosen = os.environ.get("POSEKIT_BODY")
+    if chosen:
+        return load_body(chosen)
+    for path in _candidates():
+        if _looks_like_body(path):
+            _say_once(f"Body model: {path}")
+            return BodyModel.load(path)
+    _say_once(
+        f"Body model: posekit's sample body (no file in {_search_path()}). For SMPL, visit {LICENCE_PAGE} and run "
+        "python tools/convert_smpl.py --input=<downloaded .pkl> --output=models/model.npz"
+    )
+    return sample_body()
+
+
+def _candidates():
+    models = pathlib.Path("models")
+    return [models / "model.npz", *sorted(models.glob("*.npz")), *sorted(bodies_cache().glob("*.npz"))]
+
+
+def _search_path():
+    return f"$POSEKIT_BODY, models/model.npz, models/*.npz, {bodies_cache()}/*.npz"
+
+
+def _missing(path):
+    return (
+        f"No body model at {path}. Searched otherwise: {_search_path()}. SMPL comes from {LICENCE_PAGE} under its own "
+        "licence; after the download run python tools/convert_smpl.py --input=<downloaded .pkl> "
+        "--output=models/model.npz, or use the free body with load_body('sample')."
+    )
+
+
+@functools.cache
+def _say_once(message):
+    logging.info("%s", message)
+
+
+def _looks_like_body(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"v_template.npy", "weights.npy"} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _read_header(file):
+    """Shape and dtype of a `.npy` stream, without its contents."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f".npy version {version} is not known")
+
+
+def _read_arrays(path):
+    """Entries of a `.npz` that a body needs, after every header was found sound and small enough."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            missing = sorted(set(_ARRAYS) - set(members))
+            if missing:
+                raise ValueError(
+                    f"{path} is no body model: it lacks {missing} and has {sorted(members)[:20]}. "
+                    "Write it anew with python tools/convert_smpl.py --input=<downloaded .pkl>."
+                )
+            wanted = [key for key in (*_ARRAYS, *_TEXTS) if key in members]
+            _check_headers(path, archive, members, wanted)
+            arrays = {}
+            for key in wanted:
+                with archive.open(members[key]) as file:
+                    arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
+            return arrays
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        raise ValueError(f"{path} cannot be read as .npz ({error}); download or convert it again.") from error
+
+
+def _check_headers(path, archive, members, wanted):
+    total = 0
+    for key in wanted:
+        with archive.open(members[key]) as file:
+            try:
+                shape, _, dtype = _read_header(file)
+            except ValueError as error:
+                raise ValueError(f"{path}: entry {key!r} is no array ({error}).") from error
+        axes, kinds = _ARRAYS.get(key, (0, "U"))
+        if dtype.hasobject or dtype.kind not in kinds or len(shape) != axes:
+            raise ValueError(
+                f"{path}: entry {key!r} has shape {shape} and dtype {dtype}; a dense array with {axes} axes and a "
+                f"dtype of kind {kinds!r} is needed. Write it anew with python tools/convert_smpl.py."
+            )
+        size = dtype.itemsize
+        for extent in shape:  # Python integers: no overflow, however large the header says
+            size *= int(extent)
+        total += size
+        if size > members[key].file_size or total > MAX_BODY_BYTES:
+            raise ValueError(
+                f"{path}: entry {key!r} claims {shape} values of {dtype}, more than the file holds or than the "
+                f"{MAX_BODY_BYTES >> 20} MiB a body may have."
+            )
+
+
+def _checked(path, arrays):
+    """Dataclass fields from a file's arrays, or an error that names the entry that does not fit."""
+    vertices = arrays["v_template"].shape[0]
+    joints = arrays["J_regressor"].shape[0]
+    shapes = arrays["shapedirs"].shape[2]
+    expected = {
+        "v_template": (vertices, 3),
+        "shapedirs": (vertices, 3, shapes),
+        "posedirs": (vertices, 3, 9 * (joints - 1)),
+        "J_regressor": (joints, vertices),
+        "cocoplus_regressor": (arrays["cocoplus_regressor"].shape[0], vertices),
+        "weights": (vertices, joints),
+        "kintree_table": (2, joints),
+        "f": (arrays["f"].shape[0], 3),
+    }
+    if not vertices or not joints or not len(arrays["f"]):
+        raise ValueError(f"{path} is empty: {vertices} vertices, {joints} joints, {len(arrays['f'])} faces.")
+    for key, shape in expected.items():
+        if arrays[key].shape != shape:
+            raise ValueError(
+                f"{path}: entry {key!r} has shape {arrays[key].shape}; with {vertices} vertices (v_template) and "
+                f"{joints} joints (J_regressor) it must be {shape}."
+            )
+    for key, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{path}: entry {key!r} holds NaN or infinite values.")
+    faces = arrays["f"].astype(np.int64)
+    if faces.min() < 0 or faces.max() >= vertices:
+        raise ValueError(f"{path}: faces (f) name vertices {faces.min()}..{faces.max()}; there are 0..{vertices - 1}.")
+
+    def floats(key):
+        return np.ascontiguousarray(arrays[key], np.float32)
+
+    return {
+        "name": str(arrays.get("name", path.stem)),
+        "licence": str(arrays.get("licence", "unknown")),
+        "v_template": floats("v_template"),
+        "shapedirs": floats("shapedirs"),
+        "posedirs": floats("posedirs"),
+        "J_regressor": floats("J_regressor"),
+        "keypoint_regressor": floats("cocoplus_regressor"),
+        "weights": floats("weights"),
+        "parents": _parents(path, arrays["kintree_table"]),
+        "faces": np.ascontiguousarray(faces, np.int32),
+    }
+
+
+def _parents(path, table):
+    parents = table[0].astype(np.int64)
+    parents = np.where(parents == _ROOT_MARK, -1, parents)
+    if parents[0] != -1 or (parents[1:] < 0).any() or (parents[1:] >= np.arange(1, len(parents))).any():
+        raise ValueError(
+            f"{path}: parents (first row of kintree_table) are {parents.tolist()}; the first joint must be the root "
+            "(-1 or 4294967295) and every other joint must come after its parent."
+        )
+    return parents.astype(np.int32)
