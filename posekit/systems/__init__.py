@@ -1,0 +1,7 @@
+"""The systems. Each module offers the same functions; `SYSTEMS` maps a name to a loader of its module."""
+
+import importlib
+
+SYSTEMS = {
+    "hmr": lambda: importlib.import_module("posekit.systems.hmr"),
+}

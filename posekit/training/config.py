@@ -144,7 +144,9 @@ def parse(argv, systems, command):
         sys.exit(0)
     try:
         options = command(**_explicit(command, values))
-        stored = _stored_config(getattr(options, "run_dir", ""), name)
+        # A fresh training starts from the defaults, even in a folder where an earlier attempt left a configuration.
+        fresh = getattr(options, "resume", True) is False
+        stored = {} if fresh else _stored_config(getattr(options, "run_dir", ""), name)
         config = module.Config.from_dict(stored).replace(**_explicit(module.Config, values, skip=_names(command)))
     except ValueError as error:
         raise UsageError(str(error)) from None

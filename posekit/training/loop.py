@@ -1,0 +1,136 @@
+"""One training run, for any system: devices, precision, resume, `fit`, interruption."""
+
+import contextlib
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from posekit.training.callbacks import Interrupted, RunRecorder
+from posekit.training.config import changed_architecture
+from posekit.training.run import Progress
+
+
+@contextlib.contextmanager
+def precision(mixed):
+    """Sets Keras's mixed-precision policy for the time of a block.
+
+    Args:
+        mixed: Whether layers compute in half precision: float16 on a GPU, bfloat16 on a CPU.
+    """
+    before = keras.config.dtype_policy()
+    if mixed:
+        half = "mixed_float16" if tf.config.list_physical_devices("GPU") else "mixed_bfloat16"
+        print(f"Mixed precision: {half}.")
+        keras.config.set_dtype_policy(half)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def strategy_scope(name):
+    """Enters a distribution strategy.
+
+    Args:
+        name: `"none"`, or `"mirrored"` for every visible GPU of this machine (or CPU device where there is none).
+
+    Returns:
+        A context manager.
+    """
+    if name == "none":
+        return contextlib.nullcontext()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    print(f"Mirrored over {strategy.num_replicas_in_sync} device(s).")
+    return strategy.scope()
+
+
+def check_resumable(run, config):
+    """Compares the stored configuration of a run with the one asked for.
+
+    Args:
+        run: `RunFolder` with a stored configuration.
+        config: Options asked for.
+
+    Raises:
+        ValueError: If an option on which the trained weights depend differs.
+    """
+    changes = changed_architecture(run.load_config(type(config)), config)
+    if changes:
+        raise ValueError(
+            f"The checkpoint in {run.path} was trained with another configuration ({'; '.join(changes)}). "
+            "Resume without these flags, or start a new --run_dir."
+        )
+
+
+def train(name, system, config, run, *, resume=False, verbose="auto"):
+    """Trains a system into a run folder.
+
+    Args:
+        name: System name.
+        system: Its module.
+        config: Its options.
+        run: `RunFolder`.
+        resume: Whether to continue from the checkpoint `last`.
+        verbose: As for Keras's `fit`.
+
+    Returns:
+        `(progress, finished)`: where the run stands, and False if it was interrupted.
+    """
+    keras.utils.set_random_seed(config.seed)
+    if config.debug_numerics:
+        tf.debugging.enable_check_numerics()
+    if resume and run.config_path.exists():
+        check_resumable(run, config)
+    with precision(config.mixed_precision), strategy_scope(config.strategy):
+        model = system.build_model(config)
+        trainer = system.build_trainer(config, model)
+    progress = Progress()
+    if resume and run.checkpoint("last"):
+        progress = run.restore(model, trainer)
+    elif resume:
+        print(f"{run.path} has no checkpoint yet: the run starts from the beginning.")
+    steps = system.steps_per_epoch(config)
+    if progress.step >= steps:
+        progress = dataclasses.replace(progress, epoch=progress.epoch + 1, step=0)
+    run.create(name, config)
+    recorder = RunRecorder(
+        run, model, steps, progress, checkpoint_every=config.checkpoint_every, **system.recording(config, model, trainer)
+    )
+    validation = system.validation_data(config)
+    fit = {"callbacks": [recorder], "validation_data": validation, "verbose": verbose}
+    try:
+        if progress.step:
+            rest = system.train_data(config, progress.epoch, progress.step)
+            trainer.fit(rest, initial_epoch=progress.epoch, epochs=progress.epoch + 1,
+                        steps_per_epoch=steps - progress.step, **fit)  # fmt: skip
+        if progress.epoch < config.num_epochs:
+            stream = system.train_data(config, progress.epoch, 0)
+            trainer.fit(stream, initial_epoch=progress.epoch, epochs=config.num_epochs, steps_per_epoch=steps, **fit)
+    except Interrupted:
+        return recorder.progress, False
+    finally:
+        recorder.close()
+    return recorder.progress, True
+
+
+def dry_run(system, config):
+    """Builds everything and runs one training step and one validation batch, without writing a file.
+
+    Args:
+        system: System module.
+        config: Its options.
+
+    Returns:
+        Dict of losses of the step.
+    """
+    keras.utils.set_random_seed(config.seed)
+    with precision(config.mixed_precision), strategy_scope(config.strategy):
+        model = system.build_model(config)
+        trainer = system.build_trainer(config, model)
+    history = trainer.fit(
+        system.train_data(config, 0, 0), steps_per_epoch=1, verbose=0, validation_data=system.validation_data(config),
+        validation_steps=1,
+    )  # fmt: skip
+    return {name: values[0] for name, values in history.history.items()}

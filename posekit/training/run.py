@@ -1,0 +1,258 @@
+"""The run folder: what a training run writes, and how it continues after any interruption.
+
+    config.json             the configuration; later commands read it back
+    log.csv                 one row per epoch
+    steps.csv               one row per training step
+    events/                 TensorBoard
+    checkpoints/last/       model.weights.h5, training.h5 (critic, optimizers, random state), progress.json
+    checkpoints/best/       model.weights.h5, progress.json
+
+Checkpoints are folders that appear whole: they are written beside their final name and renamed. A run that was
+killed continues from `last` and repeats, bit for bit, what it would have done without the interruption.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import h5py
+import numpy as np
+
+from posekit.training.config import load_config, save_config
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands.
+
+    Args:
+        epoch: Epochs finished.
+        step: Steps finished in the epoch that follows them.
+        global_step: Steps finished in all.
+        best: Best monitored value so far, None before the first validation.
+        metrics: Values of the last finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+    best: float | None = None
+    metrics: dict = dataclasses.field(default_factory=dict)
+
+
+class RunFolder:
+    """A training run on disk.
+
+    Args:
+        path: The folder; `create` makes it.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.config_path = self.path / "config.json"
+        self.log_path = self.path / "log.csv"
+        self.steps_path = self.path / "steps.csv"
+        self.events_path = self.path / "events"
+
+    def create(self, system, config):
+        """Makes the folder and writes the configuration.
+
+        Args:
+            system: System name.
+            config: Its options.
+
+        Raises:
+            OSError: If the folder cannot be written.
+        """
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        save_config(self.config_path, system, config)
+
+    def load_config(self, config_class):
+        """Reads the configuration back.
+
+        Args:
+            config_class: `Options` class of the system.
+
+        Returns:
+            The options.
+
+        Raises:
+            FileNotFoundError: If the folder holds no run.
+        """
+        if not self.config_path.exists():
+            raise FileNotFoundError(
+                f"{self.path} holds no run (no config.json). Name a folder that `python -m posekit.train` wrote."
+            )
+        return config_class.from_dict(load_config(self.config_path)[1])
+
+    def checkpoint(self, name):
+        """Finds a checkpoint folder, finishing a replacement that was cut off between its two renames.
+
+        Args:
+            name: `"last"` or `"best"`.
+
+        Returns:
+            Path of the folder, or None where there is none.
+        """
+        final, old = self.checkpoints / name, self.checkpoints / f".{name}.old"
+        if not final.exists() and old.exists():
+            os.replace(old, final)
+        return final if final.exists() else None
+
+    def save(self, name, progress, model, trainer=None):
+        """Writes a checkpoint so that it appears whole or not at all.
+
+        Args:
+            name: `"last"` or `"best"`.
+            progress: `Progress` to store.
+            model: Keras model whose weights users load.
+            trainer: Keras model that trains it; with it the checkpoint can resume training.
+        """
+        self.checkpoint(name)
+        temporary, final, old = (self.checkpoints / n for n in (f".{name}.tmp", name, f".{name}.old"))
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        model.save_weights(temporary / "model.weights.h5")
+        if trainer is not None:
+            save_variables(temporary / "training.h5", training_variables(trainer, model))
+        (temporary / "progress.json").write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
+        if final.exists():
+            os.replace(final, old)
+        os.replace(temporary, final)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def restore(self, model, trainer):
+        """Loads the checkpoint `last` into a model and its trainer.
+
+        Args:
+            model: Keras model whose weights the checkpoint holds.
+            trainer: Keras model that trains it.
+
+        Returns:
+            The stored `Progress`.
+
+        Raises:
+            ValueError: If the checkpoint belongs to another configuration.
+        """
+        folder = self.checkpoint("last")
+        model.load_weights(folder / "model.weights.h5")
+        load_variables(folder / "training.h5", training_variables(trainer, model))
+        return Progress(**json.loads((folder / "progress.json").read_text()))
+
+
+def training_variables(trainer, model):
+    """Variables that training needs beside the model's weights: critic, optimizers, metrics, random state.
+
+    Args:
+        trainer: Keras model with `optimizers`, or with one `optimizer`.
+        model: The model whose weights are stored apart.
+
+    Returns:
+        List of Keras variables in a stable order.
+    """
+    stored_apart = {id(weight) for weight in model.weights}
+    optimizers = getattr(trainer, "optimizers", None) or [trainer.optimizer]
+    variables = [variable for variable in trainer.variables if id(variable) not in stored_apart]
+    return variables + [variable for optimizer in optimizers for variable in optimizer.variables]
+
+
+def save_variables(path, variables):
+    """Writes variables to HDF5, in order, with their paths.
+
+    Args:
+        path: File to write.
+        variables: Keras variables.
+    """
+    with h5py.File(path, "w") as file:
+        for position, variable in enumerate(variables):
+            dataset = file.create_dataset(f"{position:05d}", data=np.asarray(variable.numpy()))
+            dataset.attrs["name"] = variable.name
+
+
+def load_variables(path, variables):
+    """Reads variables written by `save_variables`.
+
+    Args:
+        path: File to read.
+        variables: Keras variables, in the same order.
+
+    Raises:
+        ValueError: If number, names or shapes differ: the file belongs to another configuration.
+    """
+    advice = "it belongs to another configuration; resume with the flags of that run, or start a new --run_dir"
+    with h5py.File(path, "r") as file:
+        if len(file) != len(variables):
+            raise ValueError(f"{path} holds {len(file)} variables, this training has {len(variables)}: {advice}.")
+        values = []
+        for position, variable in enumerate(variables):
+            dataset = file[f"{position:05d}"]
+            if dataset.attrs["name"] != variable.name or dataset.shape != tuple(variable.shape):
+                raise ValueError(
+                    f"{path} holds {dataset.attrs['name']!r} {dataset.shape} where this training has "
+                    f"{variable.name!r} {tuple(variable.shape)}: {advice}."
+                )
+            values.append(dataset[()])
+    for variable, value in zip(variables, values):
+        variable.assign(value)
+
+
+class CsvLog:
+    """A CSV file of numbers that can be taken back to an earlier row.
+
+    Args:
+        path: File to write.
+        key: First column, an increasing number.
+        keep: Rows whose key is larger than this are dropped from an existing file.
+    """
+
+    def __init__(self, path, key, keep):
+        self.path = pathlib.Path(path)
+        self.key = key
+        self.columns = None
+        rows = self._rows() if self.path.exists() else []
+        rows = [row for row in rows if int(row[key]) <= keep]
+        if rows:
+            self.columns = list(rows[0])
+            temporary = self.path.with_name(self.path.name + ".tmp")
+            with open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns)
+                writer.writeheader()
+                writer.writerows(rows)
+            os.replace(temporary, self.path)
+        elif self.path.exists():
+            self.path.unlink()
+        self._file = None
+
+    def _rows(self):
+        with open(self.path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        # A run that was killed while writing may have left the start of a row.
+        return [row for row in rows if None not in row.values() and (row.get(self.key) or "").isdigit()]
+
+    def write(self, key, values):
+        """Appends a row.
+
+        Args:
+            key: Value of the first column.
+            values: Dict of numbers; columns are fixed by the first row of the file.
+        """
+        if self._file is None:
+            fresh = not self.path.exists()
+            self._file = open(self.path, "a", newline="")
+            if fresh:
+                self.columns = [self.key, *values]
+                csv.writer(self._file).writerow(self.columns)
+        row = {self.key: key, **{name: repr(float(value)) for name, value in values.items()}}
+        csv.writer(self._file).writerow([row.get(name, "") for name in self.columns])
+        self._file.flush()
+
+    def close(self):
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
