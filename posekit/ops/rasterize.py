@@ -134,19 +134,21 @@ def rasterize(vertices_cam, faces, focal, center, size, near=0.1, far=np.inf, di
     if distortion is not None:
         vertices = distort(vertices, distortion)
 
-    corners, owner = _clip_near(vertices, faces, near, far)
-    inverse_depth = 1.0 / corners[..., 2]
-    x = corners[..., 0] * inverse_depth * focal[0] + center[0]
-    y = corners[..., 1] * inverse_depth * focal[1] + center[1]
-    best = _nearest(x, y, inverse_depth, owner, height, width, 1.0 / far)
+    points, pieces, owner = _clip_near(vertices, faces, near, far)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # no piece holds points behind the camera
+        inverse_depth = 1.0 / points[:, 2]
+        x = points[:, 0] * inverse_depth * focal[0] + center[0]
+        y = points[:, 1] * inverse_depth * focal[1] + center[1]
+    best = _nearest(x[pieces], y[pieces], inverse_depth, pieces, owner, height, width, 1.0 / far)
 
     pixels = np.flatnonzero(best)
     triangles = (np.uint64(0xFFFFFFFF) - (best[pixels] & np.uint64(0xFFFFFFFF))).astype(np.int64)
-    rays = np.stack([(pixels % width - center[0]) / focal[0], (pixels // width - center[1]) / focal[1]], -1)
-    corners = vertices[faces[triangles]]
-    weights = _ray_weights(corners, rays)
-    depths = np.einsum("pk,pk->p", weights, corners[..., 2])
-    return Raster((height, width), faces, pixels, triangles.astype(np.int32), weights, depths)
+    ray_x = (pixels % width - center[0]) / focal[0]
+    ray_y = (pixels // width - center[1]) / focal[1]
+    corners = vertices.T[:, faces[triangles].T]
+    weights = _ray_weights(corners, ray_x, ray_y)
+    depths = (weights * corners[2]).sum(0)
+    return Raster((height, width), faces, pixels, triangles.astype(np.int32), weights.T, depths)
 
 
 def project(vertices_cam, focal, center, distortion=None):
@@ -264,7 +266,7 @@ def check_mesh(vertices, faces):
     if faces.size == 0:
         faces = faces.reshape(-1, 3).astype(np.int64)
     if faces.ndim != 2 or faces.shape[1] != 3 or not np.issubdtype(faces.dtype, np.integer):
-        raise ValueError(f"Faces of shape {faces.shape} and type {faces.dtype}: pass integer vertex indices [faces, 3].")
+        raise ValueError(f"Faces of shape {faces.shape}, type {faces.dtype}: pass integer vertex indices [faces, 3].")
     if len(faces) >= _MAX_TRIANGLES:
         raise ValueError(f"{len(faces)} faces: at most {_MAX_TRIANGLES - 1} can be drawn; split the mesh.")
     finite = np.isfinite(vertices).all(-1)
@@ -300,49 +302,58 @@ def _check_lens(focal, center):
 
 
 def _clip_near(vertices, faces, near, far):
-    """Cuts triangles at the near plane; returns corners `[triangles, 3, 3]` and the face each came from."""
-    depth = vertices[:, 2][faces]
+    """Cuts triangles at the near plane.
+
+    Returns points `[points, 3]` (the vertices, then the cuts), the triangles left as int `[3, pieces]` indices of
+    points, and the face each came from.
+    """
+    depth = vertices[:, 2][faces.T]
     inside = depth >= near
-    count = inside.sum(-1)
-    reach = depth.min(-1) <= far
-    whole = np.flatnonzero((count == 3) & reach)
-    pieces, owners = [vertices[faces[whole]]], [whole]
+    count = inside[0].astype(np.int8) + inside[1] + inside[2]
+    reach = np.minimum(np.minimum(depth[0], depth[1]), depth[2]) <= far
+    if (count == 3).all() and reach.all():
+        return vertices, faces.T, np.arange(len(faces))
+    whole, one, two = (np.flatnonzero((count == corners) & reach) for corners in (3, 1, 2))
+    points, pieces, owners = [vertices], [faces[whole].T], [whole]
+    num_points = len(vertices)
 
     def turned(which, first):
-        order = (np.argmax(first, -1)[:, None] + np.arange(3)) % 3
-        return vertices[np.take_along_axis(faces[which], order, -1)].transpose(1, 0, 2)
+        """Corner indices with the one marked in `first` in front, order of turn kept."""
+        return np.take_along_axis(faces[which].T, (np.argmax(first, 0) + np.arange(3)[:, None]) % 3, 0)
 
     def cut(a, b):
-        share = (near - a[:, 2:]) / (b[:, 2:] - a[:, 2:])
-        point = a + share * (b - a)
-        point[:, 2] = near
-        return point
+        """Indices of new points where the sides from a to b meet the near plane."""
+        nonlocal num_points
+        a, b = vertices[a], vertices[b]
+        new = a + (near - a[:, 2:]) / (b[:, 2:] - a[:, 2:]) * (b - a)
+        new[:, 2] = near
+        points.append(new)
+        num_points += len(new)
+        return np.arange(num_points - len(new), num_points)
 
-    one = np.flatnonzero((count == 1) & reach)
     if len(one):
-        a, b, c = turned(one, inside[one])
-        pieces.append(np.stack([a, cut(a, b), cut(a, c)], 1))
+        a, b, c = turned(one, inside[:, one])
+        pieces.append(np.stack([a, cut(a, b), cut(a, c)]))
         owners.append(one)
-    two = np.flatnonzero((count == 2) & reach)
     if len(two):
-        a, b, c = turned(two, ~inside[two])
+        a, b, c = turned(two, ~inside[:, two])
         ab, ac = cut(b, a), cut(c, a)
-        pieces += [np.stack([ab, b, c], 1), np.stack([ab, c, ac], 1)]
+        pieces += [np.stack([ab, b, c]), np.stack([ab, c, ac])]
         owners += [two, two]
-    return np.concatenate(pieces), np.concatenate(owners)
+    return np.concatenate(points), np.concatenate(pieces, 1), np.concatenate(owners)
 
 
-def _nearest(x, y, inverse_depth, owner, height, width, least):
+def _nearest(x, y, inverse_depth, pieces, owner, height, width, least):
     """Packed z-buffer: uint64 `[height * width]`, inverse depth above and the complement of the owner below."""
     best = np.zeros(height * width, np.uint64)
-    low, high = y.min(-1), y.max(-1)
-    left, right = x.min(-1), x.max(-1)
+    low, high = _least(y), -_least(-y)
+    left, right = _least(x), -_least(-x)
     # Most triangles of a body in a small picture miss every pixel centre and are dropped here.
     kept = (np.ceil(low) < np.ceil(high)) & (np.ceil(left) < np.ceil(right))
     kept = np.flatnonzero(kept & (high > 0) & (low < height) & (right > 0) & (left < width))
-    order = np.argsort(y[kept], -1, kind="stable")
-    rows = kept[:, None]
-    x, y, q, owner = x[rows, order].T, y[rows, order].T, inverse_depth[rows, order].T, owner[kept]
+    order = np.argsort(y[:, kept], 0, kind="stable")
+    x, y, owner = x[order, kept], y[order, kept], owner[kept]
+    q = inverse_depth[pieces[order, kept]]
     first = np.clip(np.ceil(y[0]), 0, height).astype(np.int64)
     num_rows = np.clip(np.ceil(y[2]), 0, height).astype(np.int64) - first
     for part in _chunks(num_rows, _ROWS_AT_ONCE):
@@ -350,6 +361,10 @@ def _nearest(x, y, inverse_depth, owner, height, width, least):
         for piece in _chunks(spans[1], _PIXELS_AT_ONCE):
             _fill(best, *(values[piece] for values in spans), least)
     return best
+
+
+def _least(corners):
+    return np.minimum(np.minimum(corners[0], corners[1]), corners[2])
 
 
 def _chunks(sizes, limit):
@@ -370,22 +385,19 @@ def _spans(x, y, q, first, num_rows, owner, width):
     Returns arrays over spans: flat start (row * width + column), number of pixels, inverse depth at the start and its
     step along x, complement of the owner.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        upper_x, upper_q = (x[1] - x[0]) / (y[1] - y[0]), (q[1] - q[0]) / (y[1] - y[0])
-        lower_x, lower_q = (x[2] - x[1]) / (y[2] - y[1]), (q[2] - q[1]) / (y[2] - y[1])
-        long_x, long_q = (x[2] - x[0]) / (y[2] - y[0]), (q[2] - q[0]) / (y[2] - y[0])
     triangle = np.repeat(np.arange(len(first)), num_rows)
     row = np.arange(len(triangle)) + np.repeat(first - np.cumsum(num_rows) + num_rows, num_rows)
     # Both triangles at an edge compute its position from the same corner in the same way: no gap, no overlap.
-    is_lower = row >= y[1][triangle]
+    lower = (row >= y[1][triangle]).astype(np.int64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope_x, slope_q = (np.diff(values, axis=0) / np.diff(y, axis=0) for values in (x, q))
+        slope_long_x, slope_long_q = ((values[2] - values[0]) / (y[2] - y[0]) for values in (x, q))
     down = row - y[0][triangle]
-    long_x = x[0][triangle] + down * long_x[triangle]
-    long_q = q[0][triangle] + down * long_q[triangle]
-    down = row - np.where(is_lower, y[1][triangle], y[0][triangle])
-    short_x = np.where(is_lower, x[1][triangle], x[0][triangle])
-    short_x = short_x + down * np.where(is_lower, lower_x[triangle], upper_x[triangle])
-    short_q = np.where(is_lower, q[1][triangle], q[0][triangle])
-    short_q = short_q + down * np.where(is_lower, lower_q[triangle], upper_q[triangle])
+    long_x = x[0][triangle] + down * slope_long_x[triangle]
+    long_q = q[0][triangle] + down * slope_long_q[triangle]
+    down = row - y[lower, triangle]
+    short_x = x[lower, triangle] + down * slope_x[lower, triangle]
+    short_q = q[lower, triangle] + down * slope_q[lower, triangle]
 
     start = np.clip(np.ceil(np.minimum(long_x, short_x)), 0, width).astype(np.int64)
     count = np.clip(np.ceil(np.maximum(long_x, short_x)), 0, width).astype(np.int64) - start
@@ -407,22 +419,15 @@ def _fill(best, start, count, q, step, code, least):
     np.maximum.at(best, pixel, packed)
 
 
-def _ray_weights(corners, rays):
-    """Barycentric weights `[rays, 3]` where rays `(x, y, 1)` meet triangles `[rays, 3 corners, 3]`.
+def _ray_weights(corners, ray_x, ray_y):
+    """Barycentric weights `[3, rays]` where rays `(x, y, 1)` meet triangles `[3 coordinates, 3 corners, rays]`.
 
     The weights are the volumes that the ray spans with the triangle's sides, so corners behind the camera do no harm.
     """
-    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
-
-    def volume(p, q):
-        return (
-            (p[:, 1] * q[:, 2] - p[:, 2] * q[:, 1]) * rays[:, 0]
-            + (p[:, 2] * q[:, 0] - p[:, 0] * q[:, 2]) * rays[:, 1]
-            + (p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0])
-        )
-
-    weights = np.stack([volume(b, c), volume(c, a), volume(a, b)], -1)
-    weights *= np.sign(weights.sum(-1, keepdims=True))
+    px, py, pz = np.roll(corners, -1, 1)
+    qx, qy, qz = np.roll(corners, -2, 1)
+    weights = (py * qz - pz * qy) * ray_x + (pz * qx - px * qz) * ray_y + (px * qy - py * qx)
+    weights *= np.sign(weights.sum(0))
     weights = np.maximum(weights, 0.0)
-    total = weights.sum(-1, keepdims=True)
+    total = weights.sum(0)
     return np.where(total > 0.0, weights / np.where(total > 0.0, total, 1.0), 1.0 / 3.0)
