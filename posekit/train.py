@@ -13,7 +13,7 @@ from posekit.training.config import Options, UsageError, option, parse
 class Command(Options):
     """Trains a system and writes a run folder: configuration, logs, TensorBoard events, checkpoints."""
 
-    run_dir: str = option("", "run folder; named after the options where empty", aliases=("model_dir", "checkpoint_dir"))
+    run_dir: str = option("", "run folder; empty: named after the options", aliases=("model_dir", "checkpoint_dir"))
     log_dir: str = option("logs", "folder in which run folders are made", aliases=("logs",))
     resume: bool = option(False, "continue the run in --run_dir exactly", aliases=("train_from_checkpoint",))
     dry_run: bool = option(False, "build everything, take one step, write nothing")

@@ -118,7 +118,8 @@ class RunRecorder(keras.callbacks.Callback):
             for name, value in values.items():
                 tf.summary.scalar(f"epoch/{name}", value)
         watched = values.get(self.monitor, values.get(self.monitor.removeprefix("val_")))
-        if watched is not None and np.isfinite(watched) and (self.progress.best is None or watched < self.progress.best):
+        best = self.progress.best
+        if watched is not None and np.isfinite(watched) and (best is None or watched < best):
             self.progress.best = watched
             self.run.save("best", self.progress, self.trained)
         if (epoch + 1) % self.checkpoint_every == 0:

@@ -95,9 +95,8 @@ def train(name, system, config, run, *, resume=False, verbose="auto"):
     if progress.step >= steps:
         progress = dataclasses.replace(progress, epoch=progress.epoch + 1, step=0)
     run.create(name, config)
-    recorder = RunRecorder(
-        run, model, steps, progress, checkpoint_every=config.checkpoint_every, **system.recording(config, model, trainer)
-    )
+    pictures = system.recording(config, model)
+    recorder = RunRecorder(run, model, steps, progress, checkpoint_every=config.checkpoint_every, **pictures)
     validation = system.validation_data(config)
     fit = {"callbacks": [recorder], "validation_data": validation, "verbose": verbose}
     try:

@@ -1,0 +1,160 @@
+"""Pictures from anywhere: arrays, image files, folders, videos, cameras, as one stream of RGB frames."""
+
+import dataclasses
+import os
+import pathlib
+
+import cv2
+import numpy as np
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+MAX_PIXELS = 100_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One picture.
+
+    Args:
+        image: Uint8 `[height, width, 3]`, RGB.
+        name: File name, or what stands for it.
+        index: Position in the stream.
+    """
+
+    image: np.ndarray
+    name: str
+    index: int = 0
+
+
+class Source:
+    """A stream of frames.
+
+    Args:
+        kind: `"image"`, `"folder"`, `"video"` or `"camera"`.
+        frames: Iterator of `Frame`.
+        length: Number of frames, None where unknown.
+        fps: Frames per second of a video or camera, None for pictures.
+    """
+
+    def __init__(self, kind, frames, length=None, fps=None):
+        self.kind = kind
+        self.length = length
+        self.fps = fps
+        self._frames = frames
+
+    def __iter__(self):
+        return iter(self._frames)
+
+
+def open_source(source):
+    """Opens an image, folder, video or camera.
+
+    Args:
+        source: Path of an image, of a folder with images or of a video; or a camera number.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        FileNotFoundError: If the path does not exist or a folder holds no image.
+        ValueError: If a file is neither image nor video, or a camera does not answer.
+    """
+    if isinstance(source, int) or (isinstance(source, str) and source.isdigit()):
+        return _open_camera(int(source))
+    path = pathlib.Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise FileNotFoundError(f"{path} holds no image; files with {', '.join(IMAGE_SUFFIXES)} are read.")
+        return Source("folder", (Frame(read_image(file), file.name, i) for i, file in enumerate(files)), len(files))
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; name an image, a folder, a video or a camera such as 0.")
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return _open_video(path)
+    return Source("image", (Frame(read_image(file), file.name) for file in (path,)), 1)
+
+
+def read_image(path):
+    """Reads an image file.
+
+    Args:
+        path: JPEG, PNG or another format that OpenCV reads.
+
+    Returns:
+        Uint8 `[height, width, 3]`, RGB.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not an image, is damaged, or has more than `MAX_PIXELS` pixels.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist.")
+    # OpenCV checks the header against this limit before it allocates the picture.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError(f"{path} is not an image that can be read (damaged, cut short, too large or another format).")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def as_image(array):
+    """Checks a picture given as an array.
+
+    Args:
+        array: `[height, width, 3]` RGB or `[height, width]` grey; uint8 in 0..255, or float in 0..1.
+
+    Returns:
+        Uint8 `[height, width, 3]`.
+
+    Raises:
+        ValueError: If shape, type or range are others.
+    """
+    array = np.asarray(array)
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=-1)
+    if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
+        raise ValueError(f"An image of shape {array.shape} cannot be used; give RGB [height, width, 3] or grey.")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError("A float image must hold finite values in 0..1; give uint8 for values in 0..255.")
+        return np.round(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(f"An image of type {array.dtype} cannot be used; give uint8 in 0..255 or float in 0..1.")
+    return np.ascontiguousarray(array)
+
+
+def _open_video(path):
+    capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise ValueError(f"{path} is not a video that can be read (damaged, or its codec is missing).")
+    fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    length = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or None
+    return Source("video", _captured(capture, path.name), length, fps)
+
+
+def _open_camera(number):
+    capture = cv2.VideoCapture(number)
+    if not capture.isOpened():
+        raise ValueError(f"Camera {number} does not answer; connect it, or name an image, a folder or a video.")
+    return Source("camera", _captured(capture, f"camera{number}"), None, capture.get(cv2.CAP_PROP_FPS) or 30.0)
+
+
+def _captured(capture, name):
+    index = 0
+    try:
+        while True:
+            there, image = capture.read()
+            if not there:
+                if index == 0:
+                    raise ValueError(f"{name} gave no frame; the file is damaged or its codec is missing.")
+                return
+            yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), f"{name}#{index:06d}", index)
+            index += 1
+    finally:
+        capture.release()

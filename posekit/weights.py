@@ -1,0 +1,152 @@
+"""Weights by name or path: the index of checkpoints, run folders, verified files."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import urllib.request
+
+from posekit.training.config import load_config
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A local, verified weight file and the configuration of the model that it fits.
+
+    Args:
+        name: Name in the index, or the path.
+        path: `.weights.h5` file.
+        system: System name.
+        config: Dict of the system's options.
+        about: The index entry (licence, numbers, training data), empty for a file of one's own.
+    """
+
+    name: str
+    path: pathlib.Path
+    system: str
+    config: dict
+    about: dict = dataclasses.field(default_factory=dict)
+
+
+def cache_folder():
+    """Folder for downloaded weights: `$POSEKIT_CACHE`, else `~/.cache/posekit`."""
+    return pathlib.Path(os.environ.get("POSEKIT_CACHE", pathlib.Path.home() / ".cache" / "posekit"))
+
+
+def checkpoints_folder():
+    """Folder with `index.json`: `$POSEKIT_CHECKPOINTS`, else `checkpoints/` of the source tree."""
+    return pathlib.Path(os.environ.get("POSEKIT_CHECKPOINTS", _REPOSITORY / "checkpoints"))
+
+
+def read_index():
+    """Reads the index of published weights.
+
+    Returns:
+        Dict from name to entry; empty where no index is installed.
+
+    Raises:
+        ValueError: If the index is damaged.
+    """
+    path = checkpoints_folder() / "index.json"
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it from the source tree.") from None
+
+
+def resolve(reference, system):
+    """Finds weights.
+
+    Args:
+        reference: A name of the index, a run folder, a checkpoint folder of a run, a `.weights.h5` file with a
+            `config.json` beside it, or `"default"` for the system's default entry of the index.
+        system: System that the weights must belong to.
+
+    Returns:
+        `Weights`.
+
+    Raises:
+        FileNotFoundError: If nothing is found; the message lists the names.
+        ValueError: If the file does not match its checksum or belongs to another system.
+    """
+    index = read_index()
+    if reference == "default":
+        names = [name for name, entry in index.items() if entry["model"] == system and entry.get("default")]
+        if not names:
+            raise FileNotFoundError(
+                f"No default weights for {system!r} in {checkpoints_folder() / 'index.json'}; pass weights=PATH of a "
+                "run folder or file, or weights=None for an untrained model."
+            )
+        reference = names[0]
+    if reference in index:
+        found = _from_index(reference, index[reference])
+    else:
+        found = _from_path(pathlib.Path(reference), index)
+    if found.system != system:
+        raise ValueError(f"{found.name} holds weights of {found.system!r}, not of {system!r}.")
+    return found
+
+
+def _from_index(name, entry):
+    folder = checkpoints_folder()
+    path = folder / entry["file"]
+    if not path.exists() and entry.get("url"):
+        path = cache_folder() / "weights" / entry["file"]
+        if not path.exists():
+            _download(entry["url"], path, entry["sha256"])
+    if not path.exists():
+        raise FileNotFoundError(f"The file of {name!r}, {path}, is missing; restore it from the source tree.")
+    _verify(path, entry["sha256"])
+    system, config = load_config(folder / entry["config"])
+    return Weights(name, path, system, config, entry)
+
+
+def _from_path(path, index):
+    if path.is_dir():
+        run = path if (path / "checkpoints").is_dir() else path.parent.parent
+        folders = [path / "checkpoints" / "best", path / "checkpoints" / "last"] if run == path else [path]
+        files = [folder / "model.weights.h5" for folder in folders]
+        config = run / "config.json"
+    else:
+        files = [path]
+        candidates = [parent / "config.json" for parent in list(path.parents)[:3]]
+        config = next((candidate for candidate in candidates if candidate.exists()), candidates[0])
+    file = next((file for file in files if file.exists()), None)
+    if file is None:
+        names = ", ".join(sorted(index)) or "none"
+        raise FileNotFoundError(
+            f"No weights at {path}. Give a run folder, a .weights.h5 file, or a name of the index (known: {names})."
+        )
+    if not config.exists():
+        raise FileNotFoundError(f"{file} has no config.json beside it, which tells what model it fits; copy it there.")
+    system, values = load_config(config)
+    return Weights(str(path), file, system, values)
+
+
+def _download(url, path, sha256):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response, open(temporary, "wb") as file:
+            while block := response.read(1 << 20):
+                file.write(block)
+        _verify(temporary, sha256)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"Downloading {url} failed ({error}); fetch it by hand and save it as {path}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _verify(path, sha256):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != sha256:
+        raise ValueError(f"{path} is damaged: sha256 {digest.hexdigest()}, not {sha256}. Delete it and fetch it anew.")
