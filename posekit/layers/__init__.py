@@ -1,0 +1,5 @@
+"""Keras layers."""
+
+from posekit.layers.smpl import SMPL
+
+__all__ = ["SMPL"]
