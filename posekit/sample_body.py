@@ -32,62 +32,73 @@ _JOINTS = {
     "left_hand": (0.766, 0.208, -0.036),
 }
 
-# Lofts: axis along which the stations run, then stations
+# Lofts: the axis along which the stations run, the exponent of the section (2 is an ellipse), the length of the
+# rounded ends relative to the thinner half width, then the stations
 # (position, half width, half depth, centre of width, centre of depth); width and depth are the other two axes in order.
 _TORSO = (
     1,
     2.35,
+    1.0,
     [
-        (-0.350, 0.150, 0.100, 0, -0.008),
-        (-0.300, 0.166, 0.112, 0, -0.006),
-        (-0.240, 0.163, 0.112, 0, 0.000),
-        (-0.160, 0.146, 0.104, 0, 0.008),
-        (-0.070, 0.131, 0.094, 0, 0.008),
+        (-0.375, 0.124, 0.084, 0, -0.008),
+        (-0.330, 0.150, 0.099, 0, -0.006),
+        (-0.280, 0.160, 0.107, 0, -0.003),
+        (-0.220, 0.157, 0.108, 0, 0.002),
+        (-0.140, 0.139, 0.101, 0, 0.008),
+        (-0.070, 0.129, 0.093, 0, 0.008),
         (0.000, 0.133, 0.096, 0, 0.004),
-        (0.080, 0.148, 0.109, 0, 0.000),
-        (0.140, 0.157, 0.110, 0, -0.006),
+        (0.080, 0.149, 0.108, 0, 0.000),
+        (0.140, 0.158, 0.110, 0, -0.006),
         (0.190, 0.150, 0.097, 0, -0.014),
-        (0.235, 0.115, 0.075, 0, -0.024),
-        (0.255, 0.082, 0.062, 0, -0.028),
+        (0.230, 0.110, 0.074, 0, -0.024),
+        (0.245, 0.085, 0.064, 0, -0.028),
     ],
 )
-_NECK = (1, 2.0, [(0.200, 0.062, 0.058, 0, -0.030), (0.270, 0.056, 0.055, 0, -0.026), (0.350, 0.053, 0.054, 0, -0.010)])
+_NECK = (
+    1,
+    2.0,
+    1.0,
+    [(0.200, 0.060, 0.058, 0, -0.034), (0.270, 0.054, 0.055, 0, -0.028), (0.350, 0.052, 0.054, 0, -0.010)],
+)
 _ARM = (
     0,
     2.0,
+    1.0,
     [
-        (0.100, 0.050, 0.056, 0.198, -0.026),
-        (0.150, 0.061, 0.062, 0.208, -0.029),
-        (0.190, 0.061, 0.061, 0.211, -0.032),
-        (0.240, 0.052, 0.054, 0.211, -0.034),
+        (0.100, 0.050, 0.056, 0.192, -0.026),
+        (0.150, 0.059, 0.062, 0.201, -0.029),
+        (0.190, 0.059, 0.061, 0.207, -0.032),
+        (0.240, 0.053, 0.055, 0.210, -0.034),
         (0.310, 0.046, 0.050, 0.211, -0.036),
         (0.380, 0.040, 0.043, 0.212, -0.040),
         (0.432, 0.036, 0.039, 0.213, -0.042),
-        (0.490, 0.039, 0.042, 0.214, -0.041),
+        (0.490, 0.038, 0.042, 0.214, -0.041),
         (0.550, 0.035, 0.038, 0.214, -0.039),
         (0.620, 0.028, 0.031, 0.214, -0.037),
-        (0.675, 0.022, 0.029, 0.214, -0.036),
+        (0.675, 0.023, 0.029, 0.214, -0.036),
     ],
 )
 _HAND = (
     0,
-    2.3,
+    2.2,
+    1.8,
     [
-        (0.680, 0.021, 0.029, 0.213, -0.036),
-        (0.710, 0.019, 0.037, 0.211, -0.035),
-        (0.750, 0.018, 0.042, 0.208, -0.035),
-        (0.790, 0.015, 0.042, 0.205, -0.036),
-        (0.830, 0.012, 0.038, 0.201, -0.037),
-        (0.852, 0.010, 0.031, 0.198, -0.037),
+        (0.680, 0.022, 0.029, 0.213, -0.036),
+        (0.710, 0.020, 0.036, 0.211, -0.035),
+        (0.750, 0.019, 0.041, 0.208, -0.035),
+        (0.790, 0.016, 0.041, 0.205, -0.036),
+        (0.825, 0.014, 0.037, 0.202, -0.037),
+        (0.842, 0.013, 0.031, 0.199, -0.037),
     ],
 )
 _LEG = (
     1,
-    2.1,
+    2.0,
+    1.0,
     [
-        (-1.110, 0.029, 0.036, 0.103, -0.032),
-        (-1.060, 0.030, 0.037, 0.104, -0.030),
-        (-1.000, 0.033, 0.038, 0.105, -0.027),
+        (-1.110, 0.031, 0.037, 0.103, -0.032),
+        (-1.060, 0.031, 0.037, 0.104, -0.030),
+        (-1.000, 0.034, 0.039, 0.105, -0.027),
         (-0.920, 0.043, 0.047, 0.106, -0.023),
         (-0.830, 0.052, 0.057, 0.107, -0.018),
         (-0.760, 0.049, 0.055, 0.106, -0.009),
@@ -95,23 +106,26 @@ _LEG = (
         (-0.620, 0.056, 0.061, 0.101, 0.006),
         (-0.520, 0.068, 0.075, 0.096, 0.004),
         (-0.430, 0.077, 0.088, 0.092, 0.000),
-        (-0.360, 0.083, 0.097, 0.090, -0.004),
-        (-0.300, 0.084, 0.098, 0.086, -0.006),
+        (-0.360, 0.082, 0.096, 0.089, -0.004),
+        (-0.300, 0.082, 0.096, 0.085, -0.006),
     ],
 )
 _FOOT = (
     2,
     2.2,
+    1.7,
     [
-        (-0.062, 0.026, 0.030, 0.104, -1.138),
+        (-0.054, 0.027, 0.032, 0.104, -1.136),
         (-0.020, 0.031, 0.040, 0.106, -1.128),
-        (0.030, 0.034, 0.036, 0.109, -1.132),
-        (0.080, 0.041, 0.027, 0.114, -1.143),
-        (0.120, 0.044, 0.021, 0.117, -1.149),
-        (0.152, 0.037, 0.016, 0.119, -1.154),
+        (0.030, 0.034, 0.037, 0.109, -1.131),
+        (0.080, 0.041, 0.028, 0.114, -1.141),
+        (0.120, 0.043, 0.022, 0.117, -1.148),
+        (0.142, 0.038, 0.019, 0.119, -1.151),
     ],
 )
 _SOLE = -1.170
+_CORRECTION = 0.65  # share of the volume lost in blending that the pose blend shapes restore
+_CORRECTION_REACH = 0.08  # metres from a joint beyond which corrections stop growing
 
 
 def make_sample_arrays():
@@ -147,7 +161,7 @@ def _joint(name):
 
 def _loft(points, loft):
     """Roughly the signed distance of `[..., 3]` points to a loft; its ends are rounded."""
-    axis, exponent, stations = loft
+    axis, exponent, roundness, stations = loft
     stations = np.asarray(stations)
     across = [other for other in range(3) if other != axis]
     clamped = np.clip(points[..., axis], stations[0, 0], stations[-1, 0])
@@ -155,7 +169,7 @@ def _loft(points, loft):
     u = points[..., across[0]] - centre_u
     v = points[..., across[1]] - centre_v
     along = points[..., axis] - clamped
-    cap = np.minimum(half_u, half_v)
+    cap = roundness * np.minimum(half_u, half_v)
     section = (np.abs(u / half_u) ** exponent + np.abs(v / half_v) ** exponent) ** (2 / exponent)
     ratio = np.sqrt(section + (along / cap) ** 2)
     length = np.sqrt(u * u + v * v + along * along)
@@ -205,24 +219,28 @@ def _union(a, b, blend):
 
 def _field(points):
     """Implicit function of the body, negative inside, in metres near the surface."""
-    points = np.concatenate([np.abs(points[..., :1]), points[..., 1:]], -1)
+    x = np.abs(points[..., :1])
+    face = np.concatenate([x, points[..., 1:]], -1)
+    # Folding space at x = 0 would leave a crease where both sides flow together; a rounded fold does not.
+    points = np.concatenate([np.sqrt(x * x + 0.015**2), points[..., 1:]], -1)
     leg = _union(_loft(points, _LEG), _ellipsoid(points, (0.100, -0.850, -0.045), (0.034, 0.10, 0.034)), 0.04)
     foot = _loft(points, _FOOT)
     foot = -_union(-foot, points[..., 1] - _SOLE, 0.012)
     leg = _union(leg, foot, 0.035)
-    torso = _loft(points, _TORSO)
-    torso = _union(torso, _ellipsoid(points, (0.076, -0.300, -0.062), (0.076, 0.082, 0.066)), 0.05)
-    torso = _union(torso, _ellipsoid(points, (0.072, 0.108, 0.070), (0.068, 0.056, 0.044)), 0.05)
-    torso = _union(torso, leg, 0.035)
+    torso = _loft(face, _TORSO)
+    torso = _union(torso, _ellipsoid(points, (0.074, -0.305, -0.058), (0.076, 0.082, 0.066)), 0.06)
+    torso = _union(torso, _ellipsoid(points, (0.074, 0.118, 0.058), (0.070, 0.056, 0.042)), 0.06)
+    torso = _union(torso, _capsule(face, (0.0, 0.280, -0.040), (0.150, 0.224, -0.036), 0.036, 0.034), 0.045)
+    torso = _union(torso, leg, 0.05)
     arm = _union(_loft(points, _ARM), _loft(points, _HAND), 0.02)
-    arm = _union(arm, _capsule(points, (0.705, 0.207, -0.010), (0.770, 0.198, 0.026), 0.015, 0.0105), 0.018)
+    arm = _union(arm, _capsule(points, (0.706, 0.207, -0.012), (0.782, 0.198, 0.034), 0.017, 0.0135), 0.018)
     body = _union(torso, arm, 0.055)
-    head = _ellipsoid(points, (0, 0.452, 0.004), (0.076, 0.100, 0.094))
-    head = _union(head, _ellipsoid(points, (0, 0.385, 0.040), (0.052, 0.062, 0.056)), 0.05)
-    head = -_union(-head, _ellipsoid(points, (0.033, 0.438, 0.108), (0.021, 0.014, 0.022)), 0.02)
-    head = _union(head, _capsule(points, (0, 0.442, 0.091), (0, 0.412, 0.107), 0.008, 0.013), 0.014)
-    head = _union(head, _ellipsoid(points, (0.075, 0.425, -0.004), (0.012, 0.031, 0.019)), 0.012)
-    return _union(body, _union(head, _loft(points, _NECK), 0.035), 0.06)
+    head = _ellipsoid(face, (0, 0.452, 0.002), (0.076, 0.100, 0.095))
+    head = _union(head, _ellipsoid(face, (0, 0.388, 0.040), (0.050, 0.062, 0.058)), 0.05)
+    head = -_union(-head, _ellipsoid(face, (0.033, 0.438, 0.108), (0.021, 0.014, 0.022)), 0.02)
+    head = _union(head, _capsule(face, (0, 0.442, 0.091), (0, 0.414, 0.106), 0.008, 0.013), 0.014)
+    head = _union(head, _ellipsoid(face, (0.074, 0.428, -0.004), (0.014, 0.030, 0.020)), 0.014)
+    return _union(body, _union(head, _loft(face, _NECK), 0.05), 0.04)
 
 
 def _grid_lines(breaks):
@@ -242,24 +260,36 @@ def _surface():
     """
     lines = [
         np.concatenate(
-            [[-_CENTRE], _grid_lines([(_CENTRE, 0.018), (0.14, 0.021), (0.66, 0.016), (0.69, 0.012), (0.89, 1)])]
+            [[-_CENTRE], _grid_lines([(_CENTRE, 0.020), (0.14, 0.023), (0.66, 0.016), (0.69, 0.013), (0.90, 1)])]
         ),
-        _grid_lines([(-1.20, 0.016), (-1.06, 0.024), (0.14, 0.0135), (0.26, 0.017), (0.32, 0.012), (0.59, 1)]),
-        _grid_lines([(-0.16, 0.02), (-0.06, 0.015), (0.06, 0.018), (0.08, 0.013), (0.13, 0.02), (0.21, 1)]),
+        _grid_lines([(-1.20, 0.016), (-1.06, 0.026), (0.16, 0.012), (0.24, 0.018), (0.32, 0.0135), (0.59, 1)]),
+        _grid_lines([(-0.17, 0.020), (-0.09, 0.016), (0.06, 0.019), (0.08, 0.014), (0.22, 1)]),
     ]
     grid = np.stack(np.meshgrid(*lines, indexing="ij"), -1)
     vertices, quads = _surface_nets(_field(grid), lines)
-    on_plane = np.abs(vertices[:, 0]) < 1.5 * _CENTRE
-    on_plane &= np.abs(vertices[:, 0]) <= _CENTRE * (1 + 1e-9)
+    on_plane = np.abs(vertices[:, 0]) <= _CENTRE * (1 + 1e-9)
     vertices[on_plane, 0] = 0
-    faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
-    vertices, faces, mirror = _mirrored(vertices, faces, on_plane)
-    for _ in range(6):
-        vertices += 0.5 * (_neighbour_mean(vertices, faces) - vertices)
-        for _ in range(2):
-            vertices -= _newton_step(vertices)
-    reflected = vertices[mirror] * (-1, 1, 1)
-    return (vertices + reflected) / 2, faces, mirror
+    half = len(vertices)
+    vertices, quads, mirror = _mirrored(vertices, quads, on_plane)
+    unfold = np.concatenate([np.arange(half), np.flatnonzero(~on_plane)])
+    for _ in range(10):
+        normals, step = _newton_step(vertices[:half])
+        drift = (_neighbour_mean(vertices, quads) - vertices)[:half]
+        drift -= (drift * normals).sum(-1, keepdims=True) * normals
+        moved = vertices[:half] + 0.7 * drift - step
+        moved[on_plane, 0] = 0
+        vertices = moved[unfold]
+        vertices[half:, 0] *= -1
+    return vertices, _split(vertices, quads), mirror
+
+
+def _split(vertices, quads):
+    """Triangles of the quads, each cut along its shorter diagonal."""
+    corners = vertices[quads]
+    first, second = (((corners[:, k] - corners[:, k + 2]) ** 2).sum(-1) for k in (0, 1))
+    # Rounded, so that a quad and its mirror image are cut alike; their corners are numbered the other way round.
+    turned = np.where((first > second * (1 + 1e-6))[:, None], np.roll(quads, -1, -1), quads)
+    return np.concatenate([turned[:, [0, 1, 2]], turned[:, [0, 2, 3]]])
 
 
 def _surface_nets(values, lines):
@@ -282,7 +312,7 @@ def _surface_nets(values, lines):
         points[:, axis] += fraction * (lines[axis][end[axis]] - lines[axis][start[axis]])
         u, v = (axis + 1) % 3, (axis + 2) % 3
         around = []
-        for du, dv in ((-1, -1), (0, -1), (0, 0), (-1, 0)):
+        for du, dv in ((-1, -1), (0, -1), (0, 0), (-1, 0)):  # counter-clockwise about the axis
             cell = edges.copy()
             cell[:, u] += du
             cell[:, v] += dv
@@ -301,34 +331,35 @@ def _surface_nets(values, lines):
     return vertices, number[np.concatenate(quads_corners)]
 
 
-def _mirrored(vertices, faces, on_plane):
+def _mirrored(vertices, quads, on_plane):
     """The half mesh together with its reflection; vertices on the plane are shared."""
     count = len(vertices)
     twin = np.arange(count)
     twin[~on_plane] = count + np.arange((~on_plane).sum())
     reflected = vertices[~on_plane] * (-1, 1, 1)
     mirror = np.concatenate([twin, np.flatnonzero(~on_plane)])
-    return np.concatenate([vertices, reflected]), np.concatenate([faces, twin[faces][:, ::-1]]), mirror
+    return np.concatenate([vertices, reflected]), np.concatenate([quads, twin[quads][:, [0, 3, 2, 1]]]), mirror
 
 
-def _neighbour_mean(values, faces):
+def _neighbour_mean(values, polygons):
     total = np.zeros_like(values)
     count = np.zeros(len(values))
-    for a, b in ((0, 1), (1, 2), (2, 0)):
-        # Every edge belongs to two faces that run through it in opposite directions, so each is met once each way.
+    for corner in range(polygons.shape[1]):
+        # Every edge belongs to two polygons that run through it in opposite directions, so it is met once each way.
+        here, there = polygons[:, corner], polygons[:, corner - 1]
         for column in range(values.shape[1]):
-            total[:, column] += np.bincount(faces[:, a], values[faces[:, b], column], len(values))
-        count += np.bincount(faces[:, a], minlength=len(values))
+            total[:, column] += np.bincount(here, values[there, column], len(values))
+        count += np.bincount(here, minlength=len(values))
     return total / count[:, None]
 
 
 def _newton_step(points, epsilon=1e-4):
-    gradient = np.stack(
-        [(_field(points + epsilon * axis) - _field(points - epsilon * axis)) / (2 * epsilon) for axis in np.eye(3)], -1
-    )
-    step = _field(points)[:, None] * gradient / np.maximum((gradient**2).sum(-1, keepdims=True), 0.1)
-    length = np.linalg.norm(step, axis=-1, keepdims=True)
-    return step * np.minimum(1, 0.01 / np.maximum(length, 1e-12))
+    """Unit normals of the implicit function and the steps to subtract that lead to its zero level, both `[N, 3]`."""
+    here = _field(points)
+    gradient = np.stack([(_field(points + epsilon * axis) - here) / epsilon for axis in np.eye(3)], -1)
+    normals = gradient / np.linalg.norm(gradient, axis=-1, keepdims=True)
+    step = here / np.maximum((gradient * normals).sum(-1), 0.3)
+    return normals, np.clip(step, -0.01, 0.01)[:, None] * normals
 
 
 # --------------------------------------------------------------------------------------------- skinning
@@ -370,9 +401,9 @@ def _beyond_joint(vertices, name):
         return np.ones_like(x)
     if name in ("spine1", "spine2", "spine3", "neck", "head"):
         centre, half_width, tilt = {
-            "spine1": (-0.125, 0.085, 0.0),
-            "spine2": (0.000, 0.070, 0.0),
-            "spine3": (0.075, 0.070, 0.0),
+            "spine1": (-0.125, 0.110, 0.0),
+            "spine2": (0.000, 0.100, 0.0),
+            "spine3": (0.080, 0.090, 0.0),
             "neck": (0.265, 0.045, 0.25),
             "head": (0.350, 0.040, 0.40),
         }[name]
@@ -411,8 +442,13 @@ def _pose_corrections(vertices, rest, weights):
     table = np.array([_isotropic_fit(s) for s in table_s])
     directions = np.zeros((len(vertices), 3, len(parents) - 1, 3, 3))
     for joint in range(1, len(parents)):
-        partial = (below[:, joint] > 1e-3) & (below[:, joint] < 1 - 1e-3)
+        siblings = [other for other, parent in enumerate(parents) if parent == parents[joint] and other != joint]
+        # Where a sibling pulls too, both corrections would add up, so each steps back.
+        strength = _CORRECTION * np.maximum(0, 1 - 2 * below[:, siblings].sum(-1)) ** 2
+        partial = (below[:, joint] > 1e-3) & (below[:, joint] < 1 - 1e-3) & (strength > 0)
         offset = vertices[partial] - rest[joint]
+        length = np.linalg.norm(offset, axis=-1, keepdims=True)
+        offset *= strength[partial, None] * np.tanh(length / _CORRECTION_REACH) * _CORRECTION_REACH / length
         plain, transposed, trace = (np.interp(below[partial, joint], table_s, c)[:, None] * offset for c in table.T)
         block = np.zeros((len(offset), 3, 3, 3))
         for a in range(3):
@@ -460,7 +496,7 @@ def _shape_directions(vertices, rest):
         # height: everything grows about the pelvis
         0.034 * (vertices - rest[0]),
         # weight: every section grows, the trunk most
-        radial * (0.085 * (torso + 0.8 * leg + 0.75 * arm * _ramp(0.62 - np.abs(x), 0.1) + 0.25 * head))[:, None]
+        radial * (0.105 * (torso + 0.8 * leg + 0.75 * arm * _ramp(0.62 - np.abs(x), 0.1) + 0.25 * head))[:, None]
         + np.stack([zero, zero, 0.010 * belly * _ramp(z, 0.08)], -1),
         # length of the legs
         np.stack([zero, -0.045 * np.maximum(0, -(y + 0.36)) ** 1.0 * leg, zero], -1),
@@ -487,7 +523,7 @@ def _bone_axis(vertices):
     """Nearest point of the skeleton's axis, smoothly: the trunk's and leg's axes run along y, the arm's along x."""
     x, y, z = vertices.T
     side = np.sign(x)
-    stations = np.asarray(_LEG[2])
+    stations = np.asarray(_LEG[3])
     leg_x = np.interp(y, stations[:, 0], stations[:, 3]) * side
     leg_z = np.interp(y, stations[:, 0], stations[:, 4])
     leg = _ramp(-(y + 0.36), 0.10)
@@ -529,7 +565,7 @@ def _keypoint_regressor(vertices, rest, mirror):
     order = [COCO_PLUS19.index(name) for name in inner]
     flip = np.array([inner.index(COCO_PLUS19.joints[COCO_PLUS19.flip_permutation[k]]) for k in order])
     regressor[order] = _regressor(vertices, [targets[name] for name in inner], 0.05, flip, mirror)
-    face = {"head_top": (0, 0.60, 0.0), "nose": (0, 0.410, 0.20), "left_eye": (0.033, 0.440, 0.15)}
+    face = {"head_top": (0, 0.60, 0.0), "nose": (0, 0.410, 0.20), "left_eye": (0.033, 0.440, 0.085)}
     face["left_ear"] = (0.12, 0.425, -0.004)
     for name, towards in face.items():
         for row_name, point in ((name, towards), (name.replace("left_", "right_"), np.array(towards) * (-1, 1, 1))):
