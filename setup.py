@@ -28,6 +28,7 @@ setup(
         "matplotlib>=3.9",
         "pycocotools>=2.0.8",
         "h5py>=3.11",
+        "tensorboard>=2.18",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -98,7 +98,7 @@ def train(name, system, config, run, *, resume=False, verbose="auto"):
     pictures = system.recording(config, model)
     recorder = RunRecorder(run, model, steps, progress, checkpoint_every=config.checkpoint_every, **pictures)
     validation = system.validation_data(config)
-    fit = {"callbacks": [recorder], "validation_data": validation, "verbose": verbose}
+    fit = {"callbacks": [recorder], "validation_data": validation, "verbose": verbose, "shuffle": False}
     try:
         if progress.step:
             rest = system.train_data(config, progress.epoch, progress.step)
@@ -130,6 +130,6 @@ def dry_run(system, config):
         trainer = system.build_trainer(config, model)
     history = trainer.fit(
         system.train_data(config, 0, 0), steps_per_epoch=1, verbose=0, validation_data=system.validation_data(config),
-        validation_steps=1,
+        validation_steps=1, shuffle=False,
     )  # fmt: skip
     return {name: values[0] for name, values in history.history.items()}

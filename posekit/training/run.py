@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import h5py
@@ -155,10 +156,12 @@ def training_variables(trainer, model):
     Returns:
         List of Keras variables in a stable order.
     """
-    stored_apart = {id(weight) for weight in model.weights}
     optimizers = getattr(trainer, "optimizers", None) or [trainer.optimizer]
-    variables = [variable for variable in trainer.variables if id(variable) not in stored_apart]
-    return variables + [variable for optimizer in optimizers for variable in optimizer.variables]
+    variables = list(trainer.variables)
+    for part in (*trainer.metrics, *optimizers):
+        variables += part.variables
+    taken = {id(weight) for weight in model.weights}
+    return [variable for variable in variables if not (id(variable) in taken or taken.add(id(variable)))]
 
 
 def save_variables(path, variables):
@@ -171,7 +174,7 @@ def save_variables(path, variables):
     with h5py.File(path, "w") as file:
         for position, variable in enumerate(variables):
             dataset = file.create_dataset(f"{position:05d}", data=np.asarray(variable.numpy()))
-            dataset.attrs["name"] = variable.name
+            dataset.attrs["name"] = _plain_name(variable)
 
 
 def load_variables(path, variables):
@@ -191,14 +194,20 @@ def load_variables(path, variables):
         values = []
         for position, variable in enumerate(variables):
             dataset = file[f"{position:05d}"]
-            if dataset.attrs["name"] != variable.name or dataset.shape != tuple(variable.shape):
+            name, shape = _plain_name(variable), tuple(variable.shape)
+            if dataset.attrs["name"] != name or dataset.shape != shape:
                 raise ValueError(
-                    f"{path} holds {dataset.attrs['name']!r} {dataset.shape} where this training has "
-                    f"{variable.name!r} {tuple(variable.shape)}: {advice}."
+                    f"{path} holds {dataset.attrs['name']!r} {dataset.shape} where this training has {name!r} {shape}: "
+                    f"{advice}."
                 )
             values.append(dataset[()])
     for variable, value in zip(variables, values):
         variable.assign(value)
+
+
+def _plain_name(variable):
+    """Name without the counters by which Keras tells apart the models built in one process."""
+    return re.sub(r"_\d+", "", variable.name)
 
 
 class CsvLog:

@@ -1,0 +1,164 @@
+"""The training loop, driven through the train command with a system of a few lines."""
+
+import csv
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from posekit import train
+from posekit.training.run import RunFolder
+
+TOY = pathlib.Path(__file__).with_name("toy_system.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy():
+    spec = importlib.util.spec_from_file_location("toy_system", TOY)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["toy_system"] = module
+    spec.loader.exec_module(module)
+    train.SYSTEMS["toy"] = lambda: module
+    yield module
+    del train.SYSTEMS["toy"], sys.modules["toy_system"]
+
+
+def command(*argv):
+    return train.main(["--model=toy", "--verbose=0", *map(str, argv)])
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def spawn(*argv):
+    environment = {**os.environ, "PYTHONPATH": str(TOY.parents[2]), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    arguments = [sys.executable, str(TOY), *map(str, argv)]
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert command(f"--run_dir={folder}") == 0
+    return folder
+
+
+def test_a_run_writes_its_folder(uninterrupted):
+    assert len(rows(uninterrupted / "log.csv")) == 4
+    assert [int(row["step"]) for row in rows(uninterrupted / "steps.csv")] == list(range(1, 25))
+    assert json.loads((uninterrupted / "config.json").read_text())["model"] == "toy"
+    assert (uninterrupted / "checkpoints/last/training.h5").exists()
+    assert (uninterrupted / "checkpoints/best/model.weights.h5").exists()
+    assert list((uninterrupted / "events").iterdir())
+    losses = [float(row["val_loss"]) for row in rows(uninterrupted / "log.csv")]
+    best = json.loads((uninterrupted / "checkpoints/best/progress.json").read_text())
+    assert best["best"] == min(losses)
+
+
+def assert_same_curve(folder, other):
+    for name in ("steps.csv", "log.csv"):
+        mine, theirs = rows(folder / name), rows(other / name)
+        assert len(mine) == len(theirs)
+        for a, b in zip(mine, theirs):
+            assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+
+def test_killed_at_any_moment_it_resumes_to_the_same_curve(tmp_path, uninterrupted):
+    rng = np.random.default_rng(int(time.time()))
+    for _ in range(3):
+        process = spawn(f"--run_dir={tmp_path}", "--resume", "--pause=0.05", "--verbose=0")
+        wait_for(tmp_path / "steps.csv", process)
+        time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert command(f"--run_dir={tmp_path}", "--resume", "--pause=0") == 0
+    assert_same_curve(tmp_path, uninterrupted)
+
+
+def wait_for(path, process):
+    deadline = time.time() + 120
+    before = path.stat().st_mtime_ns if path.exists() else None
+    while time.time() < deadline and process.poll() is None:
+        if path.exists() and path.stat().st_mtime_ns != before:
+            return
+        time.sleep(0.01)
+    assert process.poll() is not None and process.returncode == 0, "the training did not start"
+
+
+def test_ctrl_c_saves_within_the_epoch_and_says_how_to_continue(tmp_path, uninterrupted):
+    process = spawn(f"--run_dir={tmp_path}", "--pause=0.2", "--verbose=0")
+    wait_for(tmp_path / "steps.csv", process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"--run_dir={tmp_path} --resume" in output
+    progress = json.loads((tmp_path / "checkpoints/last/progress.json").read_text())
+    assert 0 < progress["global_step"] < 24
+    assert command(f"--run_dir={tmp_path}", "--resume", "--pause=0") == 0
+    assert_same_curve(tmp_path, uninterrupted)
+
+
+def test_more_epochs_can_be_asked_for_later(tmp_path, uninterrupted):
+    assert command(f"--run_dir={tmp_path}", "--num_epochs=2") == 0
+    assert command(f"--run_dir={tmp_path}", "--resume", "--num_epochs=4") == 0
+    assert_same_curve(tmp_path, uninterrupted)
+
+
+def test_another_configuration_is_refused(uninterrupted, capsys):
+    assert command(f"--run_dir={uninterrupted}", "--resume", "--width=9") == 1
+    assert "width: 8 -> 9" in capsys.readouterr().err
+
+
+def test_training_state_of_another_model_is_refused(tmp_path, toy):
+    run = RunFolder(tmp_path)
+    for width in (8, 9):
+        config = toy.Config(width=width)
+        model = toy.build_model(config)
+        trainer = toy.build_trainer(config, model)
+        if width == 8:
+            from posekit.training.run import Progress
+
+            run.save("last", Progress(), model, trainer)
+        else:
+            with pytest.raises(ValueError):
+                run.restore(model, trainer)
+
+
+def test_an_existing_run_is_not_overwritten(uninterrupted, capsys):
+    before = (uninterrupted / "log.csv").read_bytes()
+    assert command(f"--run_dir={uninterrupted}") == 2
+    assert "--resume" in capsys.readouterr().err
+    assert (uninterrupted / "log.csv").read_bytes() == before
+
+
+def test_resume_without_a_folder_is_refused(capsys):
+    assert command("--resume") == 2
+    assert "--run_dir" in capsys.readouterr().err
+
+
+def test_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command("--dry_run") == 0
+    assert "loss" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_cut_off_between_its_renames_is_recovered(tmp_path):
+    run = RunFolder(tmp_path)
+    (tmp_path / "checkpoints" / ".last.old").mkdir(parents=True)
+    assert run.checkpoint("last") == tmp_path / "checkpoints" / "last"
+    assert run.checkpoint("best") is None
+
+
+def test_unwritable_folder_is_an_error(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert command(f"--run_dir={tmp_path / 'file' / 'run'}") == 1
+    assert "file" in capsys.readouterr().err
