@@ -10,12 +10,12 @@ FLOORS = (
     ("skeletons", "results", "bodies", "sample_body"),
     ("geometry",),
     ("ops",),
-    ("layers", "losses", "metrics"),
+    ("layers", "losses", "metrics", "drawing"),
     ("codecs", "models"),
     ("data",),
     ("training",),
     ("systems", "weights"),
-    ("predictor", "drawing"),
+    ("predictor",),
     ("train", "validate", "preview", "predict", "export"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,145 @@
+"""One predictor for every kind of picture: `posekit.load("hmr")("photo.jpg")`."""
+
+import itertools
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from posekit import weights as weight_files
+from posekit.data.sources import Frame, as_image, open_source, read_image
+from posekit.systems import SYSTEMS
+
+
+def load(system, weights="default", **options):
+    """Loads a system, ready to predict.
+
+    Args:
+        system: `"hmr"`.
+        weights: A name of the index, a run folder, a `.weights.h5` file, `"default"` for the index's default, or None
+            for an untrained model.
+        **options: Options of the system that override those stored with the weights, such as `body="sample"`.
+
+    Returns:
+        A `Predictor`.
+
+    Raises:
+        ValueError: If the system is unknown or the weights do not fit.
+        FileNotFoundError: If the weights are not found.
+
+    Example:
+        >>> people = posekit.load("hmr")("ski.jpg")
+        >>> people.draw("out.png")
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"System {system!r} is unknown; choose one of {', '.join(SYSTEMS)}.")
+    module = SYSTEMS[system]()
+    found = weight_files.resolve(weights, system) if weights is not None else None
+    stored = found.config if found else {}
+    config = module.Config.from_dict({**stored, **_as_options(options)})
+    return Predictor(system, module, config, load_model(module, config, found), found)
+
+
+def load_model(module, config, found):
+    """Builds a system's model and loads weights into it.
+
+    Args:
+        module: System module.
+        config: Its options.
+        found: `Weights`, or None for an untrained model, which is said in the log.
+
+    Returns:
+        The Keras model.
+
+    Raises:
+        ValueError: If the file does not fit the model.
+    """
+    model = module.build_model(config, pretrained=False)
+    if found is None:
+        logging.warning("No weights given: the model is untrained and its predictions mean nothing.")
+        return model
+    try:
+        model.load_weights(found.path)
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(
+            f"{found.path} does not fit the model that its configuration describes: {error}. "
+            "Check that config.json and the weights come from the same run."
+        ) from None
+    return model
+
+
+class Predictor:
+    """Finds people in pictures.
+
+    Args:
+        name: System name.
+        module: System module.
+        config: Its options.
+        model: Its Keras model, with weights.
+        weights: `Weights` that the model was loaded from, None if untrained.
+
+    Call arguments:
+        source: A path of an image, an RGB array, a list of both; a folder, a video or a camera number.
+        batch_size: Pictures predicted together.
+        boxes: For one image: `[people, 4]` boxes x_min, y_min, x_max, y_max in pixels; for a list, one such array
+            (or None) an image. Without boxes the whole picture is taken as one person.
+
+    Returns:
+        `People` for one image, a list of `People` for a list or a folder, an iterator of `People` for a video or
+        camera. Coordinates are pixels of the picture given.
+    """
+
+    def __init__(self, name, module, config, model, weights=None):
+        self.name = name
+        self.module = module
+        self.config = config
+        self.model = model
+        self.weights = weights
+
+    def __call__(self, source, *, boxes=None, batch_size=8):
+        """See the class."""
+        if isinstance(source, (list, tuple)):
+            if boxes is not None and len(boxes) != len(source):
+                raise ValueError(f"{len(boxes)} sets of boxes for {len(source)} images; give one (or None) an image.")
+            frames = (_as_frame(item, index) for index, item in enumerate(source))
+            return list(self.stream(frames, boxes=boxes, batch_size=batch_size))
+        if isinstance(source, np.ndarray):
+            return next(self.stream([_as_frame(source, 0)], boxes=[boxes], batch_size=1))
+        opened = open_source(source)
+        if opened.kind == "image":
+            return next(self.stream(opened, boxes=[boxes], batch_size=1))
+        if boxes is not None:
+            raise ValueError(f"boxes= goes with images; {source} is a {opened.kind}. Pass a list of images instead.")
+        people = self.stream(opened, batch_size=1 if opened.kind == "camera" else batch_size)
+        return list(people) if opened.kind == "folder" else people
+
+    def stream(self, frames, *, boxes=None, batch_size=8):
+        """Predicts frame after frame.
+
+        Args:
+            frames: Iterable of `Frame`.
+            boxes: Iterable of boxes beside it, or None.
+            batch_size: Frames predicted together.
+
+        Yields:
+            `People` of every frame, with the picture and a renderer for `People.draw`.
+        """
+        pairs = zip(frames, itertools.repeat(None) if boxes is None else boxes)
+        while batch := list(itertools.islice(pairs, batch_size)):
+            images = [frame.image for frame, _ in batch]
+            found = self.module.predict(self.config, self.model, images, [box for _, box in batch])
+            for (frame, _), people in zip(batch, found):
+                people.source = frame.name
+                people.image = frame.image
+                people.renderer = self.module.draw_people
+                yield people
+
+
+def _as_frame(item, index):
+    if isinstance(item, (str, pathlib.Path)):
+        return Frame(read_image(item), pathlib.Path(item).name, index)
+    return Frame(as_image(item), f"image{index:06d}", index)
+
+
+def _as_options(options):
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
