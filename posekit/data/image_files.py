@@ -1,0 +1,143 @@
+"""JPEG and PNG files from outside: their size is read from the header before anything is decoded."""
+
+import dataclasses
+import os
+import struct
+
+import cv2
+import numpy as np
+
+MAX_PIXELS = 1 << 26
+MAX_BYTES = 1 << 28
+_PNG = b"\x89PNG\r\n\x1a\n"
+# Markers that carry no length: restarts, start of image, and the temporary one.
+_BARE_MARKERS = {0x01, *range(0xD0, 0xD9)}
+# Start-of-frame markers; the others between 0xC0 and 0xCF are tables.
+_FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+class ImageFileError(ValueError):
+    """A file that is not a usable image. The message is a short reason, without the file's name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageHeader:
+    """What an image file says about itself.
+
+    Args:
+        image_format: `"JPEG"` or `"PNG"`.
+        height: Pixels.
+        width: Pixels.
+    """
+
+    image_format: str
+    height: int
+    width: int
+
+
+def read_image_file(path):
+    """Reads a file that should be an image, without decoding it.
+
+    Args:
+        path: A regular file.
+
+    Returns:
+        `(data, header)`: its bytes and an `ImageHeader`.
+
+    Raises:
+        ImageFileError: If it is missing, unreadable, huge, empty, cut short, or neither JPEG nor PNG.
+    """
+    if not os.path.exists(path):
+        raise ImageFileError("missing image")
+    if not os.path.isfile(path):
+        raise ImageFileError("not a regular file")
+    try:
+        if os.path.getsize(path) > MAX_BYTES:
+            raise ImageFileError(f"image file larger than {MAX_BYTES >> 20} MiB")
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        raise ImageFileError("unreadable image file") from None
+    return data, image_header(data)
+
+
+def image_header(data):
+    """Reads format and size, and whether the file reaches its end.
+
+    Args:
+        data: Bytes of a file.
+
+    Returns:
+        An `ImageHeader`.
+
+    Raises:
+        ImageFileError: If the bytes are empty, cut short, announce too many pixels, or are neither JPEG nor PNG.
+    """
+    if not data:
+        raise ImageFileError("empty image file")
+    if data.startswith(_PNG):
+        header = _png_header(data)
+    elif data.startswith(b"\xff\xd8"):
+        header = _jpeg_header(data)
+    else:
+        raise ImageFileError("not a JPEG or PNG image")
+    if not header.height or not header.width:
+        raise ImageFileError("image without pixels")
+    if header.height * header.width > MAX_PIXELS:
+        raise ImageFileError(f"image of more than {MAX_PIXELS >> 20} megapixels")
+    return header
+
+
+def decode_image(data, flags=cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION):
+    """Decodes an image after checking its header.
+
+    Rotation tags are ignored, as TensorFlow does: the labels of the datasets belong to the pixels as they are stored.
+
+    Args:
+        data: Bytes of a JPEG or PNG file.
+        flags: OpenCV's reading flags.
+
+    Returns:
+        Array as OpenCV gives it: blue, green, red.
+
+    Raises:
+        ImageFileError: If the bytes are no usable image.
+    """
+    image_header(data)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise ImageFileError("damaged image")
+    return pixels
+
+
+def _png_header(data):
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise ImageFileError("truncated image")
+    width, height = struct.unpack(">II", data[16:24])
+    if data.rfind(b"IEND") < 0:
+        raise ImageFileError("truncated image")
+    return ImageHeader("PNG", height, width)
+
+
+def _jpeg_header(data):
+    position, size = 2, None
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            raise ImageFileError("damaged image")
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker in _BARE_MARKERS:
+            position += 2
+            continue
+        if marker == 0xDA:
+            # Inside scans an 0xFF byte is always followed by 0 or a restart, so this can only be the end of the image.
+            if size is None or data.find(b"\xff\xd9", position) < 0:
+                break
+            return ImageHeader("JPEG", *size)
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker in _FRAME_MARKERS and length >= 7 and position + 9 <= len(data):
+            size = struct.unpack_from(">HH", data, position + 5)
+        position += 2 + length
+    raise ImageFileError("truncated image")
