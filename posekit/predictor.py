@@ -34,38 +34,12 @@ def load(system, weights="default", **options):
     if system not in SYSTEMS:
         raise ValueError(f"System {system!r} is unknown; choose one of {', '.join(SYSTEMS)}.")
     module = SYSTEMS[system]()
+    if weights is None:
+        logging.warning("No weights given: the model is untrained and its predictions mean nothing.")
     found = weight_files.resolve(weights, system) if weights is not None else None
     stored = found.config if found else {}
     config = module.Config.from_dict({**stored, **_as_options(options)})
-    return Predictor(system, module, config, load_model(module, config, found), found)
-
-
-def load_model(module, config, found):
-    """Builds a system's model and loads weights into it.
-
-    Args:
-        module: System module.
-        config: Its options.
-        found: `Weights`, or None for an untrained model, which is said in the log.
-
-    Returns:
-        The Keras model.
-
-    Raises:
-        ValueError: If the file does not fit the model.
-    """
-    model = module.build_model(config, pretrained=False)
-    if found is None:
-        logging.warning("No weights given: the model is untrained and its predictions mean nothing.")
-        return model
-    try:
-        model.load_weights(found.path)
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(
-            f"{found.path} does not fit the model that its configuration describes: {error}. "
-            "Check that config.json and the weights come from the same run."
-        ) from None
-    return model
+    return Predictor(system, module, config, weight_files.load_model(module, config, found), found)
 
 
 class Predictor:
@@ -95,6 +69,21 @@ class Predictor:
         self.config = config
         self.model = model
         self.weights = weights
+
+    @classmethod
+    def from_weights(cls, name, config, reference):
+        """Makes a predictor from a configuration and weights.
+
+        Args:
+            name: System name.
+            config: Options of the system.
+            reference: What `posekit.weights.resolve` looks up.
+
+        Returns:
+            The `Predictor`.
+        """
+        module, found = SYSTEMS[name](), weight_files.resolve(reference, name)
+        return cls(name, module, config, weight_files.load_model(module, config, found), found)
 
     def __call__(self, source, *, boxes=None, batch_size=8):
         """See the class."""

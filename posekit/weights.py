@@ -7,7 +7,7 @@ import os
 import pathlib
 import urllib.request
 
-from posekit.training.config import load_config
+from posekit.training.config import Options, load_config, option
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -29,6 +29,59 @@ class Weights:
     system: str
     config: dict
     about: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsOptions(Options):
+    """Options of every command that uses trained weights."""
+
+    run_dir: str = option("", "run folder with the weights", aliases=("checkpoint_dir",))
+    weights: str = option("", "weights file, or name of the index, instead of a run folder")
+
+    @property
+    def reference(self):
+        """What `resolve` looks up: the weights, else the run folder, else the index's default."""
+        return self.weights or self.run_dir or "default"
+
+
+def stored_with_weights(options, name):
+    """Reads the configuration stored beside the weights that a command names.
+
+    Args:
+        options: `WeightsOptions`.
+        name: System name.
+
+    Returns:
+        Dict of options.
+    """
+    return resolve(options.reference, name).config
+
+
+def load_model(module, config, found):
+    """Builds a system's model and loads weights into it.
+
+    Args:
+        module: System module.
+        config: Its options.
+        found: `Weights`, or None for an untrained model.
+
+    Returns:
+        The Keras model.
+
+    Raises:
+        ValueError: If the file does not fit the model.
+    """
+    model = module.build_model(config, pretrained=False)
+    if found is None:
+        return model
+    try:
+        model.load_weights(found.path)
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(
+            f"{found.path} does not fit the model that its configuration describes: {error}. "
+            "Check that config.json and the weights come from the same run."
+        ) from None
+    return model
 
 
 def cache_folder():

@@ -111,14 +111,74 @@ class UsageError(ValueError):
     """A command line that cannot be understood; commands print it without a traceback."""
 
 
-def parse(argv, systems, command):
+def run_command(program, systems, command, run, argv=None, stored=None):
+    """Body of every command: parses, runs, and turns errors into messages.
+
+    Args:
+        program: Name to print before an error.
+        systems: As for `parse`.
+        command: As for `parse`.
+        run: Function `(system name, module, config, options, positional arguments) -> exit status`.
+        argv: Arguments; those of the process by default.
+        stored: As for `parse`.
+
+    Returns:
+        Exit status: that of `run`; 1 after an error, 2 after a usage error.
+    """
+    try:
+        return run(*parse(sys.argv[1:] if argv is None else list(argv), systems, command, stored))
+    except UsageError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+
+
+def no_more(arguments):
+    """Refuses positional arguments.
+
+    Args:
+        arguments: What is left of the command line.
+
+    Raises:
+        UsageError: If anything is left.
+    """
+    if arguments:
+        raise UsageError(f"Unexpected arguments {arguments}; options are written --name=value. See --help.")
+
+
+def stored_in_run(options, name):
+    """Reads the configuration of the run folder that a command names.
+
+    Args:
+        options: The command's options, with `run_dir`.
+        name: System name.
+
+    Returns:
+        Dict of options, empty if there is no such run yet.
+
+    Raises:
+        ValueError: If the run belongs to another system.
+    """
+    path = pathlib.Path(options.run_dir) / "config.json" if options.run_dir else None
+    if path is None or not path.exists():
+        return {}
+    system, values = load_config(path)
+    if system != name:
+        raise ValueError(f"{path} belongs to --model={system}, not to --model={name}.")
+    return values
+
+
+def parse(argv, systems, command, stored=None):
     """Reads a command line into a system, its configuration and the command's own options.
 
     Args:
         argv: Arguments after the program name.
         systems: Dict from system name to a function that returns the system's module.
-        command: `Options` class of the command itself. If it has a field `run_dir`, the configuration of that run
-            folder is the starting point, where there is one.
+        command: `Options` class of the command itself.
+        stored: Function `(command options, system name) -> dict` that reads the configuration which explicit flags
+            override; the defaults where None.
 
     Returns:
         `(system name, system module, config, command options, positional arguments)`.
@@ -144,10 +204,8 @@ def parse(argv, systems, command):
         sys.exit(0)
     try:
         options = command(**_explicit(command, values))
-        # A fresh training starts from the defaults, even in a folder where an earlier attempt left a configuration.
-        fresh = getattr(options, "resume", True) is False
-        stored = {} if fresh else _stored_config(getattr(options, "run_dir", ""), name)
-        config = module.Config.from_dict(stored).replace(**_explicit(module.Config, values, skip=_names(command)))
+        start = module.Config.from_dict(stored(options, name) if stored else {})
+        config = start.replace(**_explicit(module.Config, values, skip=_names(command)))
     except ValueError as error:
         raise UsageError(str(error)) from None
     return name, module, config, options, positional
@@ -172,16 +230,6 @@ def changed_architecture(old, new):
 
 def _names(options):
     return {field.name for field in dataclasses.fields(options)}
-
-
-def _stored_config(run_dir, name):
-    path = pathlib.Path(run_dir) / "config.json" if run_dir else None
-    if path is None or not path.exists():
-        return {}
-    system, stored = load_config(path)
-    if system != name:
-        raise ValueError(f"{path} belongs to --model={system}, not to --model={name}.")
-    return stored
 
 
 def _model_of_run(run_dir):

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from posekit.training.config import Options, UsageError, changed_architecture, load_config, option, parse, save_config
+from posekit.training.config import Options, UsageError, changed_architecture, load_config, option, parse, save_config, stored_in_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def test_original_spellings_reach_the_field():
 
 def test_run_folder_is_read_back_and_overridden(tmp_path):
     save_config(tmp_path / "config.json", "toy", Config(num_epochs=3, datasets=("x",)))
-    _, _, config, _, _ = parse([f"--run_dir={tmp_path}", "--resume", "--generator_lr=0.5"], SYSTEMS, Command)
+    _, _, config, _, _ = parse([f"--run_dir={tmp_path}", "--generator_lr=0.5"], SYSTEMS, Command, stored_in_run)
     assert (config.num_epochs, config.datasets, config.generator_lr) == (3, ("x",), 0.5)
     assert parse([f"--run_dir={tmp_path}"], SYSTEMS, Command)[2].num_epochs == 125
 
@@ -82,7 +82,7 @@ def test_unknown_system_lists_the_known():
 def test_broken_config_files_are_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError):
-        parse(["--model=toy", f"--run_dir={tmp_path}", "--resume"], SYSTEMS, Command)
+        parse(["--model=toy", f"--run_dir={tmp_path}"], SYSTEMS, Command, stored_in_run)
 
 
 def test_help_lists_command_and_system(capsys):

@@ -1,0 +1,46 @@
+"""Evaluates trained weights: `python -m posekit.validate --run_dir=logs/...`."""
+
+import dataclasses
+import os
+import pathlib
+import sys
+
+from posekit.systems import SYSTEMS
+from posekit.training.config import no_more, option, run_command
+from posekit.weights import WeightsOptions, load_model, resolve, stored_with_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Command(WeightsOptions):
+    """Evaluates weights on the validation sets: a table, metrics.json, pictures of the best and worst images."""
+
+    baseline: bool = option(False, "evaluate the untrained model beside it")
+    output_dir: str = option("", "folder of metrics.json and pictures; empty: validation/ in the run folder")
+    num_pictures: int = option(4, "best and worst images to draw, of each", lower=0)
+
+
+def run(name, system, config, options, rest):
+    """Evaluates, prints the table and writes the files; returns the exit status."""
+    from posekit.systems.evaluation import print_table, write_metrics, write_pictures
+
+    no_more(rest)
+    found = resolve(options.reference, name)
+    results = {"trained": system.evaluate(config, load_model(system, config, found))}
+    if options.baseline:
+        results["untrained"] = system.evaluate(config, load_model(system, config, None))
+    print_table(results)
+    folder = pathlib.Path(options.output_dir or pathlib.Path(options.run_dir or ".") / "validation")
+    print(f"Wrote {write_metrics(folder, found, results)}")
+    for path in write_pictures(folder, results["trained"], options.num_pictures):
+        print(f"Wrote {path}")
+    return 0
+
+
+def main(argv=None):
+    """Runs the command; returns its exit status."""
+    return run_command("posekit.validate", SYSTEMS, Command, run, argv, stored_with_weights)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main())
