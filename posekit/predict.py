@@ -24,7 +24,7 @@ class Command(WeightsOptions):
 
 def run(name, system, config, options, sources):
     """Predicts and writes; returns the exit status."""
-    from posekit.predictor import Predictor
+    from posekit.predictor import Predictor, write
 
     if not sources:
         raise UsageError("Name the pictures: python -m posekit.predict photo.jpg --output=out")
@@ -36,7 +36,7 @@ def run(name, system, config, options, sources):
         found = predictor(source, boxes=box, batch_size=options.batch)
         for people in [found] if hasattr(found, "keypoints_px") else found:
             stem = pathlib.Path(people.source).stem if "#" not in people.source else people.source.replace("#", "_")
-            written = people.write(folder / stem, options.formats)
+            written = write(people, folder / stem, options.formats)
             print(f"{people.source}: {len(people)} people -> {', '.join(map(str, written))}")
     return 0
 

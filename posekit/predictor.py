@@ -124,6 +124,42 @@ class Predictor:
                 yield people
 
 
+def write(people, stem, formats):
+    """Writes a result in several formats.
+
+    Args:
+        people: `People` of a predictor.
+        stem: Path without suffix; every format adds its own.
+        formats: Of `"json"`, `"coco"`, `"openpose"`, `"npz"`, `"obj"` (one file a person, where there are meshes)
+            and `"png"`.
+
+    Returns:
+        Paths written.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    written = []
+
+    def path(suffix):
+        written.append(pathlib.Path(f"{stem}{suffix}"))
+        return written[-1]
+
+    for name in formats:
+        if name in ("coco", "openpose"):
+            people.save(path(f".{name}.json"), style=name)
+        elif name == "json":
+            people.save(path(".json"))
+        elif name == "npz":
+            people.save_npz(path(".npz"))
+        elif name == "png":
+            people.draw(path(".png"))
+        elif people.vertices is not None:
+            for person in range(len(people)):
+                people.save_obj(path(".obj" if len(people) == 1 else f"_{person}.obj"), person)
+    return written
+
+
 def _as_frame(item, index):
     if isinstance(item, (str, pathlib.Path)):
         return Frame(read_image(item), pathlib.Path(item).name, index)

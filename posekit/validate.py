@@ -21,14 +21,14 @@ class Command(WeightsOptions):
 
 def run(name, system, config, options, rest):
     """Evaluates, prints the table and writes the files; returns the exit status."""
-    from posekit.systems.evaluation import print_table, write_metrics, write_pictures
+    from posekit.systems.evaluation import table, write_metrics, write_pictures
 
     no_more(rest)
     found = resolve(options.reference, name)
     results = {"trained": system.evaluate(config, load_model(system, config, found))}
     if options.baseline:
         results["untrained"] = system.evaluate(config, load_model(system, config, None))
-    print_table(results)
+    print(table(results))
     folder = pathlib.Path(options.output_dir or pathlib.Path(options.run_dir or ".") / "validation")
     print(f"Wrote {write_metrics(folder, found, results)}")
     for path in write_pictures(folder, results["trained"], options.num_pictures):

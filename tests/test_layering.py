@@ -15,7 +15,7 @@ FLOORS = (
     ("data",),
     ("training",),
     ("systems", "weights"),
-    ("predictor",),
+    ("predictor", "playback"),
     ("train", "validate", "preview", "predict", "export"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,56 @@
+"""Shows predictions live: `python -m posekit.preview --source=0` (camera), a video, an image or a folder."""
+
+import dataclasses
+import os
+import sys
+
+from posekit.systems import SYSTEMS
+from posekit.training.config import no_more, option, run_command
+from posekit.weights import WeightsOptions, stored_with_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Command(WeightsOptions):
+    """Shows predictions. Keys: s skeleton, m mesh, b both, r rotated, ESC quits."""
+
+    source: str = option("0", "camera number, video, image or folder")
+    output: str = option("", "write a video (.mp4) or pictures (.png, .jpg) instead of opening a window")
+    view: str = option("", "view to begin with; empty: the system's first")
+    predict_every: int = option(0, "predict every so many frames; 0: every 5 for a camera, else every frame", lower=0)
+    rotate: str = option("0", "turn frames clockwise, degrees", choices=("0", "90", "180", "270"))
+    mirror: bool = option(False, "mirror frames")
+    max_frames: int = option(0, "stop after so many frames; 0: no limit", lower=0)
+
+
+def run(name, system, config, options, rest):
+    """Plays the source; returns the exit status."""
+    from posekit.playback import play
+    from posekit.predictor import Predictor
+
+    no_more(rest)
+    count, rate, paths = play(
+        Predictor.from_weights(name, config, options.reference),
+        options.source,
+        options.output,
+        view=options.view or system.VIEWS[0],
+        keys=system.KEYS,
+        draw=system.draw,
+        every=options.predict_every,
+        rotate=int(options.rotate),
+        mirror=options.mirror,
+        max_frames=options.max_frames,
+    )
+    print(f"{count} frames, {rate:.1f} a second.")
+    for path in paths:
+        print(f"Wrote {path}")
+    return 0
+
+
+def main(argv=None):
+    """Runs the command; returns its exit status."""
+    return run_command("posekit.preview", SYSTEMS, Command, run, argv, stored_with_weights)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main())

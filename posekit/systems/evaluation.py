@@ -1,0 +1,99 @@
+"""What an evaluation gives back, the same for every system: values, samples, curves, and how they are shown."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from posekit.drawing import save_image, side_by_side
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """Result of evaluating one model.
+
+    Args:
+        metrics: Dict from name to value; None where the data cannot tell.
+        labels: Dict from name to what the table prints, with the unit.
+        ranking: Dict from name of a per-image error to `[images]` values; smaller is better.
+        filenames: Name of every image.
+        picture: Function `index -> uint8 picture` of one image with its prediction.
+        plots: Dict from file name to function `path -> None` that draws a curve.
+    """
+
+    metrics: dict
+    labels: dict
+    ranking: dict
+    filenames: list
+    picture: Callable
+    plots: dict = dataclasses.field(default_factory=dict)
+
+
+def table(results):
+    """Formats evaluations beside each other.
+
+    Args:
+        results: Dict from column title to `Evaluation`.
+
+    Returns:
+        Text of several lines.
+    """
+    columns = list(results.values())
+    width = max(map(len, columns[0].labels.values()))
+    lines = [f"{len(columns[0].filenames)} images".ljust(width) + "".join(f"{title:>14s}" for title in results)]
+    for name, label in columns[0].labels.items():
+        values = [column.metrics[name] for column in columns]
+        shown = ["-" if value is None else f"{value:.4g}" for value in values]
+        lines.append(label.ljust(width) + "".join(f"{value:>14s}" for value in shown))
+    return "\n".join(lines)
+
+
+def write_metrics(folder, weights, results):
+    """Writes `metrics.json`.
+
+    Args:
+        folder: Folder to write to; made where needed.
+        weights: `Weights` that were evaluated.
+        results: Dict from column title to `Evaluation`.
+
+    Returns:
+        Path of the file.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, temporary = folder / "metrics.json", folder / ".metrics.json.tmp"
+    content = {title: {"images": len(value.filenames), **value.metrics} for title, value in results.items()}
+    temporary.write_text(json.dumps({"weights": str(weights.path), **content}, indent=2) + "\n")
+    os.replace(temporary, path)
+    return path
+
+
+def write_pictures(folder, evaluation, count):
+    """Draws the best and the worst images by every error, and the curves.
+
+    Args:
+        folder: Folder to write to, there already.
+        evaluation: `Evaluation`.
+        count: Images of each kind, 0 for none.
+
+    Returns:
+        Paths written.
+    """
+    folder, written = pathlib.Path(folder), []
+    for name, errors in evaluation.ranking.items() if count else ():
+        known = np.flatnonzero(np.isfinite(errors))
+        order = known[np.argsort(np.asarray(errors)[known], kind="stable")]
+        for kind, chosen in (("best", order[:count]), ("worst", order[::-1][:count])):
+            if not len(chosen):
+                continue
+            titles = [f"{evaluation.filenames[i]}  {errors[i]:.3g}" for i in chosen]
+            path = folder / f"{kind}_{name}.png"
+            save_image(path, side_by_side([evaluation.picture(i) for i in chosen], titles))
+            written.append(path)
+    for filename, plot in evaluation.plots.items():
+        plot(folder / filename)
+        written.append(folder / filename)
+    return written

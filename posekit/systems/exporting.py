@@ -1,0 +1,132 @@
+"""Exports of models, each checked in its own runtime."""
+
+import os
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+SUFFIXES = {"saved_model": "_saved_model", "keras": ".keras", "tflite": ".tflite", "onnx": ".onnx"}
+
+
+def export(model, output, form):
+    """Writes a model so that it appears whole or not at all.
+
+    Args:
+        model: Keras model with one image input.
+        output: File or folder.
+        form: A key of `SUFFIXES`.
+
+    Raises:
+        ValueError: If the form is unknown.
+        OSError: If packages for the form are missing, or the output cannot be written.
+    """
+    if form not in SUFFIXES:
+        raise ValueError(f"format={form!r}: choose one of {', '.join(SUFFIXES)}.")
+    output = pathlib.Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.stem}.{os.getpid()}{SUFFIXES[form]}")
+    try:
+        _WRITERS[form](model, temporary)
+        if output.is_dir():
+            shutil.rmtree(output)
+        os.replace(temporary, output)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def check(model, output, form):
+    """Runs an export in its own runtime beside the Keras model.
+
+    Args:
+        model: The Keras model.
+        output: What `export` wrote.
+        form: Its form.
+
+    Returns:
+        Largest absolute difference over all outputs.
+    """
+    shape = (1, *model.inputs[0].shape[1:])
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    expected = model.predict_on_batch(images)
+    found = _RUNNERS[form](str(output), images)
+    if set(found) == set(expected):
+        pairs = [(found[name], expected[name]) for name in expected]
+    else:
+        pairs = [_matching(value, expected) for value in found.values()]
+    return max(float(np.max(np.abs(np.asarray(a) - b))) for a, b in pairs)
+
+
+def _matching(value, expected):
+    """Runtimes that rename outputs keep their shapes; the closest of that shape is the one."""
+    same = [other for other in expected.values() if other.shape == value.shape]
+    return value, min(same, key=lambda other: float(np.max(np.abs(other - value))))
+
+
+def _write_saved_model(model, path):
+    model.export(str(path), format="tf_saved_model", verbose=False)
+
+
+def _write_keras(model, path):
+    model.save(path)
+
+
+def _concrete(model):
+    shape = (1, *model.inputs[0].shape[1:])
+    function = tf.function(lambda images: model(images, training=False))
+    return function.get_concrete_function(tf.TensorSpec(shape, tf.float32, name="images"))
+
+
+def _write_tflite(model, path):
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([_concrete(model)], model)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    path.write_bytes(converter.convert())
+
+
+def _write_onnx(model, path):
+    try:
+        import tf2onnx
+    except ImportError:
+        raise OSError("ONNX needs two more packages: pip install 'posekit[export]'") from None
+    spec = [tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32, name="images")]
+    function = tf.function(lambda images: model(images, training=False), input_signature=spec)
+    tf2onnx.convert.from_function(function, input_signature=spec, opset=17, output_path=str(path))
+
+
+def _run_saved_model(path, images):
+    loaded = tf.saved_model.load(path)
+    return {name: value.numpy() for name, value in loaded.serve(images).items()}
+
+
+def _run_keras(path, images):
+    return keras.models.load_model(path).predict_on_batch(images)
+
+
+def _run_tflite(path, images):
+    interpreter = tf.lite.Interpreter(model_path=path)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    interpreter.invoke()
+    return {item["name"]: interpreter.get_tensor(item["index"]) for item in interpreter.get_output_details()}
+
+
+def _run_onnx(path, images):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: images})))
+
+
+_WRITERS = {
+    "saved_model": _write_saved_model,
+    "keras": _write_keras,
+    "tflite": _write_tflite,
+    "onnx": _write_onnx,
+}
+_RUNNERS = {"saved_model": _run_saved_model, "keras": _run_keras, "tflite": _run_tflite, "onnx": _run_onnx}

@@ -1,0 +1,495 @@
+"""Human mesh recovery, as a whole: options, model, data, training, evaluation, prediction, pictures.
+
+    python tools/create_dataset.py --lsp --lsp_val --lsp_ext
+    python -m posekit.train --num_epochs=120
+    python -m posekit.validate --run_dir=logs/...
+
+The original reports, after 120 epochs on LSP and LSP-extended with the critic and both losses, a keypoint
+reprojection loss of 3.20 and a mesh reprojection loss of 30.02 on the LSP validation images.
+"""
+
+import dataclasses
+import datetime
+
+import keras
+import numpy as np
+
+from posekit.bodies import load_body, load_mean_theta
+from posekit.data import pipeline
+from posekit.drawing import MeshRenderer, draw_people, draw_text, plot_pck, stage_grid, uncrop
+from posekit.geometry.cameras import ndc_to_px, orthographic_projection
+from posekit.geometry.crops import person_crop
+from posekit.losses import keypoint_reprojection_loss
+from posekit.metrics import mpjpe, pck, procrustes_mpjpe, torso_size
+from posekit.models import HMR, Critic
+from posekit.ops.mesh_reprojection import mesh_reprojection
+from posekit.results import People
+from posekit.skeletons import COCO_PLUS19, LSP14
+from posekit.systems.evaluation import Evaluation
+from posekit.training.config import Options, option
+from posekit.training.gan import HMRTrainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+    """Options of human mesh recovery; defaults are the original's."""
+
+    num_epochs: int = option(125, "epochs to train", lower=1, aliases=("epoch",))
+    batch_size: int = option(8, "images per step", lower=1)
+    generator_lr: float = option(1e-4, "learning rate of the regressor", lower=0.0)
+    critic_lr: float = option(5e-4, "learning rate of the critic", lower=0.0)
+    kpr_loss_weight: float = option(60.0, "weight of the keypoint reprojection loss", lower=0.0)
+    mr_loss_weight: float = option(0.001, "weight of the mesh reprojection loss", lower=0.0)
+    critic_loss_weight: float = option(0.01, "weight of the critic in the regressor's loss", lower=0.0)
+    loss_3d_weight: float = option(0.0, "weight of the 3-D loss, where records carry 3-D labels", lower=0.0)
+    use_kpr_loss: bool = option(True, "train with the keypoint reprojection loss")
+    use_mesh_repro_loss: bool = option(False, "train with the mesh reprojection (silhouette) loss")
+    encoder_only: bool = option(False, "train without the critic")
+    use_gradient_penalty: bool = option(True, "train the critic with the gradient penalty")
+    gradient_penalty_mode: str = option(
+        "batch_mean", "norm of the batch-mean gradient (original) or of each", choices=("batch_mean", "per_sample")
+    )
+    mesh_normalization: str = option(
+        "original", "divide the mesh loss by 3 + vertices (original) or by points", choices=("original", "points")
+    )
+    do_bone_evaluation: bool = option(True, "log total bone lengths of predicted and real bodies")
+    joint_type: str = option("cocoplus", "keypoints that are trained: 19 or 14", choices=("cocoplus", "lsp"))
+
+    data_dir: str = option("data", "folder with the TFRecords")
+    datasets: tuple[str, ...] = option(("lsp_train", "lsp_ext"), "training sets")
+    val_datasets: tuple[str, ...] = option(("lsp_val",), "validation sets")
+    mocap_datasets: tuple[str, ...] = option(("CMU", "jointLim"), "motion capture for the critic")
+    use_validation: bool = option(True, "validate while training")
+    validation_step_size: int = option(50, "steps between single-batch validations, 0 for none", lower=0)
+    augment_validation: bool = option(False, "augment validation images like training images, as the original does")
+    trans_max: int = option(20, "largest jitter of the crop centre, px", lower=0)
+    scale_min: float = option(0.8, "smallest scale factor", lower=0.05)
+    scale_max: float = option(1.23, "largest scale factor", upper=20.0)
+    shuffle_buffer: int = option(10000, "records among which the next one is drawn", lower=1)
+
+    image_size: int = option(224, "side of the crop, px", lower=32, aliases=("img_size",), architecture=True)
+    num_stages: int = option(3, "regression stages", lower=1, aliases=("num_stage",), architecture=True)
+    backbone: str = option("resnet50", "image encoder, any of keras.applications", architecture=True)
+    backbone_weights: str = option("imagenet", "initial encoder weights: imagenet, none or a file")
+    backbone_preprocessing: str = option(
+        "original", "images in [-1, 1] (original) or as the weights expect them", choices=("original", "imagenet"),
+        architecture=True,
+    )  # fmt: skip
+    freeze_backbone: bool = option(False, "do not train the encoder")
+    dropout: float = option(0.5, "dropout of the last regression stage", lower=0.0, upper=0.95)
+    body: str = option("", "body model .npz, or 'sample'; searched for where empty", aliases=("smpl_model_path",))
+    faces: str = option("", ".npy with triangles that replace the body's", aliases=("smpl_face_path",))
+    mean_params: str = option("", ".h5 or .npz with the mean pose and shape", aliases=("smpl_mean_path",))
+    data_format: str = option("NHWC", "memory layout of images", choices=("NHWC",))
+
+    mixed_precision: bool = option(False, "compute in half precision")
+    strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"))
+    seed: int = option(0, "seed of everything random", lower=0)
+    checkpoint_every: int = option(1, "epochs between checkpoints", lower=1)
+    log_img_step: int = option(1000, "steps between pictures in TensorBoard, 0 for none", lower=0)
+    debug_numerics: bool = option(False, "stop at the first NaN or infinity and name the operation")
+    run_eagerly: bool = option(False, "run step by step in Python, for a debugger", aliases=("debug",))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"--scale_min={self.scale_min} is larger than --scale_max={self.scale_max}.")
+        if not (self.use_kpr_loss or self.use_mesh_repro_loss or self.loss_3d_weight):
+            raise ValueError("Nothing to learn from: set --use_kpr_loss, --use_mesh_repro_loss or --loss_3d_weight.")
+        if not self.datasets:
+            raise ValueError("--datasets is empty; name at least one set, such as --datasets=lsp_train.")
+        if self.use_validation and not self.val_datasets:
+            raise ValueError("--val_datasets is empty; name a set, or give --nouse_validation.")
+        if not self.encoder_only and not self.mocap_datasets:
+            raise ValueError("--mocap_datasets is empty; name a set, or train without the critic: --encoder_only.")
+
+
+def run_name(config):
+    """Names a run folder after its options, as the original does.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        Folder name, ending in the date and time.
+    """
+    parts = [f"HMR_T{config.num_stages}", f"{config.num_epochs}e", *config.datasets]
+    if not config.encoder_only:
+        parts += [*config.mocap_datasets, f"Dlr{config.critic_lr:g}", f"d{config.critic_loss_weight:g}"]
+    parts.append(f"Elr{config.generator_lr:g}")
+    if config.use_kpr_loss:
+        parts.append(f"kp{config.kpr_loss_weight:g}")
+    if config.use_mesh_repro_loss:
+        parts.append(f"mr{config.mr_loss_weight:g}")
+    parts += [f"trans{config.trans_max}", f"sc{config.scale_min:g}-{config.scale_max:g}"]
+    return "_".join(parts) + datetime.datetime.now().strftime("_%b%d_%H%M%S")
+
+
+def build_model(config, pretrained=True):
+    """Builds the regressor.
+
+    Args:
+        config: `Config`.
+        pretrained: Whether to start from `config.backbone_weights`; False where weights are loaded afterwards.
+
+    Returns:
+        `HMR`.
+    """
+    body = load_body(config.body or None)
+    if config.faces:
+        body = dataclasses.replace(body, faces=_read_faces(config.faces, body))
+    wanted = config.backbone_weights if pretrained else "none"
+    model = HMR(
+        body=body,
+        backbone=config.backbone,
+        backbone_weights=None if wanted == "none" else wanted,
+        image_size=config.image_size,
+        num_stages=config.num_stages,
+        dropout=config.dropout,
+        mean_theta=load_mean_theta(config.mean_params or None, body.num_shape),
+        backbone_preprocessing=config.backbone_preprocessing,
+    )
+    model.backbone.trainable = not config.freeze_backbone
+    return model
+
+
+def build_trainer(config, model):
+    """Builds the two-player trainer and compiles it.
+
+    Args:
+        config: `Config`.
+        model: `HMR` to train.
+
+    Returns:
+        Compiled `HMRTrainer`.
+    """
+    critic = None
+    if not config.encoder_only:
+        critic = Critic(num_joints=LSP14.num_joints, num_shape=model.body.num_shape, num_rotations=model.body.num_joints - 1)
+    trainer = HMRTrainer(
+        model,
+        critic,
+        kpr_loss_weight=config.kpr_loss_weight,
+        mr_loss_weight=config.mr_loss_weight,
+        critic_loss_weight=config.critic_loss_weight,
+        loss_3d_weight=config.loss_3d_weight,
+        use_kpr_loss=config.use_kpr_loss,
+        use_mesh_repro_loss=config.use_mesh_repro_loss,
+        use_gradient_penalty=config.use_gradient_penalty,
+        gradient_penalty_mode=config.gradient_penalty_mode,
+        mesh_normalization=config.mesh_normalization,
+        do_bone_evaluation=config.do_bone_evaluation,
+        num_keypoints=LSP14.num_joints if config.joint_type == "lsp" else COCO_PLUS19.num_joints,
+        seed=config.seed,
+    )
+    trainer.compile(
+        generator_optimizer=keras.optimizers.Adam(config.generator_lr),
+        critic_optimizer=keras.optimizers.Adam(config.critic_lr),
+        run_eagerly=config.run_eagerly,
+    )
+    return trainer
+
+
+def steps_per_epoch(config):
+    """Number of training steps in an epoch: whole batches, at least one.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        The number.
+    """
+    return pipeline.steps_per_epoch(config.data_dir, config.datasets, config.batch_size)
+
+
+def train_data(config, epoch, step):
+    """Makes the stream of training batches from any point of the run.
+
+    Args:
+        config: `Config`.
+        epoch: First epoch.
+        step: First step in it.
+
+    Returns:
+        `tf.data.Dataset`; its order and augmentation depend on seed, epoch and step alone.
+    """
+    return pipeline.training_batches(
+        config.data_dir,
+        config.datasets,
+        config.batch_size,
+        num_epochs=config.num_epochs,
+        start_epoch=epoch,
+        start_step=step,
+        mocap=() if config.encoder_only else config.mocap_datasets,
+        mocap_per_image=config.num_stages,
+        **_augmentation(config),
+    )
+
+
+def validation_data(config, repeat=False):
+    """Makes the validation batches.
+
+    Args:
+        config: `Config`.
+        repeat: Whether to go round for ever.
+
+    Returns:
+        `tf.data.Dataset` with every validation image once, or None without validation.
+    """
+    if not config.use_validation:
+        return None
+    data = pipeline.eval_dataset(
+        config.data_dir,
+        config.val_datasets,
+        config.batch_size,
+        augment_validation=config.augment_validation,
+        **_augmentation(config),
+    )
+    return data.repeat() if repeat else data
+
+
+def _augmentation(config):
+    return {
+        "image_size": config.image_size,
+        "seed": config.seed,
+        "scale_min": config.scale_min,
+        "scale_max": config.scale_max,
+        "trans_max": config.trans_max,
+        "shuffle_buffer": config.shuffle_buffer,
+    }
+
+
+def recording(config, model):
+    """Tells the training loop what to record.
+
+    Args:
+        config: `Config`.
+        model: `HMR` in training.
+
+    Returns:
+        Keyword arguments of `RunRecorder`.
+    """
+    loss = "generator/kpr_loss" if config.use_kpr_loss else "generator/mr_loss"
+    arguments = {"monitor": f"val_{loss}" if config.use_validation else loss}
+    if config.log_img_step:
+        arguments |= {"image_every": config.log_img_step, "draw": _grid_drawer(config, model)}
+    if config.use_validation and config.validation_step_size:
+        batches = iter(validation_data(config, repeat=True))
+        arguments |= {"validate_every": config.validation_step_size, "validation_batches": batches}
+    return arguments
+
+
+def _grid_drawer(config, model):
+    """Pictures of the first three and the last three samples of a fixed batch: one row a stage."""
+    data = validation_data(config) or train_data(config, 0, 0)
+    batch = {name: value.numpy() for name, value in next(iter(data)).items() if name != "mocap"}
+    count = len(batch["image"])
+    chosen = sorted({*range(min(3, count)), *range(max(0, count - 3), count)})
+    renderer = MeshRenderer(model.body.faces, config.image_size)
+
+    def draw():
+        outputs = model.predict_on_batch(batch["image"][chosen])
+        grids = [_stage_grid(model, renderer, batch, outputs, i, j) for j, i in enumerate(chosen)]
+        return np.concatenate(grids, axis=0)
+
+    return draw
+
+
+def _stage_grid(model, renderer, batch, outputs, sample, row):
+    vertices = model.vertices(outputs["theta"][row]).numpy()
+    return stage_grid(
+        (batch["image"][sample] + 1) / 2,
+        vertices,
+        outputs["camera"][row],
+        outputs["keypoints_ndc"][row],
+        renderer,
+        true_keypoints=batch["keypoints"][sample],
+        silhouette=batch["silhouette"][sample],
+    )
+
+
+def evaluate(config, model):
+    """Evaluates a model on the validation sets.
+
+    Args:
+        config: `Config`.
+        model: `HMR`.
+
+    Returns:
+        `Evaluation`. The keypoint loss is the original's: the mean over batches, weighted. The mesh loss is the mean
+        over batches of its sum over a batch, unweighted, as the original reports it.
+    """
+    size = config.image_size
+    data = validation_data(config.replace(use_validation=True))
+    collected, batches = [], []
+    for batch in data:
+        outputs = model.predict_on_batch(batch["image"])
+        last = {name: outputs[name][:, -1] for name in ("theta", "camera", "keypoints_ndc", "keypoints3d")}
+        vertices_px = ndc_to_px(orthographic_projection(outputs["vertices"], last["camera"]), (size, size))
+        to_mesh, to_pixels = mesh_reprojection(batch["silhouette"], vertices_px)
+        entry = {name: value.numpy() for name, value in batch.items()}
+        entry |= last | {"mesh_error": ((to_mesh + to_pixels) / (3 + model.body.num_vertices)).numpy()}
+        batches.append(float(keypoint_reprojection_loss(batch["keypoints"], last["keypoints_ndc"])))
+        collected.append(entry)
+    samples = {name: np.concatenate([entry[name] for entry in collected]) for name in collected[0]}
+    sizes = [len(entry["image"]) for entry in collected]
+    return _evaluation(config, model, samples, float(np.average(batches, weights=sizes)))
+
+
+def _evaluation(config, model, samples, keypoint_loss):
+    size = config.image_size
+    visible = samples["keypoints"][..., 2] > 0
+    true_px, pred_px = ((samples[name][..., :2] + 1) * 0.5 * size for name in ("keypoints", "keypoints_ndc"))
+    distance = np.where(visible, np.linalg.norm(pred_px - true_px, axis=-1), np.nan)
+    with np.errstate(invalid="ignore"):
+        pixel_error = np.array([np.nanmean(row) if np.isfinite(row).any() else np.nan for row in distance])
+    drawn = samples["has_silhouette"] > 0
+    mesh_error = np.where(drawn, samples["mesh_error"], np.nan)
+    torso = torso_size(true_px, visible)
+    metrics = {
+        "kpr_loss": config.kpr_loss_weight * keypoint_loss,
+        "mr_loss": float(np.mean(mesh_error[drawn]) * config.batch_size) if drawn.any() else None,
+        "pck_0.2": pck(pred_px, true_px, visible, torso, 0.2),
+        "pixel_error": float(np.nanmean(distance)) if visible.any() else None,
+        "mpjpe_mm": None,
+        "pa_mpjpe_mm": None,
+    }
+    known = samples["has_3d"] > 0
+    if known.any():
+        pred, true = samples["keypoints3d"][known][:, : LSP14.num_joints], samples["joints3d"][known]
+        metrics["mpjpe_mm"] = float(np.mean(mpjpe(pred, true, root=HIPS))) * 1000
+        metrics["pa_mpjpe_mm"] = float(np.mean(procrustes_mpjpe(pred, true))) * 1000
+    renderer = MeshRenderer(model.body.faces, size)
+
+    def picture(index):
+        batch = {name: samples[name][index : index + 1] for name in ("image", "keypoints", "silhouette")}
+        outputs = {name: samples[name][index : index + 1, None] for name in ("theta", "camera", "keypoints_ndc")}
+        return _stage_grid(model, renderer, batch, outputs, 0, 0)
+
+    ranking = {"keypoints": pixel_error}
+    if drawn.any():
+        ranking["mesh"] = mesh_error
+    thresholds = np.linspace(0, 0.5, 51)
+    curve = [pck(pred_px, true_px, visible, torso, threshold) for threshold in thresholds]
+    return Evaluation(
+        metrics,
+        {
+            "kpr_loss": f"keypoint reprojection loss (x {config.kpr_loss_weight:g})",
+            "mr_loss": f"mesh reprojection loss (sum over {config.batch_size} images)",
+            "pck_0.2": "PCK@0.2 of the torso",
+            "pixel_error": f"mean keypoint error, px in the {size} crop",
+            "mpjpe_mm": "MPJPE, mm (hips aligned)",
+            "pa_mpjpe_mm": "PA-MPJPE, mm (Procrustes)",
+        },
+        ranking,
+        [name.decode() for name in samples["filename"]],
+        picture,
+        {"pck.png": lambda path: plot_pck({"all keypoints": (thresholds, curve)}, path)},
+    )
+
+
+def predict(config, model, images, boxes):
+    """Predicts body meshes.
+
+    Args:
+        config: `Config`.
+        model: `HMR`.
+        images: List of uint8 `[height, width, 3]` RGB pictures.
+        boxes: For each picture `[people, 4]` boxes x_min, y_min, x_max, y_max in pixels, or None for the whole
+            picture as one person.
+
+    Returns:
+        List of `People`, one a picture.
+    """
+    owners, crops, cut = [], [], []
+    for index, (image, these) in enumerate(zip(images, boxes)):
+        for box in [None] if these is None else np.asarray(these, np.float64).reshape(-1, 4):
+            pixels, crop = person_crop(image, box=box, size=config.image_size)
+            owners.append(index)
+            crops.append(pixels)
+            cut.append(crop)
+    outputs = _predict_crops(config, model, crops)
+    return [
+        _people(config, model, image, cut, outputs, [i for i, owner in enumerate(owners) if owner == index])
+        for index, image in enumerate(images)
+    ]
+
+
+def _predict_crops(config, model, crops):
+    size, outputs = config.image_size, []
+    for start in range(0, len(crops), config.batch_size):
+        batch = np.stack(crops[start : start + config.batch_size]).astype(np.float32) / 127.5 - 1
+        outputs.append(model.predict_on_batch(batch))
+    if not outputs:
+        outputs.append(model.predict_on_batch(np.zeros((0, size, size, 3), np.float32)))
+    last = {name: np.concatenate([output[name][:, -1] for output in outputs])
+            for name in ("theta", "camera", "keypoints_ndc", "keypoints3d")}  # fmt: skip
+    return last | {"vertices": np.concatenate([output["vertices"] for output in outputs])}
+
+
+def _people(config, model, image, cut, outputs, rows):
+    size, placed = config.image_size, []
+    for row in rows:
+        joints_px = (outputs["keypoints_ndc"][row] + 1) * 0.5 * size
+        placed.append(uncrop(cut[row], outputs["vertices"][row], outputs["camera"][row], joints_px))
+    cameras, vertices, joints_px = zip(*placed) if placed else ((), (), ())
+    count, body = len(rows), model.body
+    keypoints_px = np.reshape(joints_px, (count, body.num_keypoints, 2))
+    translations = np.reshape(vertices, (count, body.num_vertices, 3)) - outputs["vertices"][rows]
+    return People(
+        keypoints_px=keypoints_px,
+        scores=np.isfinite(keypoints_px).all(-1).astype(np.float32),
+        skeleton=COCO_PLUS19,
+        image_size=image.shape[:2],
+        vertices=np.reshape(vertices, (count, body.num_vertices, 3)),
+        faces=body.faces,
+        camera=np.reshape(cameras, (count, 3)),
+        theta=outputs["theta"][rows],
+        joints3d=outputs["keypoints3d"][rows] + translations[:, :1],
+    )
+
+
+VIEWS = ("mesh", "skeleton", "both", "rotated")
+KEYS = {view[0]: view for view in VIEWS}
+
+
+def draw(people, image, view="mesh"):
+    """Draws predictions in one of the preview's views.
+
+    Args:
+        people: `People` of `predict`.
+        image: Uint8 `[height, width, 3]` RGB.
+        view: `"mesh"` on the image, `"skeleton"`, `"both"` (the mesh beside itself turned by 60 degrees), or
+            `"rotated"`.
+
+    Returns:
+        Uint8 `[height, width, 3]`, twice as wide for `"both"`. Bodies that are not finite are left out and the
+        picture says so.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view={view!r}: choose one of {', '.join(VIEWS)}.")
+    if not np.isfinite(people.keypoints_px).all(-1).any():
+        return draw_text(image, {"nothing found": 0})
+    if view == "skeleton":
+        return draw_people(people, image, mesh=False, skeleton=True)
+    turned = None
+    if view in ("both", "rotated"):
+        turned = np.full_like(image, 255)
+        for person in people:
+            turned = MeshRenderer(people.faces).rotated(person.vertices, 60, camera=person.camera, image=turned, do_alpha=False)
+        if view == "rotated":
+            return turned
+    meshes = draw_people(people, image)
+    return meshes if turned is None else np.concatenate([meshes, turned], axis=1)
+
+
+def _read_faces(path, body):
+    try:
+        faces = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"--faces={path} is not a .npy array of triangles ({error}).") from None
+    if faces.ndim != 2 or faces.shape[1] != 3 or not np.issubdtype(faces.dtype, np.integer):
+        raise ValueError(f"--faces={path} has shape {faces.shape} and type {faces.dtype}; it must be [faces, 3] integers.")
+    if faces.min() < 0 or faces.max() >= body.num_vertices:
+        raise ValueError(f"--faces={path} names vertices outside 0..{body.num_vertices - 1}; it belongs to another body.")
+    return faces.astype(np.int32)
