@@ -1,5 +1,7 @@
-"""Keras layers."""
+"""Keras layers: bodies, kinematic chains, iterative regression."""
 
+from posekit.layers.kinematic_chain import KinematicChainSpace
 from posekit.layers.smpl import SMPL
+from posekit.layers.stages import CorrectionNetwork, IterativeRegressor, MeanParameters
 
-__all__ = ["SMPL"]
+__all__ = ["SMPL", "CorrectionNetwork", "IterativeRegressor", "KinematicChainSpace", "MeanParameters"]

@@ -205,7 +205,9 @@ def _require_same(found, wanted):
     different = {key: (found[key], wanted[key]) for key in _DIMENSIONS if found[key] != wanted[key]}
     if different:
         listed = ", ".join(f"{key} {there} instead of {expected}" for key, (there, expected) in different.items())
-        raise ValueError(f"The body {found['name']!r} does not fit: it has {listed}. Give the body the model was made with.")
+        raise ValueError(
+            f"The body {found['name']!r} does not fit: it has {listed}. Give the body the model was made with."
+        )
 
 
 def _find_body(described):
