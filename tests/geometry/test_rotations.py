@@ -127,8 +127,9 @@ def test_chain_of_one_joint_and_of_an_odd_tree():
     np.testing.assert_allclose(posed, np.ones((1, 1, 3)))
     np.testing.assert_allclose(transforms[0, 0], np.eye(4), atol=1e-12)
     parents = [-1, 0, 1, 0, 3, 1, 0]
-    posed, _ = rotations.rigid_transform_chain(np.tile(np.eye(3), (1, 7, 1, 1)), np.arange(21.0).reshape(1, 7, 3), parents)
-    np.testing.assert_allclose(posed, np.arange(21.0).reshape(1, 7, 3), atol=1e-12)
+    joints = np.arange(21.0).reshape(1, 7, 3)
+    posed, _ = rotations.rigid_transform_chain(np.tile(np.eye(3), (1, 7, 1, 1)), joints, parents)
+    np.testing.assert_allclose(posed, joints, atol=1e-12)
 
 
 @pytest.mark.parametrize("parents", [[0, 0], [-1, 2, 0], [-1, -1], []])
