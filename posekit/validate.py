@@ -25,9 +25,9 @@ def run(name, system, config, options, rest):
 
     no_more(rest)
     found = resolve(options.reference, name)
-    results = {"trained": system.evaluate(config, load_model(system, config, found))}
+    results = {"trained": system.evaluate(config, load_model(system, config, found), options.num_pictures)}
     if options.baseline:
-        results["untrained"] = system.evaluate(config, load_model(system, config, None))
+        results["untrained"] = system.evaluate(config, load_model(system, config, None), 0)
     print(table(results))
     folder = pathlib.Path(options.output_dir or pathlib.Path(options.run_dir or ".") / "validation")
     print(f"Wrote {write_metrics(folder, found, results)}")

@@ -20,7 +20,7 @@ from posekit.drawing import MeshRenderer, draw_people, draw_text, plot_pck, stag
 from posekit.geometry.cameras import ndc_to_px, orthographic_projection
 from posekit.geometry.crops import person_crop
 from posekit.losses import keypoint_reprojection_loss
-from posekit.metrics import mpjpe, pck, procrustes_mpjpe, torso_size
+from posekit.metrics import distance_curve, mpjpe, pck, procrustes_mpjpe, reference_size
 from posekit.models import HMR, Critic
 from posekit.ops.mesh_reprojection import mesh_reprojection
 from posekit.results import People
@@ -62,9 +62,13 @@ class Config(Options):
     use_validation: bool = option(True, "validate while training")
     validation_step_size: int = option(50, "steps between single-batch validations, 0 for none", lower=0)
     augment_validation: bool = option(False, "augment validation images like training images, as the original does")
+    augment: bool = option(True, "augment training images")
     trans_max: int = option(20, "largest jitter of the crop centre, px", lower=0)
     scale_min: float = option(0.8, "smallest scale factor", lower=0.05)
     scale_max: float = option(1.23, "largest scale factor", upper=20.0)
+    silhouette_threshold: float = option(
+        0.5, "value in 0..1 above which a silhouette pixel counts; 0 also takes JPEG ringing", lower=0.0, upper=0.99
+    )
     shuffle_buffer: int = option(10000, "records among which the next one is drawn", lower=1)
 
     image_size: int = option(224, "side of the crop, px", lower=32, aliases=("img_size",), architecture=True)
@@ -165,7 +169,7 @@ def build_trainer(config, model):
     """
     critic = None
     if not config.encoder_only:
-        critic = Critic(num_joints=LSP14.num_joints, num_shape=model.body.num_shape, num_rotations=model.body.num_joints - 1)
+        critic = Critic(LSP14.num_joints, model.body.num_shape, num_rotations=model.body.num_joints - 1)
     trainer = HMRTrainer(
         model,
         critic,
@@ -213,17 +217,31 @@ def train_data(config, epoch, step):
     Returns:
         `tf.data.Dataset`; its order and augmentation depend on seed, epoch and step alone.
     """
-    return pipeline.training_batches(
+    return pipeline.hmr_batches(
         config.data_dir,
         config.datasets,
         config.batch_size,
         num_epochs=config.num_epochs,
         start_epoch=epoch,
         start_step=step,
-        mocap=() if config.encoder_only else config.mocap_datasets,
-        mocap_per_image=config.num_stages,
+        mocap_datasets=() if config.encoder_only else config.mocap_datasets,
+        mocap_batch_size=config.batch_size * config.num_stages,
+        augment=config.augment,
         **_augmentation(config),
     )
+
+
+def reading(config):
+    """Makes a context in which errors about unreadable records name the file and the record.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        Context manager.
+    """
+    mocap = () if config.encoder_only else config.mocap_datasets
+    return pipeline.explain_bad_records(config.data_dir, config.datasets + config.val_datasets, mocap)
 
 
 def validation_data(config, repeat=False):
@@ -256,6 +274,7 @@ def _augmentation(config):
         "scale_max": config.scale_max,
         "trans_max": config.trans_max,
         "shuffle_buffer": config.shuffle_buffer,
+        "silhouette_threshold": config.silhouette_threshold,
     }
 
 
@@ -308,69 +327,88 @@ def _stage_grid(model, renderer, batch, outputs, sample, row):
     )
 
 
-def evaluate(config, model):
+def evaluate(config, model, keep=4):
     """Evaluates a model on the validation sets.
 
     Args:
         config: `Config`.
         model: `HMR`.
+        keep: How many of the best and of the worst images stay in memory, to be drawn.
 
     Returns:
         `Evaluation`. The keypoint loss is the original's: the mean over batches, weighted. The mesh loss is the mean
         over batches of its sum over a batch, unweighted, as the original reports it.
     """
-    size = config.image_size
-    data = validation_data(config.replace(use_validation=True))
-    collected, batches = [], []
-    for batch in data:
-        outputs = model.predict_on_batch(batch["image"])
-        last = {name: outputs[name][:, -1] for name in ("theta", "camera", "keypoints_ndc", "keypoints3d")}
-        vertices_px = ndc_to_px(orthographic_projection(outputs["vertices"], last["camera"]), (size, size))
-        to_mesh, to_pixels = mesh_reprojection(batch["silhouette"], vertices_px)
-        entry = {name: value.numpy() for name, value in batch.items()}
-        entry |= last | {"mesh_error": ((to_mesh + to_pixels) / (3 + model.body.num_vertices)).numpy()}
-        batches.append(float(keypoint_reprojection_loss(batch["keypoints"], last["keypoints_ndc"])))
-        collected.append(entry)
-    samples = {name: np.concatenate([entry[name] for entry in collected]) for name in collected[0]}
-    sizes = [len(entry["image"]) for entry in collected]
-    return _evaluation(config, model, samples, float(np.average(batches, weights=sizes)))
+    entries, losses, shown = [], [], {}
+    with reading(config):
+        for batch in validation_data(config.replace(use_validation=True)):
+            outputs = model.predict_on_batch(batch["image"])
+            batch = {name: value.numpy() for name, value in batch.items()}
+            last = {name: outputs[name][:, -1] for name in ("theta", "camera", "keypoints_ndc", "keypoints3d")}
+            losses.append(float(keypoint_reprojection_loss(batch["keypoints"], last["keypoints_ndc"])))
+            errors = _errors(config, model, batch, last, outputs["vertices"])
+            first = sum(len(entry["filename"]) for entry in entries)
+            shown |= {first + i: (batch["image"][i], batch["silhouette"][i]) for i in range(len(batch["image"]))}
+            entries.append({name: batch[name] for name in _KEPT} | last | errors)
+            shown = {index: shown[index] for index in _extremes(entries, keep)}
+    if not entries:
+        raise ValueError(f"The validation sets {', '.join(config.val_datasets)} hold no image.")
+    loss = float(np.average(losses, weights=[len(entry["filename"]) for entry in entries]))
+    samples = {name: np.concatenate([entry[name] for entry in entries]) for name in entries[0]}
+    return _evaluation(config, model, samples, loss, shown)
 
 
-def _evaluation(config, model, samples, keypoint_loss):
+_KEPT = ("keypoints", "filename", "has_silhouette", "joints3d", "has_joints3d")
+
+
+def _errors(config, model, batch, last, vertices):
+    """Mean pixel distance of each image's visible keypoints, and its mesh loss; NaN where it has none."""
+    size = (config.image_size, config.image_size)
+    visible = batch["keypoints"][..., 2] > 0
+    distance = np.linalg.norm(last["keypoints_ndc"] - batch["keypoints"][..., :2], axis=-1) * 0.5 * config.image_size
+    count = visible.sum(-1)
+    pixels = np.where(count > 0, (distance * visible).sum(-1) / np.maximum(count, 1), np.nan)
+    vertices_px = ndc_to_px(orthographic_projection(vertices, last["camera"]), size)
+    to_mesh, to_pixels = mesh_reprojection(batch["silhouette"], vertices_px)
+    mesh = (to_mesh + to_pixels).numpy() / (3 + model.body.num_vertices)
+    return {"pixel_error": pixels, "mesh_error": np.where(batch["has_silhouette"] > 0, mesh, np.nan)}
+
+
+def _extremes(entries, keep):
+    """Indices of the images with the smallest and the largest errors so far."""
+    chosen = set()
+    for name in ("pixel_error", "mesh_error"):
+        errors = np.concatenate([entry[name] for entry in entries])
+        known = np.flatnonzero(np.isfinite(errors))
+        order = known[np.argsort(errors[known], kind="stable")]
+        chosen |= {*order[:keep].tolist(), *order[::-1][:keep].tolist()}
+    return chosen
+
+
+def _evaluation(config, model, samples, keypoint_loss, shown):
     size = config.image_size
     visible = samples["keypoints"][..., 2] > 0
     true_px, pred_px = ((samples[name][..., :2] + 1) * 0.5 * size for name in ("keypoints", "keypoints_ndc"))
-    distance = np.where(visible, np.linalg.norm(pred_px - true_px, axis=-1), np.nan)
-    with np.errstate(invalid="ignore"):
-        pixel_error = np.array([np.nanmean(row) if np.isfinite(row).any() else np.nan for row in distance])
-    drawn = samples["has_silhouette"] > 0
-    mesh_error = np.where(drawn, samples["mesh_error"], np.nan)
-    torso = torso_size(true_px, visible)
+    torso = reference_size(true_px, visible, "torso")
+    correct, _ = pck(pred_px, true_px, torso, visible, 0.2)
+    drawn = np.isfinite(samples["mesh_error"])
+    distance = np.linalg.norm(pred_px - true_px, axis=-1)[visible]
     metrics = {
         "kpr_loss": config.kpr_loss_weight * keypoint_loss,
-        "mr_loss": float(np.mean(mesh_error[drawn]) * config.batch_size) if drawn.any() else None,
-        "pck_0.2": pck(pred_px, true_px, visible, torso, 0.2),
-        "pixel_error": float(np.nanmean(distance)) if visible.any() else None,
-        "mpjpe_mm": None,
-        "pa_mpjpe_mm": None,
+        "mr_loss": float(np.mean(samples["mesh_error"][drawn]) * config.batch_size) if drawn.any() else None,
+        "pck_0.2": None if np.isnan(correct) else correct,
+        "pixel_error": float(distance.mean()) if visible.any() else None,
+        **_errors_3d(samples),
     }
-    known = samples["has_3d"] > 0
-    if known.any():
-        pred, true = samples["keypoints3d"][known][:, : LSP14.num_joints], samples["joints3d"][known]
-        metrics["mpjpe_mm"] = float(np.mean(mpjpe(pred, true, root=HIPS))) * 1000
-        metrics["pa_mpjpe_mm"] = float(np.mean(procrustes_mpjpe(pred, true))) * 1000
     renderer = MeshRenderer(model.body.faces, size)
 
     def picture(index):
-        batch = {name: samples[name][index : index + 1] for name in ("image", "keypoints", "silhouette")}
-        outputs = {name: samples[name][index : index + 1, None] for name in ("theta", "camera", "keypoints_ndc")}
+        image, silhouette = shown[index]
+        batch = {"image": image[None], "silhouette": silhouette[None], "keypoints": samples["keypoints"][[index]]}
+        outputs = {name: samples[name][[index], None] for name in ("theta", "camera", "keypoints_ndc")}
         return _stage_grid(model, renderer, batch, outputs, 0, 0)
 
-    ranking = {"keypoints": pixel_error}
-    if drawn.any():
-        ranking["mesh"] = mesh_error
-    thresholds = np.linspace(0, 0.5, 51)
-    curve = [pck(pred_px, true_px, visible, torso, threshold) for threshold in thresholds]
+    thresholds, shares, _ = distance_curve(pred_px, true_px, torso, visible)
     return Evaluation(
         metrics,
         {
@@ -381,11 +419,23 @@ def _evaluation(config, model, samples, keypoint_loss):
             "mpjpe_mm": "MPJPE, mm (hips aligned)",
             "pa_mpjpe_mm": "PA-MPJPE, mm (Procrustes)",
         },
-        ranking,
+        {"keypoints": samples["pixel_error"], **({"mesh": samples["mesh_error"]} if drawn.any() else {})},
         [name.decode() for name in samples["filename"]],
         picture,
-        {"pck.png": lambda path: plot_pck({"all keypoints": (thresholds, curve)}, path)},
+        {"pck.png": lambda path: plot_pck({"all keypoints": (thresholds, shares)}, path)},
     )
+
+
+def _errors_3d(samples):
+    known = samples["has_joints3d"] > 0
+    if not known.any():
+        return {"mpjpe_mm": None, "pa_mpjpe_mm": None}
+    pred, true = samples["keypoints3d"][known][:, : LSP14.num_joints], samples["joints3d"][known]
+    hips = [LSP14.index("left_hip"), LSP14.index("right_hip")]
+    return {
+        "mpjpe_mm": float(np.mean(mpjpe(pred, true, root=hips))) * 1000,
+        "pa_mpjpe_mm": float(np.mean(procrustes_mpjpe(pred, true))) * 1000,
+    }
 
 
 def predict(config, model, images, boxes):
@@ -476,7 +526,8 @@ def draw(people, image, view="mesh"):
     if view in ("both", "rotated"):
         turned = np.full_like(image, 255)
         for person in people:
-            turned = MeshRenderer(people.faces).rotated(person.vertices, 60, camera=person.camera, image=turned, do_alpha=False)
+            renderer = MeshRenderer(people.faces)
+            turned = renderer.rotated(person.vertices, 60, camera=person.camera, image=turned, do_alpha=False)
         if view == "rotated":
             return turned
     meshes = draw_people(people, image)
@@ -489,7 +540,7 @@ def _read_faces(path, body):
     except (ValueError, EOFError) as error:
         raise ValueError(f"--faces={path} is not a .npy array of triangles ({error}).") from None
     if faces.ndim != 2 or faces.shape[1] != 3 or not np.issubdtype(faces.dtype, np.integer):
-        raise ValueError(f"--faces={path} has shape {faces.shape} and type {faces.dtype}; it must be [faces, 3] integers.")
+        raise ValueError(f"--faces={path} holds {faces.dtype} {faces.shape}; it must hold [faces, 3] integers.")
     if faces.min() < 0 or faces.max() >= body.num_vertices:
-        raise ValueError(f"--faces={path} names vertices outside 0..{body.num_vertices - 1}; it belongs to another body.")
+        raise ValueError(f"--faces={path} names vertices outside 0..{body.num_vertices - 1}: it fits another body.")
     return faces.astype(np.int32)

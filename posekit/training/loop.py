@@ -100,13 +100,14 @@ def train(name, system, config, run, *, resume=False, verbose="auto"):
     validation = system.validation_data(config)
     fit = {"callbacks": [recorder], "validation_data": validation, "verbose": verbose, "shuffle": False}
     try:
-        if progress.step:
-            rest = system.train_data(config, progress.epoch, progress.step)
-            trainer.fit(rest, initial_epoch=progress.epoch, epochs=progress.epoch + 1,
-                        steps_per_epoch=steps - progress.step, **fit)  # fmt: skip
-        if progress.epoch < config.num_epochs:
-            stream = system.train_data(config, progress.epoch, 0)
-            trainer.fit(stream, initial_epoch=progress.epoch, epochs=config.num_epochs, steps_per_epoch=steps, **fit)
+        with system.reading(config):
+            if progress.step:
+                rest = system.train_data(config, progress.epoch, progress.step)
+                trainer.fit(rest, initial_epoch=progress.epoch, epochs=progress.epoch + 1,
+                            steps_per_epoch=steps - progress.step, **fit)  # fmt: skip
+            if progress.epoch < config.num_epochs:
+                data = system.train_data(config, progress.epoch, 0)
+                trainer.fit(data, initial_epoch=progress.epoch, epochs=config.num_epochs, steps_per_epoch=steps, **fit)
     except Interrupted:
         return recorder.progress, False
     finally:
@@ -128,8 +129,9 @@ def dry_run(system, config):
     with precision(config.mixed_precision), strategy_scope(config.strategy):
         model = system.build_model(config)
         trainer = system.build_trainer(config, model)
-    history = trainer.fit(
-        system.train_data(config, 0, 0), steps_per_epoch=1, verbose=0, validation_data=system.validation_data(config),
-        validation_steps=1, shuffle=False,
-    )  # fmt: skip
+    data, validation = system.train_data(config, 0, 0), system.validation_data(config)
+    with system.reading(config):
+        history = trainer.fit(
+            data, steps_per_epoch=1, verbose=0, validation_data=validation, validation_steps=1, shuffle=False
+        )
     return {name: values[0] for name, values in history.history.items()}
