@@ -30,6 +30,8 @@ _ARRAYS = {
     "f": (2, "iu"),
 }
 _TEXTS = ("name", "licence")
+_NUM_POSE = 72
+_MAX_MEAN_VALUES = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,6 +169,32 @@ def load_body(name_or_path=None):
         if named:
             return BodyModel.load(named[0])
     return BodyModel.load(path)
+
+
+def load_mean_theta(path=None, num_shape=10):
+    """The parameters from which iterative regression starts.
+
+    Args:
+        path: `.h5` (such as neutral_smpl_mean_params.h5) or `.npz` file with `pose` `[72]`, axis angles, and `shape`;
+            None for the rest pose of the mean body.
+        num_shape: Shape coefficients of the body; further ones of the file are left out, missing ones are 0.
+
+    Returns:
+        Float32 `[3 + 72 + num_shape]`: camera (scale 0.9, no translation), pose whose first joint turns the body
+        upright in the image (pi about x), shape.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds something else.
+
+    Follows: maxpit/human-pose-estimation src/models.py:load_mean_param.
+    """
+    pose, shape = np.zeros(_NUM_POSE), np.zeros(num_shape)
+    if path is not None:
+        pose, known = _read_mean(pathlib.Path(path))
+        shape[: known.size] = known[:num_shape]
+    pose[:3] = np.pi, 0.0, 0.0
+    return np.concatenate([[0.9, 0.0, 0.0], pose, shape]).astype(np.float32)
 
 
 def bodies_cache():
@@ -345,3 +373,47 @@ def _parents(path, table):
             "(-1 or 4294967295) and every other joint must come after its parent."
         )
     return parents.astype(np.int32)
+
+
+def _read_mean(path):
+    """`pose` `[72]` and `shape` of a file of mean parameters, as float64."""
+    readers = {".h5": _read_mean_h5, ".hdf5": _read_mean_h5, ".npz": _read_mean_npz}
+    if path.suffix not in readers:
+        raise ValueError(f"Mean parameters come as {', '.join(readers)}, not {path.name!r}.")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No mean parameters at {path}. They come with akanazawa/hmr's models as neutral_smpl_mean_params.h5; "
+            "leave the path out to start from the rest pose."
+        )
+    try:
+        pose, shape = (np.asarray(values, np.float64).ravel() for values in readers[path.suffix](path))
+    except (zipfile.BadZipFile, EOFError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no mean parameters: {error}. It needs 'pose' and 'shape'.") from error
+    if pose.size != _NUM_POSE or not np.isfinite(pose).all() or not np.isfinite(shape).all():
+        raise ValueError(f"{path}: pose has {pose.size} values; {_NUM_POSE} and a shape are needed, all finite.")
+    return pose, shape
+
+
+def _read_mean_h5(path):
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        for key in ("pose", "shape"):
+            if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
+                raise ValueError(f"it has no dataset {key!r} but {sorted(file)[:20]}")
+            if file[key].size > _MAX_MEAN_VALUES or file[key].dtype.kind not in "fiu":
+                raise ValueError(f"{key!r} has {file[key].size} values of {file[key].dtype}")
+        return file["pose"][()], file["shape"][()]
+
+
+def _read_mean_npz(path):
+    with zipfile.ZipFile(path) as archive:
+        values = []
+        for key in ("pose", "shape"):
+            with archive.open(f"{key}.npy") as file:
+                shape, _, dtype = _read_header(file)
+            if dtype.kind not in "fiu" or len(shape) > 2 or not all(0 <= n <= _MAX_MEAN_VALUES for n in shape):
+                raise ValueError(f"{key!r} has shape {shape} and dtype {dtype}")
+            with archive.open(f"{key}.npy") as file:
+                values.append(np.lib.format.read_array(file, allow_pickle=False))
+        return values
