@@ -114,6 +114,7 @@ class MeshRenderer:
         image_size: Side of the square picture, or `(height, width)`, where no image is given.
         focal_length: Focal length of the default camera in pixels.
         supersample: Samples along each side of a pixel; 1 gives the original's hard edges.
+        ambient: Share of the light that comes from everywhere, 0 to 1; 0 gives the original's black shadows.
         lights: Pairs `(position, colour)`; by default `original_lights()`.
 
     Example:
@@ -125,10 +126,13 @@ class MeshRenderer:
     Differs: no line overdraw at silhouettes (opendr's `overdraw`); white surfaces stay opaque in alpha.
     """
 
-    def __init__(self, faces, image_size=256, focal_length=500.0, supersample=2, lights=None):
+    def __init__(self, faces, image_size=256, focal_length=500.0, supersample=2, ambient=0.15, lights=None):
         if int(supersample) != supersample or not 1 <= supersample <= 8:
             raise ValueError(f"supersample={supersample}: pass a whole number from 1 to 8, such as 2.")
+        if not 0.0 <= ambient <= 1.0:
+            raise ValueError(f"ambient={ambient}: pass a share from 0 to 1, such as 0.15.")
         self.faces = np.asarray(faces)
+        self.ambient = float(ambient)
         self.image_size = _height_width(image_size)
         self.focal_length = float(focal_length)
         self.supersample = int(supersample)
@@ -188,8 +192,9 @@ class MeshRenderer:
         seen = rasterize(vertices_cam, faces, focal * times, center, size, near, far, camera.distortion)
         albedo = _mesh_color(color)
         colors = point_light_shading(vertices, vertex_normals(vertices, faces), albedo, self.lights)
+        colors = self.ambient * albedo + (1.0 - self.ambient) * colors
         colors = seen.interpolate(np.clip(colors, 0.0, 1.0))
-        pixels, colors, coverage = _gather_samples(seen.pixels, colors, (height, width), times)
+        pixels, colors, coverage = _gather_samples(seen.pixels, colors, width, times)
 
         share = (coverage * opacity)[:, None]
         picture = np.full((height, width, 3), 255, np.uint8) if backdrop is None else backdrop.copy()
@@ -331,14 +336,19 @@ def draw_text(image, content, antialiased=True):
     """
     canvas = uint8_image(image).copy()
     scale = 1.0 if not antialiased else max(1.0, min(canvas.shape[:2]) / 224.0)
+    letters = np.zeros(canvas.shape[:2], np.uint8)
     for line, name in enumerate(sorted(content), 1):
         text, place = f"{name}: {content[name]:.2g}", (round(5 * scale), round(15 * line * scale))
         if antialiased:
-            thickness = max(1, round(scale))
-            for color, width in (((20, 20, 20), thickness + 2), ((255, 255, 255), thickness)):
-                cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45 * scale, color, width, cv2.LINE_AA)
+            cv2.putText(letters, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45 * scale, 255, round(scale), cv2.LINE_AA)
         else:
             cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0))
+    if antialiased:
+        reach = 2 * round(scale) + 1
+        shadow = cv2.dilate(letters, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+        for shape, color in ((shadow, 25.0), (letters, 255.0)):
+            share = shape[..., None] / 255.0
+            canvas = np.rint(canvas * (1.0 - share) + color * share).astype(np.uint8)
     return canvas if np.asarray(image).dtype == np.uint8 else canvas.astype(np.float32) / 255.0
 
 
@@ -433,7 +443,7 @@ def mocap_grid(vertices, faces, cell_size=224, views=MOCAP_VIEWS, supersample=2)
     """Shows bodies from several sides: a column for each body, a row for each view.
 
     Args:
-        vertices: `[bodies, vertices, 3]` metres, around the origin, y up.
+        vertices: `[bodies, vertices, 3]` metres, around the origin, z up as motion capture has it.
         faces: `[faces, 3]`.
         cell_size: Side of each picture in pixels.
         views: Axis-angle rotations of the cameras, 1.2 m from the origin.
@@ -443,11 +453,11 @@ def mocap_grid(vertices, faces, cell_size=224, views=MOCAP_VIEWS, supersample=2)
         uint8 `[views * cell_size, bodies * cell_size, 3]`.
 
     Follows: maxpit/human-pose-estimation:visualizations/draw_smpls.py.
+    Differs: the lamps move with the camera, so that no view lies in the dark.
     """
-    renderer = MeshRenderer(faces, cell_size, supersample=supersample)
-    middle = cell_size / 2.0
-    cameras = [Camera(middle, (middle, middle), view, (0.0, 0.0, 1.2)) for view in views]
-    rows = [np.concatenate([renderer(body, camera) for body in vertices], 1) for camera in cameras]
+    renderer = MeshRenderer(faces, cell_size, cell_size / 2.0, supersample)
+    cameras = [Camera(renderer.focal_length, (0.0, 0.0), view, (0.0, 0.0, 1.2)) for view in views]
+    rows = [np.concatenate([renderer(camera.to_camera(body)) for body in vertices], 1) for camera in cameras]
     return np.concatenate(rows)
 
 
@@ -488,22 +498,25 @@ def side_by_side(images, titles=None, height=None, gap=8):
     if not images or (titles is not None and len(titles) != len(images)):
         raise ValueError(f"{len(images)} images and titles {titles}: pass at least one image, and a title for each.")
     height = height or max(image.shape[0] for image in images)
+    images = [_scaled_to_height(image, height) for image in images]
+    scale = np.clip(min(image.shape[1] for image in images) / 500.0, 0.4, 1.0)
     columns = []
     for index, image in enumerate(images):
-        if image.shape[0] != height:
-            width = max(1, round(image.shape[1] * height / image.shape[0]))
-            how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
-            image = cv2.resize(image, (width, height), interpolation=how)
         if titles is not None:
-            scale = max(0.4, min(1.0, image.shape[1] / 500.0))
-            strip = np.full((round(36 * scale) + 4, image.shape[1], 3), 255, np.uint8)
-            place = (4, strip.shape[0] - round(11 * scale))
+            strip = np.full((round(40 * scale), image.shape[1], 3), 255, np.uint8)
+            place = (4, round(29 * scale))
             cv2.putText(strip, titles[index], place, cv2.FONT_HERSHEY_SIMPLEX, scale, (40, 40, 40), 1, cv2.LINE_AA)
             image = np.concatenate([image, strip])
-        columns.append(image)
-        if index + 1 < len(images):
-            columns.append(np.full((image.shape[0], gap, 3), 255, np.uint8))
-    return np.concatenate(columns, 1)
+        columns += [image, np.full((image.shape[0], gap, 3), 255, np.uint8)]
+    return np.concatenate(columns[:-1], 1)
+
+
+def _scaled_to_height(image, height):
+    if image.shape[0] == height:
+        return image
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=how)
 
 
 def plot_pck(curves, path=None, mark=0.2):
@@ -619,21 +632,21 @@ def _mesh_color(color):
     return color
 
 
-def _gather_samples(samples, colors, size, times):
+def _gather_samples(samples, colors, width, times):
     """Means of the samples within each pixel.
 
     Returns the flat pixels touched, their mean colours over the covered samples, and the share covered.
     """
     if times == 1:
         return samples, colors, np.ones(len(samples))
-    height, width = size
     row, column = samples // (width * times), samples % (width * times)
     pixel = row // times * width + column // times
-    count = np.bincount(pixel, minlength=height * width)
+    first = pixel[0] // width * width if len(pixel) else 0  # rows above the mesh need no counting
+    count = np.bincount(pixel - first)
     pixels = np.flatnonzero(count)
     count = count[pixels]
-    sums = np.stack([np.bincount(pixel, colors[:, c], height * width)[pixels] for c in range(3)], -1)
-    return pixels, sums / count[:, None], count / times**2
+    sums = np.stack([np.bincount(pixel - first, colors[:, c])[pixels] for c in range(3)], -1)
+    return pixels + first, sums / count[:, None], count / times**2
 
 
 def _silhouette_picture(silhouette):

@@ -9,12 +9,14 @@ triangle index below.
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
 _ROWS_AT_ONCE = 1 << 20
 _PIXELS_AT_ONCE = 1 << 18  # a chunk's arrays stay in the processor's cache
 _MAX_TRIANGLES = 1 << 31
+_LOW_BITS = np.uint64(0xFFFFFFFF)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,16 +141,12 @@ def rasterize(vertices_cam, faces, focal, center, size, near=0.1, far=np.inf, di
         inverse_depth = 1.0 / points[:, 2]
         x = points[:, 0] * inverse_depth * focal[0] + center[0]
         y = points[:, 1] * inverse_depth * focal[1] + center[1]
-    best = _nearest(x[pieces], y[pieces], inverse_depth, pieces, owner, height, width, 1.0 / far)
-
-    pixels = np.flatnonzero(best)
-    triangles = (np.uint64(0xFFFFFFFF) - (best[pixels] & np.uint64(0xFFFFFFFF))).astype(np.int64)
+    pixels, triangles = _nearest(x[pieces], y[pieces], inverse_depth, pieces, owner, height, width, 1.0 / far)
     ray_x = (pixels % width - center[0]) / focal[0]
     ray_y = (pixels // width - center[1]) / focal[1]
-    corners = vertices.T[:, faces[triangles].T]
-    weights = _ray_weights(corners, ray_x, ray_y)
-    depths = (weights * corners[2]).sum(0)
-    return Raster((height, width), faces, pixels, triangles.astype(np.int32), weights.T, depths)
+    weights = _ray_weights(vertices, faces, triangles, ray_x, ray_y)
+    depths = (weights * vertices[:, 2][faces[triangles]]).sum(-1)
+    return Raster((height, width), faces, pixels, triangles.astype(np.int32), weights, depths)
 
 
 def project(vertices_cam, focal, center, distortion=None):
@@ -344,23 +342,31 @@ def _clip_near(vertices, faces, near, far):
 
 
 def _nearest(x, y, inverse_depth, pieces, owner, height, width, least):
-    """Packed z-buffer: uint64 `[height * width]`, inverse depth above and the complement of the owner below."""
-    best = np.zeros(height * width, np.uint64)
+    """Flat indices of the covered pixels, ascending, and the face nearest at each."""
     low, high = _least(y), -_least(-y)
     left, right = _least(x), -_least(-x)
     # Most triangles of a body in a small picture miss every pixel centre and are dropped here.
     kept = (np.ceil(low) < np.ceil(high)) & (np.ceil(left) < np.ceil(right))
-    kept = np.flatnonzero(kept & (high > 0) & (low < height) & (right > 0) & (left < width))
+    kept = np.flatnonzero(kept & (high > 0) & (low <= height - 1) & (right > 0) & (left <= width - 1))
+    if not len(kept):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    # The z-buffer spans the mesh's box only. A cell holds inverse depth above, the complement of the face below.
+    left, top = (max(0, math.ceil(value[kept].min())) for value in (left, low))
+    right, bottom = min(width, math.ceil(right[kept].max())), min(height, math.ceil(high[kept].max()))
+    box_height, box_width = bottom - top, right - left
+    best = np.zeros(box_height * box_width, np.uint64)
     order = np.argsort(y[:, kept], 0, kind="stable")
-    x, y, owner = x[order, kept], y[order, kept], owner[kept]
+    x, y, owner = x[order, kept] - left, y[order, kept] - top, owner[kept]
     q = inverse_depth[pieces[order, kept]]
-    first = np.clip(np.ceil(y[0]), 0, height).astype(np.int64)
-    num_rows = np.clip(np.ceil(y[2]), 0, height).astype(np.int64) - first
+    first = np.clip(np.ceil(y[0]), 0, box_height).astype(np.int64)
+    num_rows = np.clip(np.ceil(y[2]), 0, box_height).astype(np.int64) - first
     for part in _chunks(num_rows, _ROWS_AT_ONCE):
-        spans = _spans(x[:, part], y[:, part], q[:, part], first[part], num_rows[part], owner[part], width)
+        spans = _spans(x[:, part], y[:, part], q[:, part], first[part], num_rows[part], owner[part], box_width)
         for piece in _chunks(spans[1], _PIXELS_AT_ONCE):
             _fill(best, *(values[piece] for values in spans), least)
-    return best
+    cells = np.flatnonzero(best)
+    faces = (_LOW_BITS - (best[cells] & _LOW_BITS)).astype(np.int64)
+    return (cells // box_width + top) * width + cells % box_width + left, faces
 
 
 def _least(corners):
@@ -404,7 +410,7 @@ def _spans(x, y, q, first, num_rows, owner, width):
     some = np.flatnonzero(count > 0)
     start, count, long_x, long_q, short_x = start[some], count[some], long_x[some], long_q[some], short_x[some]
     step = (short_q[some] - long_q) / (short_x - long_x)
-    code = np.uint64(0xFFFFFFFF) - owner[triangle[some]].astype(np.uint64)
+    code = _LOW_BITS - owner[triangle[some]].astype(np.uint64)
     return row[some] * width + start, count, long_q + (start - long_x) * step, step, code
 
 
@@ -419,15 +425,21 @@ def _fill(best, start, count, q, step, code, least):
     np.maximum.at(best, pixel, packed)
 
 
-def _ray_weights(corners, ray_x, ray_y):
-    """Barycentric weights `[3, rays]` where rays `(x, y, 1)` meet triangles `[3 coordinates, 3 corners, rays]`.
+def _ray_weights(vertices, faces, triangles, ray_x, ray_y):
+    """Barycentric weights `[rays, 3]` where rays `(x, y, 1)` meet the triangles named for them.
 
     The weights are the volumes that the ray spans with the triangle's sides, so corners behind the camera do no harm.
     """
-    px, py, pz = np.roll(corners, -1, 1)
-    qx, qy, qz = np.roll(corners, -2, 1)
-    weights = (py * qz - pz * qy) * ray_x + (pz * qx - px * qz) * ray_y + (px * qy - py * qx)
-    weights *= np.sign(weights.sum(0))
-    weights = np.maximum(weights, 0.0)
-    total = weights.sum(0)
-    return np.where(total > 0.0, weights / np.where(total > 0.0, total, 1.0), 1.0 / 3.0)
+    met = np.zeros(len(faces), bool)
+    met[triangles] = True
+    place = np.cumsum(met) - 1
+    corners = vertices[faces[met]]
+    sides = np.cross(np.roll(corners, -1, 1), np.roll(corners, -2, 1))
+    sides = sides[place[triangles]]
+    weights = sides[..., 0] * ray_x[:, None] + sides[..., 1] * ray_y[:, None] + sides[..., 2]
+    total = weights[:, 0] + weights[:, 1] + weights[:, 2]
+    weights = np.maximum(weights * np.sign(total)[:, None], 0.0)
+    total = weights[:, 0] + weights[:, 1] + weights[:, 2]
+    flat = total == 0.0  # a triangle seen exactly from its edge
+    weights[flat], total[flat] = 1.0, 3.0
+    return weights / total[:, None]
