@@ -1,21 +1,26 @@
 # `make demo` runs the main job end to end, `make test` runs the tests; both make their own environment.
 PYTHON ?= python3
 VENV ?= .venv
+DEMO ?= demo
 BIN := $(VENV)/bin
+RUN := $(BIN)/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: lint test clean
+.PHONY: demo lint test notebooks clean
 
 $(VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
+
+demo: $(VENV)/.installed
+	$(RUN) tools/demo.py --output_dir=$(DEMO)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q tests
+	$(RUN) -m pytest -q tests
 
 clean:
-	rm -rf $(VENV) build demo *.egg-info
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info

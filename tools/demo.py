@@ -1,0 +1,64 @@
+"""Runs the main job end to end on sample data: `make demo`.
+
+Sample data -> TFRecords -> training -> validation -> preview and prediction, each through the command a user types.
+"""
+
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+flags.DEFINE_string("output_dir", "demo", "folder for data, run and pictures")
+flags.DEFINE_integer("num_images", 400, "sample images", lower_bound=16)
+flags.DEFINE_integer("num_epochs", 4, "epochs to train", lower_bound=1)
+flags.DEFINE_string("backbone_weights", str(ROOT / "checkpoints" / "hmr_sample" / "backbone.weights.h5"), "encoder")
+FLAGS = flags.FLAGS
+
+
+def step(title, *command):
+    """Prints a command, runs it, and stops the demo if it fails."""
+    shown = [os.path.relpath(part) if os.path.isabs(part) and os.path.exists(part) else part for part in command]
+    print(f"\n== {title}\n$ {shlex.join(['python', *shown])}", flush=True)
+    started = time.perf_counter()
+    status = subprocess.run([sys.executable, *command], cwd=os.getcwd()).returncode
+    if status:
+        sys.exit(f"The demo stopped: the command above ended with status {status}.")
+    print(f"({time.perf_counter() - started:.0f} s)", flush=True)
+
+
+def main(argv):
+    """Runs all steps."""
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+    out = pathlib.Path(FLAGS.output_dir)
+    data, run = out / "data", out / "run"
+    if not (data / "lsp_train.tfrecords").exists():
+        sets = ["--lsp", "--lsp_ext", "--mocap"]
+        sample = [str(ROOT / "tools/create_sample_data.py"), f"--data_dir={data}", f"--num_images={FLAGS.num_images}"]
+        step("Sample data: people made by code, in the datasets' own layout", *sample, *sets)
+    records = [str(ROOT / "tools/create_dataset.py"), "--lsp", "--lsp_val", "--lsp_ext", "--mocap"]
+    step("Dataset -> TFRecords", *records, f"--data_dir={data}")
+    shutil.rmtree(run, ignore_errors=True)
+    training = [f"--data_dir={data}", f"--run_dir={run}", f"--num_epochs={FLAGS.num_epochs}"]
+    encoder = ["--backbone=MobileNetV3Small", f"--backbone_weights={FLAGS.backbone_weights}", "--freeze_backbone"]
+    losses = ["--use_mesh_repro_loss", "--generator_lr=0.001"]
+    step("Training", "-m", "posekit.train", *training, *encoder, *losses, "--verbose=2")
+    step("Validation, beside the untrained model", "-m", "posekit.validate", f"--run_dir={run}", "--baseline")
+    photos = sorted((data / "lsp_dataset" / "images").glob("*.jpg"))[-6:]
+    preview = ["-m", "posekit.preview", f"--run_dir={run}", f"--source={photos[-1]}", "--view=both"]
+    step("Preview", *preview, f"--output={out / 'preview.png'}")
+    step("Prediction", "-m", "posekit.predict", *map(str, photos), f"--run_dir={run}", f"--output={out / 'predictions'}")
+    print("\nPictures to look at:")
+    for path in sorted([out / "preview.png", *(run / "validation").glob("*.png"), *(out / "predictions").glob("*.png")]):
+        print(f"  {path}")
+
+
+if __name__ == "__main__":
+    app.run(main)
