@@ -95,3 +95,96 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"real sample data not found at {folder} (set POSEKIT_SHARED_DATA)")
     return folder
+
+
+def check_layer(layer, inputs, directory, tolerance=1e-6):
+    """Checks what every Keras layer must be able to do.
+
+    The layer is called eagerly, in a graph with an unknown batch size and on an empty batch, rebuilt from its
+    configuration, and saved and loaded as part of a model.
+
+    Args:
+        layer: The layer; it is built by the first call if it is not yet.
+        inputs: List of arrays `[batch, ...]`, its positional call arguments.
+        directory: An existing folder for the saved model.
+        tolerance: Largest difference allowed between any two of the results.
+
+    Raises:
+        AssertionError: If a result differs, with what was done.
+    """
+    import keras
+    import tensorflow as tf
+
+    expected = layer(*inputs)
+    signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in map(np.asarray, inputs)]
+    graph = tf.function(lambda *tensors: layer(*tensors), input_signature=signature)
+    _assert_close(graph(*inputs), expected, tolerance, "a call in a graph")
+    for result in tf.nest.flatten(layer(*[array[:0] for array in inputs])):
+        assert result.shape[0] == 0, f"{layer.name} on an empty batch gives the shape {result.shape}"
+
+    config = layer.get_config()
+    twin = type(layer).from_config(config)
+    assert _plain(twin.get_config()) == _plain(config), f"{layer.name} changes its configuration in a round trip"
+    _assert_close(_shapes(twin(*inputs)), _shapes(expected), 0, "a call of the layer rebuilt from its configuration")
+
+    symbols = [keras.Input(array.shape[1:], dtype=str(array.dtype)) for array in inputs]
+    check_model(keras.Model(symbols, layer(*symbols)), list(inputs), directory, tolerance)
+
+
+def check_model(model, inputs, directory, tolerance=1e-6, export=True):
+    """Checks what every Keras model must be able to do: saving, loading, prediction and export keep its outputs.
+
+    Args:
+        model: A built model.
+        inputs: What it is called with: an array, or a list of arrays.
+        directory: An existing folder for the saved files.
+        tolerance: Largest difference allowed between any two of the results.
+        export: Whether to check a SavedModel too.
+
+    Raises:
+        AssertionError: If a result differs, with what was done.
+    """
+    import keras
+    import tensorflow as tf
+
+    expected = model(inputs)
+    _assert_close(model.predict(inputs, verbose=0), expected, tolerance, "predict")
+
+    archive = pathlib.Path(directory) / "model.keras"
+    model.save(archive)
+    loaded = keras.saving.load_model(archive)
+    assert type(loaded) is type(model), f"{archive} loads as {type(loaded).__name__}, not {type(model).__name__}"
+    _assert_close(loaded(inputs), expected, tolerance, "loading the .keras archive")
+    assert _plain(loaded.get_config()) == _plain(model.get_config()), "the .keras archive changes the configuration"
+
+    weights = pathlib.Path(directory) / "model.weights.h5"
+    model.save_weights(weights)
+    for variable in loaded.variables:
+        variable.assign(np.zeros_like(variable) if variable.dtype == "float32" else variable)
+    loaded.load_weights(weights)
+    _assert_close(loaded(inputs), expected, tolerance, "loading the .weights.h5 file")
+
+    if export:
+        folder = pathlib.Path(directory) / "saved_model"
+        model.export(folder, verbose=False)
+        exported = tf.saved_model.load(str(folder))
+        _assert_close(exported.serve(inputs), expected, tolerance, "the exported SavedModel")
+
+
+def _assert_close(result, expected, tolerance, what):
+    import tensorflow as tf
+
+    tf.nest.assert_same_structure(result, expected)
+    for one, other in zip(tf.nest.flatten(result), tf.nest.flatten(expected)):
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance, err_msg=f"{what} changes the result")
+
+
+def _shapes(result):
+    import tensorflow as tf
+
+    return tf.nest.map_structure(lambda tensor: np.array(tensor.shape), result)
+
+
+def _plain(config):
+    """A configuration as it comes back from JSON: lists for tuples."""
+    return json.loads(json.dumps(config, default=str))
