@@ -104,7 +104,10 @@ def decode_image(data, flags=cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION):
         ImageFileError: If the bytes are no usable image.
     """
     image_header(data)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        pixels = None
     if pixels is None:
         raise ImageFileError("damaged image")
     return pixels

@@ -176,11 +176,16 @@ class RecordWriter:
     def __exit__(self, kind, error, trace):
         try:
             with explain_write_errors(self.path):
-                # Closing flushes: a full disk may show only here.
+                # A full disk may show only when the last bytes are flushed.
+                if kind is None:
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
                 self._file.close()
                 if kind is None:
                     os.replace(self._temporary, self.path)
         finally:
+            with contextlib.suppress(OSError):
+                self._file.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary)
 
@@ -323,7 +328,7 @@ def dataset_files(data_dir, name, split="train"):
     """
     data_dir = pathlib.Path(data_dir)
     _refuse_half_moved(data_dir, name)
-    listed = [data_dir / file for file in _read_summary(summary_path(data_dir, name)).get("files", {})]
+    listed = [data_dir / file for file in read_summary(summary_path(data_dir, name)).get("files", {})]
     if listed and all(path.is_file() for path in listed):
         return sorted(map(str, listed))
     patterns = dataset_patterns(data_dir, name, split)
@@ -422,7 +427,7 @@ def counted_files(files, summary):
     Returns:
         Dict of file name, relative to the summary's folder, to count.
     """
-    content = _read_summary(summary)
+    content = read_summary(summary)
     known = content.get("files", {})
     folder = pathlib.Path(summary).parent
     counts, fresh = {}, {}
@@ -500,21 +505,28 @@ def staging_folder(folder, name):
 
 
 def _refuse_half_moved(folder, name):
-    if _read_summary(staging_folder(folder, name) / "progress.json").get("moving"):
+    if read_summary(staging_folder(folder, name) / "progress.json").get("moving"):
         raise DatasetNotFoundError(
             f"The dataset {name!r} in {folder} is only half in place: tools/create_dataset.py was interrupted. Run the "
             "same command again to finish it."
         )
 
 
-def _read_summary(path):
+def read_summary(path):
+    """Reads a dataset's summary.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        Its content; empty if the file is missing or makes no sense, for then the records are counted again.
+    """
     try:
         content = json.loads(pathlib.Path(path).read_text())
         files = content.get("files", {})
         sound = all(isinstance(e["count"], int) and isinstance(e["bytes"], int) for e in files.values())
         return content if sound else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        # A summary is a convenience: without it the files are counted again.
         return {}
 
 

@@ -1,0 +1,255 @@
+"""Turns raw datasets, in the layout in which they are downloaded, into the TFRecords that training reads.
+
+    python tools/create_dataset.py --lsp --lsp_val --lsp_ext --mpii --coco --mocap --data_dir=data
+
+Where the raw data is expected below --data_dir (every folder has a flag of its own):
+
+    --lsp, --lsp_val   lsp_dataset/{joints.mat,images}; silhouettes in upi-s1h/data/lsp
+    --lsp_ext          lspet_dataset/{joints.mat,images}; silhouettes in upi-s1h/data/lsp_extended
+    --mpii             upi-s1h/data/mpii/{poses.npz,images}, as Unite the People hands it out
+    --coco             coco/annotations/person_keypoints_*.json, coco/train2017, …
+    --mocap            mocap_neutrMosh/neutrSMPL_*.tfrecord; neutrMosh/neutrSMPL_*/*/*.pkl; amass/**/*.npz
+
+Images without a silhouette are kept. A run that was interrupted continues where it was when started again, and what
+is there already is not made again. Exit status: 0 if all is well, 3 if something had to be skipped (0 with
+--allow_skips), 1 if a dataset could not be made, 130 if interrupted.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+from converters import coco, lsp, mocap, mpii
+from tqdm import tqdm
+
+from posekit.data.shards import NothingUsableError, ShardWriter
+from posekit.data.tfrecord import MOCAP_FOLDER, mocap_names
+
+EXIT_SKIPS = 3
+EXIT_INTERRUPTED = 130
+_NAMES_SHOWN = 3
+
+flags.DEFINE_bool("lsp", False, "Make lsp_train: the first half of Leeds Sports Pose.")
+flags.DEFINE_bool("lsp_val", False, "Make lsp_val: the second half of Leeds Sports Pose.")
+flags.DEFINE_bool("lsp_ext", False, "Make lsp_ext: Leeds Sports Pose, extended.")
+flags.DEFINE_bool("mpii", False, "Make mpii: MPII Human Pose in Unite the People's layout.")
+flags.DEFINE_bool("coco", False, "Make coco: COCO's person keypoints.")
+flags.DEFINE_bool("mocap", False, "Make motion capture for the critic: SMPL pickles, AMASS, or records as they are.")
+for _name in ("lsp", "lsp_val", "lsp_ext", "mpii"):
+    flags.DEFINE_alias(f"create_{_name}", _name)
+
+flags.DEFINE_string("data_dir", "data", "Folder of the raw datasets.")
+flags.DEFINE_string("output_dir", None, "Folder of the records; --data_dir if not given.")
+flags.DEFINE_string("lsp_dir", None, "LSP's folder; {data_dir}/lsp_dataset if not given.")
+flags.DEFINE_string("lsp_im", None, "LSP's images; {lsp_dir}/images if not given.")
+flags.DEFINE_string("lsp_seg", None, "LSP's silhouettes; {data_dir}/upi-s1h/data/lsp if not given.")
+flags.DEFINE_string("lsp_e_dir", None, "LSP-extended's folder; {data_dir}/lspet_dataset if not given.")
+flags.DEFINE_string("lsp_e_im", None, "LSP-extended's images; {lsp_e_dir}/images if not given.")
+flags.DEFINE_string("lsp_e_seg", None, "LSP-extended's silhouettes; {data_dir}/upi-s1h/data/lsp_extended if not given.")
+flags.DEFINE_string("mpii_dir", None, "MPII's folder; {data_dir}/upi-s1h/data/mpii if not given.")
+flags.DEFINE_string("mpii_poses_dir", None, "MPII's labels; {mpii_dir}/poses.npz if not given.")
+flags.DEFINE_enum("mpii_visible_value", "0", ["0", "1"], "What the third row of MPII's labels holds where visible.")
+flags.DEFINE_string("coco_dir", None, "COCO's folder; {data_dir}/coco if not given.")
+flags.DEFINE_list(
+    "coco_split",
+    [],
+    "COCO's splits, such as train2017,val2017; the first training split that is there, else the first validation "
+    "split, if not given. A validation split beside a training split becomes coco_val.",
+)
+flags.DEFINE_integer("coco_min_visible", 6, "People with fewer visible joints are left out.", lower_bound=1)
+flags.DEFINE_integer("coco_min_box", 60, "People whose box has no longer side, in pixels, are left out.", lower_bound=0)
+flags.DEFINE_string("mocap_dir", None, "SMPL pickles; {data_dir}/neutrMosh if not given.")
+flags.DEFINE_string("amass_dir", None, "AMASS's folder; {data_dir}/amass if not given.")
+flags.DEFINE_integer("amass_stride", 1, "Every how many frames of an AMASS recording one is taken.", lower_bound=1)
+flags.DEFINE_enum(
+    "silhouette_format",
+    "png",
+    ["png", "jpeg"],
+    "How silhouettes are stored: png keeps them exactly; jpeg is the original's and leaves a faint seam around them.",
+)
+flags.DEFINE_integer("shard_size", 500, "Images in a file; up to twice as many make one file.", lower_bound=1)
+flags.DEFINE_integer("num_workers", 0, "Processes; as many as there are processors if 0.", lower_bound=0)
+flags.DEFINE_bool("overwrite", False, "Make again what is there, and replace files that this program did not write.")
+flags.DEFINE_bool("allow_skips", False, "Exit with 0 even if something had to be skipped.")
+FLAGS = flags.FLAGS
+
+
+def main(argv):
+    """Makes the chosen datasets.
+
+    Args:
+        argv: Command line without flags.
+
+    Returns:
+        Exit status.
+    """
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments {argv[1:]}; choose datasets with flags such as --lsp.")
+    jobs = _jobs()
+    summaries, failures = [], []
+    try:
+        for name, folder, shard_size, listing in jobs:
+            try:
+                summaries.extend(_make(name, folder, shard_size, listing))
+            except NothingUsableError as error:
+                summaries.extend([error.summary] if error.summary else [])
+                failures.append(f"{name}: {error}")
+            except (FileExistsError, RuntimeError) as error:
+                failures.append(f"{name}: {error}")
+    except OSError as error:
+        failures.append(f"{error.strerror if error.strerror else error}")
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished shards are kept: run the same command again to continue.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(report(summaries))
+    for failure in failures:
+        print(f"ERROR {failure}", file=sys.stderr)
+    if failures:
+        return 1
+    return EXIT_SKIPS if not FLAGS.allow_skips and any(summary.defects for summary in summaries) else 0
+
+
+def report(summaries):
+    """Table of what was made, and below it why things are missing.
+
+    Args:
+        summaries: List of `Summary`.
+
+    Returns:
+        Text of several lines.
+    """
+    header = ("dataset", "found", "written", "without silhouette", "left out by rule", "skipped", "")
+    rows = [header]
+    notes = []
+    for summary in summaries:
+        by_rule = sum(entry["count"] for entry in summary.skips.values() if entry["by_rule"])
+        without = "-" if summary.name.startswith("neutrSMPL_") else str(summary.without_silhouette)
+        numbers = (str(summary.found), str(summary.written), without, str(by_rule), str(summary.defects))
+        rows.append((summary.name, *numbers, "" if summary.fresh else "(already there)"))
+        for reason, entry in summary.skips.items():
+            names = ", ".join(entry["first"][:_NAMES_SHOWN])
+            more = ", …" if entry["count"] > _NAMES_SHOWN else ""
+            kind = "left out" if entry["by_rule"] else "skipped"
+            notes.append(f"{summary.name}: {kind} {entry['count']}: {reason} ({names}{more})")
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for name, *numbers, remark in rows:
+        cells = [cell.rjust(width) for cell, width in zip(numbers, widths[1:])]
+        lines.append("  ".join([name.ljust(widths[0]), *cells, remark]).rstrip())
+    return "\n".join(lines + notes)
+
+
+# ------------------------------------------------------------------------------------------------ the datasets
+
+
+def _jobs():
+    """List of (name, output folder, shard size, function that lists the raw dataset or gives its `Summary`)."""
+    data_dir = pathlib.Path(FLAGS.data_dir)
+    output_dir = pathlib.Path(FLAGS.output_dir or FLAGS.data_dir)
+    jobs = []
+    for flag, part in (("lsp", "train"), ("lsp_val", "val")):
+        if FLAGS[flag].value:
+            jobs.append((f"lsp_{part}", lambda part=part: _lsp(part, data_dir)))
+    if FLAGS.lsp_ext:
+        jobs.append(("lsp_ext", lambda: _lsp_extended(data_dir)))
+    if FLAGS.mpii:
+        jobs.append(("mpii", lambda: _mpii(data_dir)))
+    if FLAGS.coco:
+        jobs.extend(_coco_jobs(pathlib.Path(FLAGS.coco_dir or data_dir / "coco")))
+    jobs = [(name, output_dir, FLAGS.shard_size, listing) for name, listing in jobs]
+    if FLAGS.mocap:
+        jobs.extend(_mocap_jobs(data_dir, output_dir))
+    if not jobs:
+        raise app.UsageError("No dataset chosen; give any of --lsp --lsp_val --lsp_ext --mpii --coco --mocap.")
+    return jobs
+
+
+def _lsp(part, data_dir):
+    default = data_dir / "lsp_dataset"
+    # The first original's default.
+    if not default.exists() and (data_dir / "lsp" / "joints.mat").exists():
+        default = data_dir / "lsp"
+    return lsp.lsp(
+        part,
+        FLAGS.lsp_dir or default,
+        images=FLAGS.lsp_im,
+        silhouettes=FLAGS.lsp_seg or data_dir / "upi-s1h" / "data" / "lsp",
+        silhouette_format=FLAGS.silhouette_format,
+    )
+
+
+def _lsp_extended(data_dir):
+    return lsp.lsp_extended(
+        FLAGS.lsp_e_dir or data_dir / "lspet_dataset",
+        images=FLAGS.lsp_e_im,
+        silhouettes=FLAGS.lsp_e_seg or data_dir / "upi-s1h" / "data" / "lsp_extended",
+        silhouette_format=FLAGS.silhouette_format,
+    )
+
+
+def _mpii(data_dir):
+    return mpii.mpii(
+        FLAGS.mpii_dir or data_dir / "upi-s1h" / "data" / "mpii",
+        poses=FLAGS.mpii_poses_dir,
+        visible_value=int(FLAGS.mpii_visible_value),
+        silhouette_format=FLAGS.silhouette_format,
+    )
+
+
+def _coco_jobs(folder):
+    there = coco.available_splits(folder)
+    splits = FLAGS.coco_split or there[:1] or ["train2017"]
+    training = any(split.startswith("train") for split in there)
+    names = ["coco_val" if split.startswith("val") and training else "coco" for split in splits]
+    if len(set(names)) < len(names):
+        raise app.UsageError(f"--coco_split={','.join(splits)} would write {names[0]} twice; give one split a run.")
+
+    def listing(name, split):
+        return coco.coco(
+            folder,
+            split,
+            name=name,
+            min_visible=FLAGS.coco_min_visible,
+            min_box=FLAGS.coco_min_box,
+            silhouette_format=FLAGS.silhouette_format,
+        )
+
+    return [(name, lambda name=name, split=split: listing(name, split)) for name, split in zip(names, splits)]
+
+
+def _mocap_jobs(data_dir, output_dir):
+    pickle_dir = pathlib.Path(FLAGS.mocap_dir or data_dir / "neutrMosh")
+    amass_dir = pathlib.Path(FLAGS.amass_dir or data_dir / "amass")
+    recordings = {item.name: item for item in mocap.find_recordings(pickle_dir, amass_dir, FLAGS.amass_stride)}
+    existing = mocap_names(data_dir)
+    jobs = []
+    for name in sorted({*recordings, *existing}):
+        foreign = name in existing and not mocap.made_here(data_dir, name)
+        if name not in recordings or (foreign and not FLAGS.overwrite):
+            jobs.append((name, lambda name=name: mocap.use_existing(name, data_dir, output_dir)))
+        else:
+            jobs.append((name, lambda name=name: _gathered(recordings[name], output_dir)))
+    if not jobs:
+        raise NothingUsableError(
+            f"There is no motion capture: neither {data_dir / MOCAP_FOLDER}/neutrSMPL_*.tfrecord, nor "
+            f"{pickle_dir}/neutrSMPL_*/*/*.pkl, nor {amass_dir}/**/*.npz."
+        )
+    return [(f"mocap {name}", output_dir / MOCAP_FOLDER, mocap.SHARD_SIZE, listing) for name, listing in jobs]
+
+
+def _gathered(recordings, output_dir):
+    with tqdm(total=len(recordings.files), desc=f"reading {recordings.name}", unit="file", disable=None) as bar:
+        return mocap.mocap(recordings, output_dir, bar.update)
+
+
+def _make(name, folder, shard_size, listing):
+    raw = listing()
+    if not hasattr(raw, "items"):
+        return [raw]
+    writer = ShardWriter(folder, shard_size, FLAGS.num_workers or None, FLAGS.overwrite)
+    with tqdm(total=len(raw.items), desc=name, unit="record", disable=None) as bar:
+        return [writer.write(raw, bar.update)]
+
+
+if __name__ == "__main__":
+    app.run(main)
