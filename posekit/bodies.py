@@ -187,7 +187,7 @@ def load_mean_theta(path=None, num_shape=10):
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds something else.
 
-    Follows: maxpit/human-pose-estimation src/models.py:load_mean_param.
+    Follows: maxpit/human-pose-estimation src/trainer.py:load_mean_param.
     """
     pose, shape = np.zeros(_NUM_POSE), np.zeros(num_shape)
     if path is not None:
