@@ -131,6 +131,34 @@ def sample_poses(rng, count, motion="everyday", upright="camera"):
     return rotations.reshape(count, -1).astype(np.float32)
 
 
+def sample_motion(rng, num_frames, frame_rate=60.0, upright="z"):
+    """A motion from pose to pose, as a recording has it.
+
+    Args:
+        rng: `numpy.random.Generator`.
+        num_frames: Frames.
+        frame_rate: Frames per second; a pose is reached about every second.
+        upright: As in `sample_poses`.
+
+    Returns:
+        Float32 `[num_frames, 72]` axis angles.
+    """
+    step = max(1.0, frame_rate * rng.uniform(0.7, 1.3))
+    count = int(np.ceil(num_frames / step)) + 1
+    keys = sample_poses(rng, count, upright=upright).reshape(count, -1, 3)
+    # One person keeps facing about the same way; only the first pose's direction counts.
+    facing = Rotation.from_rotvec(keys[:1, 0])
+    keys[:, 0] = (facing * Rotation.from_rotvec(rng.normal(0, 0.15, (count, 3)))).as_rotvec()
+    time = np.arange(num_frames) / step
+    before = np.minimum(time.astype(int), count - 2)
+    share = time - before
+    share = share * share * (3 - 2 * share)
+    start = Rotation.from_rotvec(keys[before].reshape(-1, 3))
+    end = Rotation.from_rotvec(keys[before + 1].reshape(-1, 3))
+    way = (start.inv() * end).as_rotvec().reshape(num_frames, -1, 3) * share[:, None, None]
+    return (start * Rotation.from_rotvec(way.reshape(-1, 3))).as_rotvec().reshape(num_frames, -1).astype(np.float32)
+
+
 def sample_shapes(rng, count, num_shape=10):
     """Shapes of plausible people.
 

@@ -1,0 +1,512 @@
+"""Writes small synthetic copies of the datasets, each in the layout in which the real one is downloaded.
+
+    python tools/create_sample_data.py --data_dir=data --num_images=200
+
+People are rendered from posekit's sample body over procedural backgrounds, so nothing is downloaded and no licence is
+needed. `python tools/create_dataset.py --data_dir=data …` then runs as with real data. What it writes:
+
+    lsp_dataset/      images/im0001.jpg …, joints.mat (3 x 14 x N, third row 1 = occluded), sample_truth.npz
+    lspet_dataset/    images/im00001.jpg …, joints.mat (14 x 3 x N, third column 1 = visible), sample_truth.npz
+    upi-s1h/data/     lsp, lsp_extended: im*_segmentation.png; mpii: images and silhouettes in one folder, poses.npz
+    coco/             annotations/person_keypoints_{train2017,val2017}.json, train2017, val2017
+    mocap_neutrMosh/  neutrSMPL_{CMU,jointLim}_*.tfrecord
+    amass/            one folder a subject with *_poses.npz
+
+Each folder gets a file sample_data.json that says so. A folder without it holds somebody's data and is left alone;
+with --overwrite it is renamed to <folder>.old. Folders that are complete already are not made again.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import io
+import json
+import multiprocessing
+import os
+import pathlib
+import sys
+import time
+
+import cv2
+import numpy as np
+import scipy.io
+from absl import app, flags
+from tqdm import tqdm
+
+from posekit.bodies import sample_body
+from posekit.data.schema import MocapRecord
+from posekit.data.synthetic import sample_motion, sample_picture, sample_poses, sample_shapes
+from posekit.data.tfrecord import RecordWriter, explain_write_errors
+from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16
+
+DATASETS = ("lsp", "lsp_ext", "mpii", "coco", "mocap")
+MARK = "sample_data.json"
+# Part of every mark: raise it when the same settings give other data.
+_RECIPE = 1
+_JPEG_QUALITY = 92
+_COCO_VAL_SHARE = 0.25
+_FRAMES = 120
+
+flags.DEFINE_string("data_dir", "data", "Folder to write to.")
+flags.DEFINE_alias("output_dir", "data_dir")
+flags.DEFINE_integer("num_images", 200, "Images of each image dataset.", lower_bound=1, upper_bound=9999)
+flags.DEFINE_integer("num_poses", 4000, "Poses of each motion-capture dataset.", lower_bound=1, upper_bound=1_000_000)
+flags.DEFINE_integer("seed", 0, "Seed: the same seed gives the same data.", lower_bound=0)
+flags.DEFINE_integer(
+    "image_size", 0, "Side of the images in pixels; 0 draws sides between 224 and 280.", lower_bound=0, upper_bound=2048
+)
+flags.DEFINE_integer("num_workers", 0, "Processes; 0 takes one for each core, at most 8.", lower_bound=0)
+flags.DEFINE_bool("overwrite", False, "Rename folders that hold other data to <folder>.old and write in their place.")
+for _name in DATASETS:
+    flags.DEFINE_bool(_name, None, f"Write {_name}. If no dataset is named, all are written.")
+FLAGS = flags.FLAGS
+
+
+# Folder -> how the files are named that may lie there after an interrupted run.
+_LEFTOVERS = {
+    "lsp_dataset": ("images/im????.jpg",),
+    "upi-s1h/data/lsp": ("im????_segmentation.png",),
+    "lspet_dataset": ("images/im?????.jpg",),
+    "upi-s1h/data/lsp_extended": ("im?????_segmentation.png",),
+    "upi-s1h/data/mpii": ("images/?????.png", "images/?????_segmentation.png"),
+    "coco": ("train2017/????????????.jpg", "val2017/????????????.jpg"),
+    "mocap_neutrMosh": ("neutrSMPL_CMU_???.tfrecord", "neutrSMPL_jointLim_???.tfrecord"),
+    "amass": ("SampleSet/*/*_poses.npz",),
+}
+
+
+class ForeignDataError(Exception):
+    """A folder that holds data which this program did not write."""
+
+
+def main(argv):
+    """Writes the chosen datasets.
+
+    Args:
+        argv: Command line; nothing but flags is allowed.
+
+    Returns:
+        Exit status: 0, 1 if something could not be written, 130 after Ctrl-C.
+    """
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments {argv[1:]}; write flags as --data_dir=FOLDER.")
+    if FLAGS.image_size and FLAGS.image_size < 64:
+        raise app.UsageError(f"--image_size={FLAGS.image_size}: people need at least 64 pixels; 0 draws the size.")
+    start = time.monotonic()
+    try:
+        with _processes() as pool:
+            for name in _chosen():
+                print(_make(name, pathlib.Path(FLAGS.data_dir), pool), flush=True)
+    except (ForeignDataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command makes the sample data complete.", file=sys.stderr)
+        return 130
+    print(f"Done in {time.monotonic() - start:.1f} s. Next: python tools/create_dataset.py --data_dir={FLAGS.data_dir}")
+    return 0
+
+
+def _chosen():
+    named = [name for name in DATASETS if FLAGS[name].value]
+    return named or [name for name in DATASETS if FLAGS[name].value is None]
+
+
+def _make(name, data_dir, pool):
+    """Makes one dataset; returns a line about it."""
+    folders, write = {
+        "lsp": (["lsp_dataset", "upi-s1h/data/lsp"], _write_lsp),
+        "lsp_ext": (["lspet_dataset", "upi-s1h/data/lsp_extended"], _write_lsp_extended),
+        "mpii": (["upi-s1h/data/mpii"], _write_mpii),
+        "coco": (["coco"], _write_coco),
+        "mocap": (["mocap_neutrMosh", "amass"], _write_mocap),
+    }[name]
+    marks = [_Mark(data_dir, folder, _settings(name)) for folder in folders]
+    if all(mark.complete() for mark in marks):
+        return f"{name}: already in {', '.join(str(mark.folder) for mark in marks)}"
+    for mark in marks:
+        mark.check_free()
+    for mark in marks:
+        mark.begin()
+    summary = write(pool, *marks)
+    for mark in marks:
+        mark.finish()
+    return f"{name}: {summary} in {', '.join(str(mark.folder) for mark in marks)}"
+
+
+def _settings(name):
+    amount = {"num_poses": FLAGS.num_poses} if name == "mocap" else {"num_images": FLAGS.num_images}
+    size = {} if name == "mocap" else {"image_size": FLAGS.image_size}
+    return {"made_by": "tools/create_sample_data.py", "recipe": _RECIPE, "seed": FLAGS.seed, **amount, **size}
+
+
+class _Mark:
+    """A folder of sample data and the file in it that says so."""
+
+    def __init__(self, data_dir, folder, settings):
+        self.folder = data_dir / folder
+        self._leftovers = _LEFTOVERS[folder]
+        self._settings = settings
+        self._written = set()
+
+    def _read(self):
+        try:
+            content = json.loads((self.folder / MARK).read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def complete(self):
+        content = self._read()
+        return content.get("settings") == self._settings and all(
+            (self.folder / name).is_file() for name in content.get("files", [""])
+        )
+
+    def check_free(self):
+        if not self.folder.exists() or self._read() or (self.folder.is_dir() and not any(self.folder.iterdir())):
+            return
+        old = self.folder.with_name(self.folder.name + ".old")
+        if not FLAGS.overwrite:
+            raise ForeignDataError(
+                f"{self.folder} holds data that is not sample data. Choose another --data_dir, or add --overwrite to "
+                f"rename it to {old} first."
+            )
+        if old.exists():
+            raise ForeignDataError(f"{self.folder} cannot be renamed to {old}: that exists too. Move one of them away.")
+        os.rename(self.folder, old)
+
+    def begin(self):
+        """Removes earlier sample data and says that the folder is not complete."""
+        content = self._read()
+        earlier = {self.folder / name for name in content.get("files", [])}
+        if content and content.get("settings") is None:
+            earlier |= {path for pattern in self._leftovers for path in self.folder.glob(pattern)}
+        _write_file(self.folder / MARK, _json({"settings": None, "files": sorted(content.get("files", []))}))
+        for path in earlier:
+            path.unlink(missing_ok=True)
+
+    def write_bytes(self, name, data):
+        _write_file(self.folder / name, data)
+        self._written.add(name)
+
+    def add(self, names):
+        self._written.update(names)
+
+    def finish(self):
+        _write_file(self.folder / MARK, _json({"settings": self._settings, "files": sorted(self._written)}))
+
+
+def _write_file(path, data):
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _json(content):
+    return (json.dumps(content) + "\n").encode()
+
+
+def _encoded(suffix, pixels, *options):
+    ok, data = cv2.imencode(suffix, pixels, list(options))
+    if not ok:
+        raise OSError(f"OpenCV cannot encode {suffix}.")
+    return data.tobytes()
+
+
+def _picture_bytes(image, suffix=".jpg"):
+    return _encoded(suffix, image[..., ::-1], *([cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix == ".jpg" else []))
+
+
+def _silhouette_bytes(mask, channels=1):
+    pixels = np.where(mask, np.uint8(255), np.uint8(0))
+    return _encoded(".png", pixels if channels == 1 else np.repeat(pixels[..., None], channels, -1))
+
+
+def _npz_bytes(**arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def _mat_bytes(joints):
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"joints": joints}, do_compression=True)
+    data = file.getvalue()
+    # The header's free text holds the time; without it, equal data gives equal files.
+    return b"MATLAB 5.0 MAT-file, sample data of posekit".ljust(116) + data[116:]
+
+
+# ------------------------------------------------------------------------------------------------- image datasets
+
+
+def _processes():
+    """Processes that draw, as a context manager; None in place of a single one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = FLAGS.num_workers or min(8, cores)
+    if workers == 1 or FLAGS.num_images < 4 or _chosen() == ["mocap"]:
+        return contextlib.nullcontext()
+    # Spawned, not forked: OpenCV's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+
+
+def _pictures(pool, draw, count, name):
+    """Results of `draw(index)` for every index, in order."""
+    results = pool.map(draw, range(count), chunksize=4) if pool else map(draw, range(count))
+    try:
+        yield from tqdm(results, total=count, desc=name, unit="image", file=sys.stderr)
+    except BaseException:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+        raise
+
+
+def _one_thread():
+    cv2.setNumThreads(1)
+
+
+def _generator(seed, dataset, index):
+    return np.random.default_rng([seed, DATASETS.index(dataset), index])
+
+
+def _size():
+    return (FLAGS.image_size, FLAGS.image_size) if FLAGS.image_size else None
+
+
+def _draw_one(index, seed, dataset, size, image_path, silhouette_path, channels, skip_silhouette):
+    """Draws and writes one picture of one person; returns the person without the mask."""
+    image, (person,) = sample_picture(_generator(seed, dataset, index), sample_body(), size)
+    number = index + 1
+    _write_file(image_path % number, _picture_bytes(image, pathlib.Path(image_path).suffix))
+    if not (skip_silhouette and number % skip_silhouette == 0):
+        _write_file(silhouette_path % number, _silhouette_bytes(person.mask, channels))
+    return person.keypoints_px, person.visible, person.pose, person.shape, person.joints3d
+
+
+def _draw_numbered(pool, dataset, images, silhouettes, image_name, silhouette_name, channels=1, skip_silhouette=0):
+    """Draws a dataset of numbered pictures; returns arrays of labels with the images as first axis."""
+    draw = functools.partial(
+        _draw_one,
+        seed=FLAGS.seed,
+        dataset=dataset,
+        size=_size(),
+        image_path=str(images.folder / image_name),
+        silhouette_path=str(silhouettes.folder / silhouette_name),
+        channels=channels,
+        skip_silhouette=skip_silhouette,
+    )
+    labels = list(_pictures(pool, draw, FLAGS.num_images, dataset))
+    numbers = range(1, FLAGS.num_images + 1)
+    images.add([image_name % number for number in numbers])
+    silhouettes.add(
+        [silhouette_name % number for number in numbers if not (skip_silhouette and number % skip_silhouette == 0)]
+    )
+    keypoints, visible, poses, shapes, joints3d = (np.stack(values) for values in zip(*labels))
+    return keypoints, visible, {"pose": poses, "shape": shapes, "joints3d": joints3d}
+
+
+def _write_lsp(pool, images, silhouettes):
+    keypoints, visible, truth = _draw_numbered(
+        pool, "lsp", images, silhouettes, "images/im%04d.jpg", "im%04d_segmentation.png"
+    )
+    body = slice(LSP14.num_joints)
+    joints = np.concatenate([keypoints[:, body], ~visible[:, body, None]], -1)
+    images.write_bytes("joints.mat", _mat_bytes(joints.transpose(2, 1, 0).astype(np.float64)))
+    images.write_bytes("sample_truth.npz", _npz_bytes(**truth))
+    return f"{len(joints)} images"
+
+
+def _write_lsp_extended(pool, images, silhouettes):
+    keypoints, visible, truth = _draw_numbered(
+        pool,
+        "lsp_ext",
+        images,
+        silhouettes,
+        "images/im%05d.jpg",
+        "im%05d_segmentation.png",
+        channels=3,
+        skip_silhouette=6,
+    )
+    body = slice(LSP14.num_joints)
+    seen = visible[:, body, None]
+    # As in the real set, joints that nobody could see have no position.
+    joints = np.concatenate([keypoints[:, body] * seen, seen], -1)
+    images.write_bytes("joints.mat", _mat_bytes(joints.transpose(1, 2, 0).astype(np.float64)))
+    images.write_bytes("sample_truth.npz", _npz_bytes(**truth))
+    return f"{len(joints)} images, {len(joints) // 6} without a silhouette"
+
+
+def _write_mpii(pool, folder):
+    keypoints, visible, _ = _draw_numbered(
+        pool, "mpii", folder, folder, "images/%05d.png", "images/%05d_segmentation.png", channels=3
+    )
+    poses, found = COCO_PLUS19.convert(np.concatenate([keypoints, ~visible[..., None]], -1), to=MPII16)
+
+    def middle(left, right):
+        pair = [COCO_PLUS19.index(left), COCO_PLUS19.index(right)]
+        return np.concatenate([keypoints[:, pair].mean(1), ~visible[:, pair].any(1)[:, None]], -1)
+
+    poses[:, MPII16.index("pelvis")] = middle("left_hip", "right_hip")
+    poses[:, MPII16.index("thorax")] = middle("left_shoulder", "right_shoulder")
+    folder.write_bytes("poses.npz", _npz_bytes(poses=poses.transpose(2, 1, 0)))
+    return f"{len(poses)} images"
+
+
+# ----------------------------------------------------------------------------------------------------------- COCO
+
+
+def _draw_coco(index, seed, size, folder, num_val):
+    """Draws and writes one COCO picture; returns its image entry and annotations."""
+    rng = _generator(seed, "coco", index)
+    num_people = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
+    crowd = index % 10 == 1
+    size = size or tuple(int(side) for side in rng.integers(224, 281, 2) + (0, 60 * (num_people - 1)))
+    image, people = sample_picture(rng, sample_body(), size, num_people + 2 * crowd)
+    split = "val2017" if index < num_val else "train2017"
+    number = 1000 + 7 * index
+    _write_file(f"{folder}/{split}/{number:012d}.jpg", _picture_bytes(image))
+    entry = {"id": number, "file_name": f"{number:012d}.jpg", "height": size[0], "width": size[1], "license": 1}
+    far, near = people[: 2 * crowd], people[2 * crowd :]
+    annotations = [_annotate(person, rle=index % 8 == 5) for person in near]
+    if crowd:
+        annotations.append(_annotate_crowd([person.mask for person in far]))
+    annotations = [annotation for annotation in annotations if annotation["area"] > 0]
+    for place, annotation in enumerate(annotations):
+        annotation |= {"image_id": number, "category_id": 1, "id": 100 * number + place}
+    return split, entry, annotations
+
+
+def _annotate(person, rle):
+    points, found = COCO_PLUS19.convert(person.keypoints_px, to=COCO17)
+    visible = COCO_PLUS19.convert(person.visible[:, None], to=COCO17)[0][:, 0]
+    height, width = person.mask.shape
+    inside = ((points >= 0) & (points <= (width - 1, height - 1))).all(-1)
+    # 2 visible, 1 hidden but guessed by the annotator, 0 not labelled; faces are not guessed.
+    states = np.where(visible, 2, np.where(inside & (np.arange(len(points)) > 4), 1, 0))
+    keypoints = np.concatenate([np.rint(points) * (states > 0)[:, None], states[:, None]], -1)
+    return {
+        "segmentation": _run_lengths(person.mask) if rle else _polygons(person.mask),
+        "area": float(person.mask.sum()),
+        "bbox": _box(person.mask),
+        "iscrowd": 0,
+        "num_keypoints": int((states > 0).sum()),
+        "keypoints": keypoints.astype(int).ravel().tolist(),
+    }
+
+
+def _annotate_crowd(masks):
+    mask = np.any(masks, 0)
+    return {
+        "segmentation": _run_lengths(mask),
+        "area": float(mask.sum()),
+        "bbox": _box(mask),
+        "iscrowd": 1,
+        "num_keypoints": 0,
+        "keypoints": [0] * (3 * COCO17.num_joints),
+    }
+
+
+def _box(mask):
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return [0.0, 0.0, 0.0, 0.0]
+    return [float(v) for v in (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)]
+
+
+def _polygons(mask, fineness=4):
+    """Outlines of a mask in COCO's coordinates, in which pixel 0 reaches from 0 to 1."""
+    fine = np.kron(mask, np.ones((fineness, fineness), np.uint8)).astype(np.uint8)
+    contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    polygons = []
+    for contour in contours:
+        corners = cv2.approxPolyDP(contour, 1.5, True)[:, 0]
+        if len(corners) >= 3:
+            polygons.append(np.round((corners + 0.5) / fineness, 2).ravel().tolist())
+    return polygons
+
+
+def _run_lengths(mask):
+    """Uncompressed run lengths of a mask, column by column, starting with the background."""
+    pixels = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(pixels)) + 1
+    ends = np.concatenate([changes, [pixels.size]])
+    counts = np.diff(np.concatenate([[0], ends])).tolist()
+    return {"counts": [0, *counts] if pixels[0] else counts, "size": list(mask.shape)}
+
+
+def _write_coco(pool, folder):
+    num_val = max(1, round(_COCO_VAL_SHARE * FLAGS.num_images)) if FLAGS.num_images > 1 else 0
+    draw = functools.partial(_draw_coco, seed=FLAGS.seed, size=_size(), folder=str(folder.folder), num_val=num_val)
+    parts = {"train2017": ([], []), "val2017": ([], [])}
+    for split, entry, annotations in _pictures(pool, draw, FLAGS.num_images, "coco"):
+        parts[split][0].append(entry)
+        parts[split][1].extend(annotations)
+        folder.add([f"{split}/{entry['file_name']}"])
+    category = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(COCO17.joints),
+        "skeleton": [[child + 1, parent + 1] for child, parent in COCO17.bones],
+    }
+    for split, (images, annotations) in parts.items():
+        content = {
+            "info": {"description": "Synthetic sample data of posekit, in the layout of COCO 2017", "version": "1.0"},
+            "licenses": [{"id": 1, "name": "Apache License 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],
+            "images": images,
+            "annotations": annotations,
+            "categories": [category],
+        }
+        folder.write_bytes(f"annotations/person_keypoints_{split}.json", _json(content))
+    num_people = sum(annotation["num_keypoints"] > 0 for _, part in parts.values() for annotation in part)
+    return f"{FLAGS.num_images} images of {num_people} people"
+
+
+# --------------------------------------------------------------------------------------------------------- mocap
+
+
+def _write_mocap(_, records, amass):
+    rng = _generator(FLAGS.seed, "mocap", 0)
+    for name, motion, num_files in (("CMU", "everyday", 2), ("jointLim", "limits", 1)):
+        poses = sample_poses(rng, FLAGS.num_poses, motion, upright="y")
+        # A recording of a person has a few hundred frames of the same shape.
+        shapes = np.repeat(sample_shapes(rng, -(-len(poses) // 100)), 100, 0)[: len(poses)]
+        for number, indices in enumerate(np.array_split(np.arange(len(poses)), num_files)):
+            file = f"neutrSMPL_{name}_{number:03d}.tfrecord"
+            with RecordWriter(records.folder / file) as writer:
+                for index in indices:
+                    writer.write(MocapRecord(poses[index], shapes[index]).to_example())
+            records.add([file])
+    for subject in range(1, 4):
+        gender = ("female", "male", "neutral")[subject % 3]
+        betas = np.zeros(16)
+        betas[:10] = sample_shapes(rng, 1)[0]
+        for take in range(1, 3):
+            recording = _recording(rng, betas, gender)
+            amass.write_bytes(f"SampleSet/{subject:02d}/{subject:02d}_{take:02d}_poses.npz", recording)
+    return f"{FLAGS.num_poses} poses each in CMU and jointLim, 6 recordings"
+
+
+def _recording(rng, betas, gender):
+    """One recording as AMASS has it: z up, body and finger joints of SMPL-H, more shape coefficients than SMPL has."""
+    body = sample_motion(rng, _FRAMES, upright="z")
+    fingers = rng.normal(0, 0.02, (_FRAMES, 90))
+    steps = rng.normal(0, 0.004, (_FRAMES, 3)).cumsum(0)
+    return _npz_bytes(
+        poses=np.concatenate([body[:, :66], fingers], -1).astype(np.float64),
+        betas=betas,
+        trans=steps + (0, 0, 0.95),
+        dmpls=np.zeros((_FRAMES, 8)),
+        mocap_framerate=np.array(60.0),
+        gender=np.array(gender),
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
