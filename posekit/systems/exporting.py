@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import tempfile
 
 import keras
 import numpy as np
@@ -76,16 +77,12 @@ def _write_keras(model, path):
     model.save(path)
 
 
-def _concrete(model):
-    shape = (1, *model.inputs[0].shape[1:])
-    function = tf.function(lambda images: model(images, training=False))
-    return function.get_concrete_function(tf.TensorSpec(shape, tf.float32, name="images"))
-
-
 def _write_tflite(model, path):
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([_concrete(model)], model)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
-    path.write_bytes(converter.convert())
+    with tempfile.TemporaryDirectory() as folder:
+        _write_saved_model(model, folder)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+        path.write_bytes(converter.convert())
 
 
 def _write_onnx(model, path):
