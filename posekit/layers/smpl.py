@@ -212,8 +212,11 @@ def _require_same(found, wanted):
 
 def _find_body(described):
     """The body that a configuration names, for layers that were rebuilt from their configuration alone."""
-    for candidate in (bodies.load_body, bodies.sample_body):
-        body = candidate()
+    for name in (described["name"], None, "sample"):
+        try:
+            body = bodies.load_body(name)
+        except (FileNotFoundError, ValueError):
+            continue
         if _describe(body) == described:
             return body
     raise FileNotFoundError(
@@ -238,14 +241,20 @@ def _precontract(body):
     blend = np.concatenate([template[..., None], shapes, poses], axis=-1).transpose(2, 1, 0)
     shaped = blend[: 1 + body.num_shape]
     joints = (shaped @ np.asarray(body.J_regressor, np.float64).T).transpose(0, 2, 1)
-    keypoint, joint = np.nonzero((regressor != 0).astype(np.float64) @ (weights != 0))
-    influence = regressor[keypoint] * weights[:, joint].T
+    keypoint, joint, points = [], [], []
+    for moved_by in range(body.num_joints):
+        there = np.flatnonzero(weights[:, moved_by])
+        influence = regressor[:, there] * weights[there, moved_by]
+        influenced = np.flatnonzero(influence.any(axis=1))
+        keypoint.extend(influenced)
+        joint.extend([moved_by] * len(influenced))
+        points.append((blend[:, :, there] @ influence[influenced].T).transpose(0, 2, 1))
     return {
         "blend": [np.ascontiguousarray(blend[:, axis]) for axis in range(3)],
         "weights": np.ascontiguousarray(weights.T),
         "joints": joints.reshape(len(joints), -1),
-        "pairs": (blend @ influence.T).transpose(0, 2, 1).reshape(len(blend), -1),
-        "pair_sums": (np.arange(len(regressor))[:, None] == keypoint).astype(np.float64),
+        "pairs": np.concatenate(points, axis=1).reshape(len(blend), -1),
+        "pair_sums": (np.arange(len(regressor))[:, None] == np.array(keypoint, int)).astype(np.float64),
         "pair_weights": regressor @ weights,
-        "pair_joints": joint.astype(np.int32),
+        "pair_joints": np.array(joint, np.int32),
     }
