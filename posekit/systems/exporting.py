@@ -8,6 +8,7 @@ import tempfile
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 SUFFIXES = {"saved_model": "_saved_model", "keras": ".keras", "tflite": ".tflite", "onnx": ".onnx"}
 
@@ -90,9 +91,17 @@ def _write_onnx(model, path):
         import tf2onnx
     except ImportError:
         raise OSError("ONNX needs two more packages: pip install 'posekit[export]'") from None
-    spec = [tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32, name="images")]
-    function = tf.function(lambda images: model(images, training=False), input_signature=spec)
-    tf2onnx.convert.from_function(function, input_signature=spec, opset=17, output_path=str(path))
+    spec = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32, name="images")
+    function = tf.function(lambda images: model(images, training=False)).get_concrete_function(spec)
+    # Freezing also turns captured arrays, such as those of a body, into constants, which the converter leaves open.
+    frozen = convert_variables_to_constants_v2(function)
+    tf2onnx.convert.from_graph_def(
+        frozen.graph.as_graph_def(),
+        input_names=[tensor.name for tensor in frozen.inputs],
+        output_names=[tensor.name for tensor in frozen.outputs],
+        opset=17,
+        output_path=str(path),
+    )
 
 
 def _run_saved_model(path, images):
