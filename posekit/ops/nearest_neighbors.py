@@ -1,0 +1,326 @@
+"""Exact nearest neighbours between point sets, without the points x references matrix.
+
+For every point p the search finds argmin over references r of |p - r|^2. Both sets are ordered along a Morton curve
+and cut into small groups with bounding boxes. One exact look at the group next door gives every group of points an
+upper bound; only pairs of groups whose boxes lie closer than that bound are compared, a fixed number at a time.
+Any input gets the exact answer; memory stays bounded even where nothing can be pruned.
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+# Measured on 224 x 224 silhouettes against 6890 vertices: 16 to 32 points a group are alike, 8 are slower.
+_GROUP = 16
+# Group pairs compared in one go: 4096 * 16 * 16 distances are 4 MB in float32, which stays in the cache.
+_PAIRS_AT_ONCE = 4096
+# Cells of the box-to-box table held at one time.
+_TABLE_CELLS = 1 << 21
+# Stands in for coordinates that are not finite; its square is finite in float32.
+_FAR = 1e18
+
+
+def nearest_neighbors(points, references):
+    """Finds the nearest reference of every point, exactly, and the distance to it.
+
+    The choice of the neighbour is not differentiated; the distance is, through the chosen pair, with gradient zero
+    where the two coincide. Distances are compared in the inputs' precision, in direct (not expanded) form. Among
+    equally near references one is chosen, always the same one for the same input.
+
+    Args:
+        points: `[points, dims]` or `[batch, points, dims]`, float32 or float64; the batched form may be a
+            `tf.RaggedTensor` with a ragged second axis.
+        references: The same form and dtype, with its own number of points; ragged or dense independently of `points`.
+
+    Returns:
+        `(indices, distances)`: int32 positions in `references` (of the same batch element) and Euclidean distances,
+        both shaped as `points` without the last axis (ragged where `points` is). Without any reference the index is -1
+        and the distance infinite. A point that is not finite gets some valid index and a distance that is not finite;
+        references that are not finite are chosen last.
+
+    Raises:
+        ValueError: If ranks, dtypes or the number of coordinates do not fit.
+
+    Example:
+        >>> indices, distances = nearest_neighbors(tf.constant([[0.0, 0.0]]), tf.constant([[3.0, 4.0], [9.0, 9.0]]))
+        >>> int(indices[0]), float(distances[0])
+        (0, 5.0)
+
+    Reference:
+        Follows: maxpit/human-pose-estimation:find_nearest_neighbors.
+        Differs: no float32 expanded squares (which pick a wrong neighbour for about one point in a hundred).
+    """
+    points, references = _as_tensor(points, "points"), _as_tensor(references, "references")
+    _check(points, references)
+    if points.shape.rank == 2:
+        indices, distances = nearest_neighbors(points[tf.newaxis], references[tf.newaxis])
+        return indices[0], distances[0]
+    ragged = points if isinstance(points, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(points)
+    others = references if isinstance(references, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(references)
+    flat, flat_others = _flat(ragged), _flat(others)
+    chosen = nearest_in_rows(flat, ragged.row_splits, flat_others, others.row_splits)
+    distances = _distances(flat, flat_others, chosen)
+    first = tf.gather(tf.cast(others.row_starts(), tf.int32), tf.cast(ragged.value_rowids(), tf.int32))
+    indices = tf.where(chosen >= 0, chosen - first, -1)
+    if isinstance(points, tf.RaggedTensor):
+        return ragged.with_flat_values(indices), ragged.with_flat_values(distances)
+    shape = tf.shape(points)[:2]
+    indices, distances = tf.reshape(indices, shape), tf.reshape(distances, shape)
+    indices.set_shape(points.shape[:2])
+    distances.set_shape(points.shape[:2])
+    return indices, distances
+
+
+def nearest_in_rows(points, point_splits, references, reference_splits):
+    """Nearest references of a batch given as flat values with row splits.
+
+    Args:
+        points: `[total points, dims]` float.
+        point_splits: `[batch + 1]` integers: row b owns `points[point_splits[b]:point_splits[b + 1]]`.
+        references: `[total references, dims]`, the dtype of `points`.
+        reference_splits: `[batch + 1]` integers.
+
+    Returns:
+        Int32 `[total points]`: positions in the flat `references`, -1 where the row has no reference.
+    """
+    search = _compiled_search(points.shape[-1], points.dtype)
+    return search(
+        tf.stop_gradient(points),
+        tf.cast(point_splits, tf.int32),
+        tf.stop_gradient(references),
+        tf.cast(reference_splits, tf.int32),
+    )
+
+
+def safe_norm(vectors):
+    """Euclidean length over the last axis, with gradient zero (not NaN) at the zero vector.
+
+    Args:
+        vectors: `[..., dims]` float.
+
+    Returns:
+        `[...]` lengths.
+    """
+    squared = tf.reduce_sum(tf.square(vectors), axis=-1)
+    is_zero = tf.equal(squared, 0)
+    return tf.where(is_zero, tf.zeros_like(squared), tf.sqrt(tf.where(is_zero, tf.ones_like(squared), squared)))
+
+
+def _as_tensor(value, name):
+    if not isinstance(value, tf.RaggedTensor):
+        value = tf.convert_to_tensor(value)
+    if value.dtype not in (tf.float32, tf.float64):
+        raise ValueError(f"{name} have dtype {value.dtype.name}; allowed are float32 and float64. Cast them first.")
+    return value
+
+
+def _check(points, references):
+    ranks = points.shape.rank, references.shape.rank
+    if ranks not in ((2, 2), (3, 3)):
+        raise ValueError(
+            f"points of shape {points.shape} and references of shape {references.shape} do not fit: both must be "
+            "[points, dims] or both [batch, points, dims]."
+        )
+    if points.dtype != references.dtype:
+        raise ValueError(f"points are {points.dtype.name} and references {references.dtype.name}; cast one of them.")
+    if points.shape[-1] is None or points.shape[-1] != references.shape[-1] or not 1 <= points.shape[-1] <= 15:
+        raise ValueError(
+            f"points have {points.shape[-1]} coordinates and references {references.shape[-1]}; both need the same "
+            "number, known when the graph is built, from 1 to 15."
+        )
+
+
+def _flat(ragged):
+    values = ragged.flat_values
+    return tf.ensure_shape(values, [None, ragged.shape[-1]])
+
+
+def _distances(points, references, chosen):
+    count = tf.shape(references)[0]
+    # One spare row keeps the lookup valid where a row, or the whole batch, has no reference.
+    padded = tf.concat([references, tf.zeros([1, references.shape[-1]], references.dtype)], axis=0)
+    distances = safe_norm(points - tf.gather(padded, tf.where(chosen >= 0, chosen, count)))
+    return tf.where(chosen >= 0, distances, tf.constant(np.inf, points.dtype))
+
+
+@functools.cache
+def _compiled_search(dims, dtype):
+    """One graph for any sizes: without it an eager caller would pay for every small operation of the search."""
+    values, splits = tf.TensorSpec([None, dims], dtype), tf.TensorSpec([None], tf.int32)
+    return tf.function(_search_rows, input_signature=[values, splits, values, splits])
+
+
+def _search_rows(points, point_splits, references, reference_splits):
+    dims = points.shape[-1]
+    rows = tf.shape(point_splits)[0] - 1
+    found = tf.TensorArray(tf.int32, size=rows, infer_shape=False, element_shape=[None])
+
+    def search_row(row, found):
+        own = points[point_splits[row] : point_splits[row + 1]]
+        start = reference_splits[row]
+        others = references[start : reference_splits[row + 1]]
+        own, others = tf.ensure_shape(own, [None, dims]), tf.ensure_shape(others, [None, dims])
+        possible = tf.logical_and(tf.shape(own)[0] > 0, tf.shape(others)[0] > 0)
+        indices = tf.cond(possible, lambda: start + _search(own, others), lambda: tf.fill(tf.shape(own)[:1], -1))
+        return row + 1, found.write(row, indices)
+
+    _, found = tf.while_loop(lambda row, _: row < rows, search_row, (0, found), parallel_iterations=2)
+    return tf.reshape(found.concat(), [tf.shape(points)[0]])
+
+
+def _search(points, references):
+    """Positions in `references` `[M, D]` (M >= 1) nearest to `points` `[N, D]` (N >= 1)."""
+    point_groups, reference_groups = _groups(points), _groups(references)
+    count = tf.shape(point_groups.low)[0]
+    block = tf.maximum(1, _TABLE_CELLS // tf.shape(reference_groups.low)[0])
+    blocks = -(-count // block)
+    found = tf.TensorArray(tf.int32, size=blocks, infer_shape=False, element_shape=[None, _GROUP])
+
+    def search_block(step, found):
+        part = point_groups.part(step * block, (step + 1) * block)
+        return step + 1, found.write(step, _search_block(part, reference_groups))
+
+    _, found = tf.while_loop(lambda step, _: step < blocks, search_block, (0, found), parallel_iterations=1)
+    in_order = tf.reshape(found.concat(), [-1])[: tf.shape(points)[0]]
+    order = point_groups.order[: tf.shape(points)[0]]
+    return tf.scatter_nd(order[:, tf.newaxis], in_order, tf.shape(points)[:1])
+
+
+def _search_block(points, references):
+    """Nearest references of one block of point groups, `[groups, _GROUP]` positions."""
+    best, group = _first_bound(points, references)
+    # Strictly nearer only: where everything coincides nothing survives, instead of everything.
+    pairs = tf.cast(tf.where(_box_gaps(points, references) < tf.reduce_max(best, axis=1)[:, tf.newaxis]), tf.int32)
+
+    def compare(start, best, group):
+        chunk = pairs[start : start + _PAIRS_AT_ONCE]
+        # The boxes touch often enough; that a point of the group lies near the other box is rarer by half or more.
+        left, right = tf.unstack(chunk, axis=1)
+        hopeful = tf.reduce_any(_point_gaps(points, left, references, right) < tf.gather(best, left), axis=1)
+        left, right = tf.unstack(tf.boolean_mask(chunk, hopeful), axis=1)
+        best, group = _improve(points, left, references, right, best, group)
+        return start + _PAIRS_AT_ONCE, best, group
+
+    total = tf.shape(pairs)[0]
+    _, _, group = tf.while_loop(lambda start, *_: start < total, compare, (0, best, group), parallel_iterations=1)
+    return _closest_member(points.values, references, group)
+
+
+def _first_bound(points, references):
+    """Squared distances to, and numbers of, the nearest of the two reference groups with the nearest centres."""
+    centres = _squared_table(points.low + points.high, references.low + references.high)
+    first = tf.argmin(centres, axis=1, output_type=tf.int32)
+    count = tf.shape(references.low)[0]
+    elsewhere = centres + tf.one_hot(first, count, on_value=np.inf, off_value=0.0, dtype=centres.dtype)
+    second = tf.argmin(elsewhere, axis=1, output_type=tf.int32)
+    best = tf.reduce_min(_squared_pairs(points.values, tf.gather(references.values, first)), axis=2)
+    group = tf.broadcast_to(first[:, tf.newaxis], tf.shape(best))
+    return _improve(points, tf.range(tf.shape(first)[0]), references, second, best, group)
+
+
+def _improve(points, left, references, right, best, group):
+    """Lowers the best squared distances by what pairs of groups offer, and notes which reference group it was."""
+    count, last = tf.shape(best)[0], tf.shape(references.low)[0]
+    nearest = _squared_pairs(tf.gather(points.values, left), tf.gather(references.values, right))
+    nearest = tf.reduce_min(nearest, axis=2)
+    improved = tf.minimum(best, tf.math.unsorted_segment_min(nearest, left, count))
+    winners = tf.where(nearest <= tf.gather(improved, left), right[:, tf.newaxis], last)
+    winner = tf.math.unsorted_segment_min(winners, left, count)
+    return improved, tf.where(tf.logical_and(improved < best, winner < last), winner, group)
+
+
+def _closest_member(points, references, group):
+    """The last step inside the group that won: `[groups, _GROUP]` positions in the unsorted references."""
+    members = tf.gather(references.values, group)
+    squared = _sum_over_axes(
+        tf.math.squared_difference(points[:, :, tf.newaxis, axis], members[..., axis])
+        for axis in range(points.shape[-1])
+    )
+    position = group * _GROUP + tf.argmin(squared, axis=2, output_type=tf.int32)
+    return tf.gather(references.order, position)
+
+
+class _Groups:
+    """Points in Morton order, cut into groups: values, bounding boxes, and where each came from."""
+
+    def __init__(self, values, order, low, high):
+        self.values, self.order, self.low, self.high = values, order, low, high
+
+    def part(self, start, stop):
+        return _Groups(self.values[start:stop], self.order, self.low[start:stop], self.high[start:stop])
+
+
+def _groups(points):
+    finite = tf.math.is_finite(points)
+    order = _morton_order(points, finite)
+    # The last point again and again fills the last group: a copy changes no minimum.
+    order = tf.concat([order, tf.fill([-tf.shape(points)[0] % _GROUP], order[-1])], axis=0)
+    # What is not finite becomes large: it sorts to the end and loses every comparison.
+    values = tf.gather(tf.where(finite, points, tf.constant(_FAR, points.dtype)), order)
+    values = tf.reshape(values, [-1, _GROUP, points.shape[-1]])
+    return _Groups(values, order, tf.reduce_min(values, axis=1), tf.reduce_max(values, axis=1))
+
+
+def _morton_order(points, finite):
+    dims = points.shape[-1]
+    cells = (1 << min(10, 30 // dims)) - 1
+    far = tf.constant(_FAR, points.dtype)
+    low = tf.reduce_min(tf.where(finite, points, far), axis=0)
+    extent = tf.reduce_max(tf.reduce_max(tf.where(finite, points, -far), axis=0) - low)
+    scale = tf.where(extent > 0, cells / extent, tf.ones_like(extent))
+    cell = tf.clip_by_value((tf.where(finite, points, far) - low) * scale, 0, cells)
+    spread = tf.gather(tf.constant(_spread_bits(cells, dims)), tf.cast(cell, tf.int32))
+    return tf.argsort(tf.reduce_sum(spread * [1 << axis for axis in range(dims)], axis=1))
+
+
+@functools.cache
+def _spread_bits(largest, dims):
+    numbers = np.arange(largest + 1)
+    spread = [((numbers >> bit) & 1) << (bit * dims) for bit in range(int(largest).bit_length())]
+    return np.sum(spread, axis=0).astype(np.int32)
+
+
+def _squared_table(left, right):
+    return _sum_over_axes(
+        tf.math.squared_difference(left[:, tf.newaxis, axis], right[tf.newaxis, :, axis])
+        for axis in range(left.shape[-1])
+    )
+
+
+def _squared_pairs(left, right):
+    """Squared distances `[pairs, left members, right members]`, one coordinate after the other: no fourth axis."""
+    return _sum_over_axes(
+        tf.math.squared_difference(left[:, :, tf.newaxis, axis], right[:, tf.newaxis, :, axis])
+        for axis in range(left.shape[-1])
+    )
+
+
+def _box_gaps(points, references):
+    """Squared distances between bounding boxes, `[point groups, reference groups]`.
+
+    The same operations in the same order as for pairs of points: rounding cannot lift a gap above a distance.
+    """
+
+    def gap(axis):
+        before = references.low[tf.newaxis, :, axis] - points.high[:, tf.newaxis, axis]
+        after = points.low[:, tf.newaxis, axis] - references.high[tf.newaxis, :, axis]
+        return tf.square(tf.maximum(tf.maximum(before, after), 0))
+
+    return _sum_over_axes(gap(axis) for axis in range(points.low.shape[-1]))
+
+
+def _point_gaps(points, left, references, right):
+    """Squared distances from each point of a group to the other group's box, `[pairs, _GROUP]`."""
+    values = tf.gather(points.values, left)
+    low, high = tf.gather(references.low, right), tf.gather(references.high, right)
+
+    def gap(axis):
+        inside = tf.minimum(tf.maximum(values[..., axis], low[:, axis, tf.newaxis]), high[:, axis, tf.newaxis])
+        return tf.math.squared_difference(values[..., axis], inside)
+
+    return _sum_over_axes(gap(axis) for axis in range(values.shape[-1]))
+
+
+def _sum_over_axes(terms):
+    return functools.reduce(tf.add, terms)
