@@ -53,12 +53,11 @@ def decode_example(serialized):
         if field != 1:
             continue
         for entry_field, entry in _fields(body):
-            if entry_field != 1:
-                continue
-            parts = dict(_fields(entry))
-            if not isinstance(parts.get(1, b""), memoryview | bytes) or 2 not in parts:
-                raise ExampleError("A feature lacks its name or its value.")
-            features[_text(parts.get(1, b""))] = _list_value(parts[2])
+            if entry_field == 1:
+                parts = dict(_fields(entry))
+                if 1 not in parts or 2 not in parts:
+                    raise ExampleError("A feature lacks its name or its value.")
+                features[_text(parts[1])] = _list_value(parts[2])
     return features
 
 
@@ -85,8 +84,8 @@ def _list_body(value):
 
 
 def _list_value(feature):
-    for kind, body in _fields(_message(feature)):
-        values = list(_fields(_message(body)))
+    for kind, body in _fields(feature):
+        values = list(_fields(body))
         if kind == _BYTES_LIST:
             return [bytes(_message(value)) for _, value in values]
         if kind == _FLOAT_LIST:
@@ -111,7 +110,7 @@ def _message(value):
 
 def _text(value):
     try:
-        return bytes(value).decode()
+        return bytes(_message(value)).decode()
     except UnicodeDecodeError:
         raise ExampleError("A feature's name is not UTF-8 text.") from None
 
@@ -151,7 +150,7 @@ def _varints(view):
 
 def _fields(view):
     """Yields `(field number, value)`: a memoryview, an unsigned integer, or a float for a 32-bit field."""
-    position = 0
+    view, position = _message(view), 0
     while position < len(view):
         tag, position = _read_varint(view, position)
         wire = tag & 7

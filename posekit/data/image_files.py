@@ -117,9 +117,16 @@ def _png_header(data):
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise ImageFileError("truncated image")
     width, height = struct.unpack(">II", data[16:24])
-    if data.rfind(b"IEND") < 0:
-        raise ImageFileError("truncated image")
-    return ImageHeader("PNG", height, width)
+    # Every piece is checked: decoders take the memory that its length announces.
+    position = len(_PNG)
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        if length > len(data) - position - 12:
+            break
+        if data[position + 4 : position + 8] == b"IEND":
+            return ImageHeader("PNG", height, width)
+        position += 12 + length
+    raise ImageFileError("truncated image")
 
 
 def _jpeg_header(data):
