@@ -390,9 +390,10 @@ def _annotate(person, rle):
     # 2 visible, 1 hidden but guessed by the annotator, 0 not labelled; faces are not guessed.
     states = np.where(visible, 2, np.where(inside & (np.arange(len(points)) > 4), 1, 0))
     keypoints = np.concatenate([np.rint(points) * (states > 0)[:, None], states[:, None]], -1)
+    polygons, area = _polygons(person.mask)
     return {
-        "segmentation": _run_lengths(person.mask) if rle else _polygons(person.mask),
-        "area": float(person.mask.sum()),
+        "segmentation": _run_lengths(person.mask) if rle else polygons,
+        "area": float(person.mask.sum()) if rle else area,
         "bbox": _box(person.mask),
         "iscrowd": 0,
         "num_keypoints": int((states > 0).sum()),
@@ -420,15 +421,19 @@ def _box(mask):
 
 
 def _polygons(mask, fineness=4):
-    """Outlines of a mask in COCO's coordinates, in which pixel 0 reaches from 0 to 1."""
+    """Outlines of a mask and the area within, in COCO's coordinates, in which pixel 0 reaches from 0 to 1.
+
+    Holes, as between an arm and the trunk, are part of it: COCO's polygons know none.
+    """
     fine = np.kron(mask, np.ones((fineness, fineness), np.uint8)).astype(np.uint8)
     contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    polygons = []
+    polygons, area = [], 0.0
     for contour in contours:
-        corners = cv2.approxPolyDP(contour, 1.5, True)[:, 0]
+        corners = cv2.approxPolyDP(contour, 1.5, True)
         if len(corners) >= 3:
-            polygons.append(np.round((corners + 0.5) / fineness, 2).ravel().tolist())
-    return polygons
+            polygons.append(np.round((corners[:, 0] + 0.5) / fineness, 2).ravel().tolist())
+            area += cv2.contourArea(corners) / fineness**2
+    return polygons, area
 
 
 def _run_lengths(mask):

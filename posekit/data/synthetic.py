@@ -3,7 +3,7 @@
 Poses are put together from a trunk, a pair of legs and two arms that each do something (`TRUNKS`, `LEGS`, `ARMS`:
 ranges of joint angles in degrees), kept within the limits of the joints. Pictures show a dressed body over a
 procedural background under a weak-perspective camera, so that an exact fit exists for every picture.
-Everything is a pure function of the `numpy.random.Generator` passed in. TensorFlow is not needed.
+Everything is a pure function of the `numpy.random.Generator` passed in.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from posekit.ops.rasterize import rasterize, vertex_normals
 from posekit.skeletons import COCO_PLUS19, SMPL24
 
 # Of the left arm in the T-pose; the right one mirrors it. swing: forward (-) and backward about the sideways axis;
@@ -532,6 +531,9 @@ def draw_person(image, body, pose, shape, scale, offset_px, outfit, light=None, 
     Returns:
         `(image, person)`: the new image, float `[H, W, 3]`, and a `Person`.
     """
+    # Not imported above: posekit.ops brings TensorFlow along, which poses and motions do without.
+    from posekit.ops.rasterize import rasterize
+
     posed = posed or pose_body(body, pose, shape)
     height, width = image.shape[:2]
     keypoints = posed.keypoints[:, :2] * scale + offset_px
@@ -570,6 +572,8 @@ def _sample_light(rng):
 
 def _shade(fine, body, posed, outfit, light):
     """Lit colours `[covered, 3]` of a raster's pixels."""
+    from posekit.ops.rasterize import vertex_normals
+
     direction, strength, surroundings = light
     direction = np.asarray(direction) / np.linalg.norm(direction)
     normals = vertex_normals(posed.vertices, body.faces)

@@ -1,0 +1,213 @@
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+
+from posekit.data.schema import MocapRecord
+from posekit.data.tfrecord import count_records, read_records
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+COUNT = 8
+
+
+def run(*flags, status=0):
+    command = [sys.executable, str(ROOT / "tools" / "create_sample_data.py"), *map(str, flags)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample")
+    run(f"--data_dir={folder}", f"--num_images={COUNT}", "--num_poses=250", "--seed=3", "--num_workers=2")
+    return folder
+
+
+def digests(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def read(path, flags=cv2.IMREAD_COLOR):
+    image = cv2.imread(str(path), flags)
+    assert image is not None, path
+    return image
+
+
+def check_labels(joints, visible, image, silhouette):
+    """Joints `[J, 2]` lie in the picture, and those of limbs on the silhouette."""
+    height, width = image.shape[:2]
+    assert (joints[visible] >= 0).all() and (joints[visible] < (width, height)).all()
+    if silhouette is not None:
+        assert silhouette.shape == (height, width)
+        assert set(np.unique(silhouette)) == {0, 255}
+        limbs = np.flatnonzero(visible[:12])
+        x, y = np.rint(joints[limbs]).astype(int).T
+        assert (silhouette[y, x] == 255).all()
+
+
+def test_help():
+    text = run("--helpfull", status=1)
+    for flag in ("--data_dir", "--num_images", "--seed", "--image_size", "--[no]lsp_ext", "--[no]overwrite"):
+        assert flag in text
+
+
+def test_lsp(data):
+    joints = scipy.io.loadmat(data / "lsp_dataset/joints.mat")["joints"]
+    assert joints.shape == (3, 14, COUNT) and set(np.unique(joints[2])) <= {0, 1}
+    assert sorted(p.name for p in (data / "lsp_dataset/images").iterdir())[0] == "im0001.jpg"
+    for index in range(COUNT):
+        image = read(data / f"lsp_dataset/images/im{index + 1:04d}.jpg")
+        mask = read(data / f"upi-s1h/data/lsp/im{index + 1:04d}_segmentation.png", cv2.IMREAD_UNCHANGED)
+        check_labels(joints[:2, :, index].T, joints[2, :, index] == 0, image, mask)
+    assert (joints[2] == 0).mean() > 0.6
+
+
+def test_lsp_extended(data):
+    joints = scipy.io.loadmat(data / "lspet_dataset/joints.mat")["joints"]
+    assert joints.shape == (14, 3, COUNT)
+    without = []
+    for index in range(COUNT):
+        image = read(data / f"lspet_dataset/images/im{index + 1:05d}.jpg")
+        path = data / f"upi-s1h/data/lsp_extended/im{index + 1:05d}_segmentation.png"
+        without += [index + 1] if not path.exists() else []
+        mask = read(path, cv2.IMREAD_UNCHANGED) if path.exists() else None
+        assert mask is None or mask.shape[2] == 3
+        check_labels(joints[:, :2, index], joints[:, 2, index] == 1, image, mask[..., 0] if mask is not None else None)
+    assert without == [6]
+    assert (joints.transpose(0, 2, 1)[joints[:, 2] == 0] == 0).all()
+
+
+@pytest.mark.parametrize(("folder", "axes"), [("lsp_dataset", (2, 1, 0)), ("lspet_dataset", (2, 0, 1))])
+def test_truth_fits_the_labels_under_a_weak_perspective_camera(data, folder, axes):
+    joints = scipy.io.loadmat(data / folder / "joints.mat")["joints"].transpose(axes)
+    with np.load(data / folder / "sample_truth.npz") as truth:
+        assert truth["pose"].shape == (COUNT, 72) and truth["shape"].shape == (COUNT, 10)
+        joints3d = truth["joints3d"]
+    assert joints3d.shape == (COUNT, 14, 3)
+    for points, space in zip(joints, joints3d):
+        seen = points[:, 2] == 1 if folder == "lspet_dataset" else slice(None)
+        flat, px = space[seen, :2].astype(np.float64), points[seen, :2]
+        scale = ((flat - flat.mean(0)) * (px - px.mean(0))).sum() / ((flat - flat.mean(0)) ** 2).sum()
+        fitted = scale * (flat - flat.mean(0)) + px.mean(0)
+        assert np.abs(fitted - px).max() < 0.05
+        assert 40 < scale < 140
+
+
+def test_mpii(data):
+    with np.load(data / "upi-s1h/data/mpii/poses.npz") as file:
+        poses = file["poses"]
+    assert poses.shape == (3, 16, COUNT)
+    for index in range(COUNT):
+        image = read(data / f"upi-s1h/data/mpii/images/{index + 1:05d}.png")
+        mask = read(data / f"upi-s1h/data/mpii/images/{index + 1:05d}_segmentation.png")[..., 0]
+        check_labels(poses[:2, :6, index].T, poses[2, :6, index] == 0, image, mask)
+        np.testing.assert_allclose(poses[:2, 6, index], poses[:2, 2:4, index].mean(1))
+
+
+def test_coco(data):
+    from pycocotools.coco import COCO
+
+    people = crowds = run_lengths = 0
+    for split, count in (("train2017", 6), ("val2017", 2)):
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO(str(data / f"coco/annotations/person_keypoints_{split}.json"))
+        assert len(coco.imgs) == count
+        assert coco.cats[1]["keypoints"][:2] == ["nose", "left_eye"] and len(coco.cats[1]["skeleton"]) > 10
+        for entry in coco.imgs.values():
+            image = read(data / f"coco/{split}/{entry['file_name']}")
+            assert image.shape[:2] == (entry["height"], entry["width"])
+            assert entry["file_name"] == f"{entry['id']:012d}.jpg"
+        for annotation in coco.anns.values():
+            mask = coco.annToMask(annotation)
+            assert abs(mask.sum() - annotation["area"]) < 0.05 * annotation["area"] + 8
+            rows, columns = np.nonzero(mask)
+            x, y, w, h = annotation["bbox"]
+            np.testing.assert_allclose(
+                (x, y, x + w - 1, y + h - 1), (columns.min(), rows.min(), columns.max(), rows.max()), atol=1
+            )
+            keypoints = np.array(annotation["keypoints"]).reshape(17, 3)
+            assert annotation["num_keypoints"] == (keypoints[:, 2] > 0).sum()
+            assert (keypoints[keypoints[:, 2] == 0] == 0).all()
+            people += annotation["num_keypoints"] > 0
+            crowds += annotation["iscrowd"]
+            run_lengths += isinstance(annotation["segmentation"], dict)
+            if not annotation["iscrowd"] and annotation["area"] > 1500:
+                seen = keypoints[5:][keypoints[5:, 2] == 2]
+                assert np.mean([mask[b, a] for a, b, _ in seen]) > 0.8
+    assert people >= COUNT and crowds >= 1 and run_lengths > crowds
+
+
+def test_mocap(data):
+    files = sorted(path.name for path in (data / "mocap_neutrMosh").glob("*.tfrecord"))
+    assert files == ["neutrSMPL_CMU_000.tfrecord", "neutrSMPL_CMU_001.tfrecord", "neutrSMPL_jointLim_000.tfrecord"]
+    assert [count_records(data / "mocap_neutrMosh" / name) for name in files] == [125, 125, 250]
+    records = [MocapRecord.from_example(r) for r in read_records(data / "mocap_neutrMosh" / files[0])]
+    assert np.std([record.pose for record in records], axis=0).max() > 0.3
+    assert np.abs([record.shape for record in records]).max() < 3
+    recordings = sorted((data / "amass").rglob("*_poses.npz"))
+    assert len(recordings) == 6
+    with np.load(recordings[0], allow_pickle=False) as file:
+        assert file["poses"].shape == (120, 156) and file["betas"].shape == (16,) and file["trans"].shape == (120, 3)
+        assert float(file["mocap_framerate"]) == 60.0 and str(file["gender"]) in ("male", "female", "neutral")
+
+
+def test_same_seed_same_data_whatever_the_processes(data, tmp_path):
+    flags = ("--num_poses=250", f"--num_images={COUNT}", "--lsp", "--mocap", "--num_workers=1")
+    run(f"--output_dir={tmp_path / 'same'}", "--seed=3", *flags)
+    same, everything = digests(tmp_path / "same"), digests(data)
+    assert same.items() <= everything.items() and len(same) > 2 * COUNT
+    assert not (tmp_path / "same/coco").exists()
+
+
+def test_finished_data_is_not_made_again(data):
+    before = {path: path.stat().st_mtime_ns for path in data.rglob("*.jpg")}
+    text = run(f"--data_dir={data}", f"--num_images={COUNT}", "--num_poses=250", "--seed=3")
+    assert text.count("already") == 5
+    assert before == {path: path.stat().st_mtime_ns for path in data.rglob("*.jpg")}
+
+
+def test_other_settings_and_interruptions_leave_no_old_files(tmp_path):
+    run(f"--data_dir={tmp_path}", "--lsp", "--num_images=3", "--image_size=96", "--seed=1")
+    assert read(tmp_path / "lsp_dataset/images/im0003.jpg").shape == (96, 96, 3)
+    mark = tmp_path / "lsp_dataset/sample_data.json"
+    mark.write_text(json.dumps({"settings": None, "files": []}))
+    (tmp_path / "lsp_dataset/images/im0009.jpg").write_bytes(b"half")
+    (tmp_path / "lsp_dataset/notes.txt").write_text("mine")
+    run(f"--data_dir={tmp_path}", "--lsp", "--num_images=2", "--image_size=96")
+    assert sorted(path.name for path in (tmp_path / "lsp_dataset/images").iterdir()) == ["im0001.jpg", "im0002.jpg"]
+    assert len(list((tmp_path / "upi-s1h/data/lsp").glob("*.png"))) == 2
+    assert (tmp_path / "lsp_dataset/notes.txt").read_text() == "mine"
+
+
+def test_foreign_data_is_left_alone(tmp_path):
+    (tmp_path / "lsp_dataset").mkdir()
+    (tmp_path / "lsp_dataset/joints.mat").write_text("real")
+    flags = (f"--data_dir={tmp_path}", "--lsp", "--num_images=1", "--image_size=96")
+    text = run(*flags, status=1)
+    assert "holds data that is not sample data" in text and "--overwrite" in text and "Traceback" not in text
+    assert [path.name for path in (tmp_path / "lsp_dataset").iterdir()] == ["joints.mat"]
+    run(*flags, "--overwrite")
+    assert (tmp_path / "lsp_dataset.old/joints.mat").read_text() == "real"
+    assert (tmp_path / "lsp_dataset/images/im0001.jpg").exists()
+
+
+def test_bad_flags_and_places(tmp_path):
+    assert "at least 64 pixels" in run(f"--data_dir={tmp_path}", "--image_size=10", status=1)
+    (tmp_path / "file").write_text("")
+    text = run(f"--data_dir={tmp_path / 'file'}", "--mocap", "--num_poses=1", status=1)
+    assert "cannot write" in text and "--output_dir" in text and "Traceback" not in text
