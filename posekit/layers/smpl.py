@@ -130,15 +130,17 @@ class SMPL(keras.layers.Layer):
 
     def _vertices(self, coefficients, carry, constant):
         """Blend shapes and skinning, one coordinate at a time over contiguous vertices."""
-        batch_and_row = (-1, 3, self.num_vertices)
-        # [column, batch * row, joints]: one matrix product a column gives that column for every vertex.
-        columns = ops.transpose(carry, (3, 0, 2, 1))
-        columns = ops.reshape(columns, (4, -1, self.num_joints))
-        moved = ops.reshape(ops.matmul(columns[3], constant["weights"]), batch_and_row)
-        for axis, blend in enumerate(constant["blend"]):
-            column = ops.reshape(ops.matmul(columns[axis], constant["weights"]), batch_and_row)
-            moved = moved + column * ops.matmul(coefficients, blend)[:, None]
-        return ops.transpose(moved, (0, 2, 1))
+        blended = [ops.matmul(coefficients, blend) for blend in constant["blend"]]
+        # [row, column, batch, joints]: a product with the weights gives that entry of every vertex's own transform.
+        entries = ops.transpose(carry, (2, 3, 0, 1))
+        rows = []
+        for row in range(3):
+            moved = ops.matmul(entries[row, 3], constant["weights"])
+            for axis in range(3):
+                moved = moved + ops.matmul(entries[row, axis], constant["weights"]) * blended[axis]
+            rows.append(moved)
+        # Quicker than stacking along the last axis, which would copy number by number.
+        return ops.transpose(ops.stack(rows, axis=1), (0, 2, 1))
 
     def _keypoints(self, coefficients, carry, constant):
         """Keypoints are sums over (keypoint, joint) pairs, each carried by its joint as one rigid point."""
