@@ -171,6 +171,35 @@ def check_model(model, inputs, directory, tolerance=1e-6, export=True):
         _assert_close(exported.serve(inputs), expected, tolerance, "the exported SavedModel")
 
 
+def check_half_precision(make, inputs, output_dtype="float32"):
+    """Checks that a layer or model works under the mixed-precision policies.
+
+    Args:
+        make: Function without arguments that makes the layer; called under each policy.
+        inputs: List of float32 arrays `[batch, ...]`, its positional call arguments.
+        output_dtype: Type that the results must have: `"float32"`, or `"half"` for the policy's own.
+
+    Raises:
+        AssertionError: If a result is not finite or has another type, or a weight is not kept in float32.
+    """
+    import keras
+    import tensorflow as tf
+
+    before = keras.config.dtype_policy()
+    try:
+        for half in ("float16", "bfloat16"):
+            keras.config.set_dtype_policy(f"mixed_{half}")
+            layer = make()
+            for result in tf.nest.flatten(layer(*inputs)):
+                wanted = half if output_dtype == "half" else output_dtype
+                assert result.dtype == wanted, f"under mixed_{half} a result is {result.dtype.name}, not {wanted}"
+                assert np.isfinite(tf.cast(result, "float32")).all(), f"under mixed_{half} a result is not finite"
+            for variable in layer.variables:
+                assert variable.dtype != half, f"under mixed_{half} {variable.path} is kept in {half}"
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def _assert_close(result, expected, tolerance, what):
     import tensorflow as tf
 

@@ -1,11 +1,10 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from recipes import recipe_weights
 
 from posekit.layers import CorrectionNetwork, IterativeRegressor, MeanParameters
-from posekit.testing import check_layer, load_fixture
+from posekit.testing import check_half_precision, check_layer, load_fixture
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +99,4 @@ def test_as_a_keras_layer(layer, shape, tmp_path):
 
 
 def test_float32_under_half_precision():
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        layer = IterativeRegressor([0.5, 1.5], num_stages=2, hidden=8)
-        assert layer(tf.ones([2, 3], "bfloat16")).dtype == "float32"
-    finally:
-        keras.config.set_dtype_policy(before)
+    check_half_precision(lambda: IterativeRegressor([0.5, 1.5], num_stages=2, hidden=8), [np.ones((2, 3), np.float32)])

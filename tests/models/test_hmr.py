@@ -7,7 +7,7 @@ from recipes import recipe_weights
 from posekit.layers import KinematicChainSpace
 from posekit.models import HMR, Critic
 from posekit.models.hmr import backbone_names
-from posekit.testing import check_model, load_fixture, tiny_body
+from posekit.testing import check_half_precision, check_model, load_fixture, tiny_body
 
 
 def stub_backbone(features=16):
@@ -183,11 +183,10 @@ def test_half_precision_in_the_backbone_only(policy, name):
 
 
 def test_critic_computes_in_float32_under_half_precision(policy):
+    inputs = [np.zeros((2, *tensor.shape[1:]), np.float32) for tensor in Critic().inputs]
+    check_half_precision(Critic, [inputs])
     policy("mixed_float16")
-    critic = Critic()
-    inputs = [np.zeros((2, *tensor.shape[1:]), np.float32) for tensor in critic.inputs]
-    assert critic(inputs).dtype == "float32"
-    assert {layer.compute_dtype for layer in critic.layers if layer.weights} == {"float32"}
+    assert {layer.compute_dtype for layer in Critic().layers if layer.weights} == {"float32"}
 
 
 @pytest.mark.parametrize("spelling", ["MobileNetV2", "mobilenet_v2", "mobilenet-v2"])
