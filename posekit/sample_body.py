@@ -488,7 +488,6 @@ def _shape_directions(vertices, rest):
     torso = (1 - arm) * (1 - leg) * (1 - head)
     radial = vertices - _bone_axis(vertices)
     zero = np.zeros_like(x)
-    shoulder_height = 0.212
     belly = np.exp(-(((y + 0.08) / 0.13) ** 2)) * torso
     chest = np.exp(-(((y - 0.10) / 0.11) ** 2)) * torso
     hips = np.exp(-(((y + 0.28) / 0.12) ** 2)) * (1 - arm)
@@ -499,7 +498,7 @@ def _shape_directions(vertices, rest):
         radial * (0.105 * (torso + 0.8 * leg + 0.75 * arm * _ramp(0.62 - np.abs(x), 0.1) + 0.25 * head))[:, None]
         + np.stack([zero, zero, 0.010 * belly * _ramp(z, 0.08)], -1),
         # length of the legs
-        np.stack([zero, -0.045 * np.maximum(0, -(y + 0.36)) ** 1.0 * leg, zero], -1),
+        np.stack([zero, -0.045 * np.maximum(0, -(y + 0.36)) * leg, zero], -1),
         # length of the arms
         np.stack([0.040 * (np.abs(x) - 0.172) * side * arm, zero, zero], -1),
         # width of the shoulders; the arms move along
@@ -514,24 +513,22 @@ def _shape_directions(vertices, rest):
         np.stack([0.004 * side * belly, zero, 0.020 * belly * _ramp(z, 0.08) - 0.010 * hips * _ramp(-z, 0.08)], -1),
         # length of the trunk: what lies above the waist rises
         np.stack([zero, 0.018 * _ramp(y + 0.06, 0.24), zero], -1)
-        + 0.05 * np.stack([zero, (y - shoulder_height), (z + 0.036)], -1) * _ramp(np.abs(x) - 0.68, 0.04)[:, None],
+        + 0.05 * np.stack([zero, y - 0.212, z + 0.036], -1) * _ramp(np.abs(x) - 0.68, 0.04)[:, None],
     ]
     return np.stack(fields, -1)
 
 
 def _bone_axis(vertices):
-    """Nearest point of the skeleton's axis, smoothly: the trunk's and leg's axes run along y, the arm's along x."""
+    """Nearest point of the limbs' axes `[V, 3]`: those of trunk and legs run along y, those of the arms along x."""
     x, y, z = vertices.T
-    side = np.sign(x)
     stations = np.asarray(_LEG[3])
-    leg_x = np.interp(y, stations[:, 0], stations[:, 3]) * side
-    leg_z = np.interp(y, stations[:, 0], stations[:, 4])
     leg = _ramp(-(y + 0.36), 0.10)
-    arm = _ramp(np.abs(x) - 0.19, 0.05)
-    below_ankle = np.maximum(y, -1.10)
-    trunk = np.stack([leg * leg_x, np.where(y < -1.10, below_ankle, y), leg * leg_z], -1)
+    leg_x = np.interp(y, stations[:, 0], stations[:, 3]) * np.sign(x)
+    leg_z = np.interp(y, stations[:, 0], stations[:, 4])
+    # Below the ankle the axis ends, so that feet grow in height too.
+    trunk = np.stack([leg * leg_x, np.maximum(y, -1.10), leg * leg_z], -1)
     limb = np.stack([x, np.full_like(x, 0.212), np.full_like(x, -0.036)], -1)
-    return trunk + arm[:, None] * (limb - trunk)
+    return trunk + _ramp(np.abs(x) - 0.19, 0.05)[:, None] * (limb - trunk)
 
 
 # --------------------------------------------------------------------------------------------- regressors
@@ -542,6 +539,7 @@ def _regressor(vertices, targets, spread, flip, mirror):
     rows = []
     for target in targets:
         distance = np.linalg.norm(vertices - target, axis=-1)
+        # Deep in the trunk the nearest dozen vertices are farther away than the window usually reaches.
         spread_here = max(spread, 1.15 * np.sort(distance)[11])
         weight = np.exp(-((distance / spread_here) ** 2))
         weight[weight < 0.02] = 0
@@ -560,7 +558,7 @@ def _keypoint_regressor(vertices, rest, mirror):
     targets["left_hip"] = joint["left_hip"] + (0.018, 0.010, 0.0)
     targets["right_hip"] = targets["left_hip"] * (-1, 1, 1)
     targets["neck"] = np.array([0.0, 0.262, -0.018])
-    inner = [name for name in targets]
+    inner = list(targets)
     regressor = np.zeros((COCO_PLUS19.num_joints, len(vertices)))
     order = [COCO_PLUS19.index(name) for name in inner]
     flip = np.array([inner.index(COCO_PLUS19.joints[COCO_PLUS19.flip_permutation[k]]) for k in order])

@@ -7,7 +7,8 @@ needed. `python tools/create_dataset.py --data_dir=data …` then runs as with r
 
     lsp_dataset/      images/im0001.jpg …, joints.mat (3 x 14 x N, third row 1 = occluded), sample_truth.npz
     lspet_dataset/    images/im00001.jpg …, joints.mat (14 x 3 x N, third column 1 = visible), sample_truth.npz
-    upi-s1h/data/     lsp, lsp_extended: im*_segmentation.png; mpii: images and silhouettes in one folder, poses.npz
+    upi-s1h/data/     lsp, lsp_extended: im*_segmentation.png; mpii: images and silhouettes in one folder, poses.npz,
+                      sample_truth.npz
     coco/             annotations/person_keypoints_{train2017,val2017}.json, train2017, val2017
     mocap_neutrMosh/  neutrSMPL_{CMU,jointLim}_*.tfrecord
     amass/            one folder a subject with *_poses.npz
@@ -343,10 +344,10 @@ def _write_lsp_extended(pool, images, silhouettes):
 
 
 def _write_mpii(pool, folder):
-    keypoints, visible, _ = _draw_numbered(
+    keypoints, visible, truth = _draw_numbered(
         pool, "mpii", folder, folder, "images/%05d.png", "images/%05d_segmentation.png", channels=3
     )
-    poses, found = COCO_PLUS19.convert(np.concatenate([keypoints, ~visible[..., None]], -1), to=MPII16)
+    poses, _ = COCO_PLUS19.convert(np.concatenate([keypoints, ~visible[..., None]], -1), to=MPII16)
 
     def middle(left, right):
         pair = [COCO_PLUS19.index(left), COCO_PLUS19.index(right)]
@@ -355,6 +356,7 @@ def _write_mpii(pool, folder):
     poses[:, MPII16.index("pelvis")] = middle("left_hip", "right_hip")
     poses[:, MPII16.index("thorax")] = middle("left_shoulder", "right_shoulder")
     folder.write_bytes("poses.npz", _npz_bytes(poses=poses.transpose(2, 1, 0)))
+    folder.write_bytes("sample_truth.npz", _npz_bytes(**truth))
     return f"{len(poses)} images"
 
 
@@ -383,7 +385,7 @@ def _draw_coco(index, seed, size, folder, num_val):
 
 
 def _annotate(person, rle):
-    points, found = COCO_PLUS19.convert(person.keypoints_px, to=COCO17)
+    points, _ = COCO_PLUS19.convert(person.keypoints_px, to=COCO17)
     visible = COCO_PLUS19.convert(person.visible[:, None], to=COCO17)[0][:, 0]
     height, width = person.mask.shape
     inside = ((points >= 0) & (points <= (width - 1, height - 1))).all(-1)

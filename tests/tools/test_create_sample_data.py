@@ -112,6 +112,12 @@ def test_mpii(data):
     with np.load(data / "upi-s1h/data/mpii/poses.npz") as file:
         poses = file["poses"]
     assert poses.shape == (3, 16, COUNT)
+    with np.load(data / "upi-s1h/data/mpii/sample_truth.npz") as truth:
+        assert {key: truth[key].shape for key in truth.files} == {
+            "pose": (COUNT, 72),
+            "shape": (COUNT, 10),
+            "joints3d": (COUNT, 14, 3),
+        }
     for index in range(COUNT):
         image = read(data / f"upi-s1h/data/mpii/images/{index + 1:05d}.png")
         mask = read(data / f"upi-s1h/data/mpii/images/{index + 1:05d}_segmentation.png")[..., 0]
