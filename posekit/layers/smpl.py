@@ -24,7 +24,8 @@ class SMPL(keras.layers.Layer):
 
     Args:
         body: A `BodyModel`, the name or path of one (see `posekit.bodies.load_body`), or None for the first body on the
-            search path.
+            search path. A layer rebuilt from its configuration gets the body's name and dimensions here, and finds the
+            arrays in the archive or, when first called, on the search path.
         name: Name of the layer.
         dtype: `"float32"` or `"float64"`; mixed-precision policies leave the layer in float32.
 
