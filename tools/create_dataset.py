@@ -229,12 +229,15 @@ def _mocap_jobs(data_dir, output_dir):
             jobs.append((name, lambda name=name: mocap.use_existing(name, data_dir, output_dir)))
         else:
             jobs.append((name, lambda name=name: _gathered(recordings[name], output_dir)))
-    if not jobs:
+
+    def nothing():
         raise NothingUsableError(
             f"There is no motion capture: neither {data_dir / MOCAP_FOLDER}/neutrSMPL_*.tfrecord, nor "
             f"{pickle_dir}/neutrSMPL_*/*/*.pkl, nor {amass_dir}/**/*.npz."
         )
-    return [(f"mocap {name}", output_dir / MOCAP_FOLDER, mocap.SHARD_SIZE, listing) for name, listing in jobs]
+
+    jobs = [(f"mocap {name}", listing) for name, listing in jobs] or [("mocap", nothing)]
+    return [(name, output_dir / MOCAP_FOLDER, mocap.SHARD_SIZE, listing) for name, listing in jobs]
 
 
 def _gathered(recordings, output_dir):
