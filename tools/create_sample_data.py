@@ -250,8 +250,6 @@ def _processes():
     """Processes that draw, as a context manager; None in place of a single one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = FLAGS.num_workers or min(8, cores)
-    # The rasteriser's package loads TensorFlow, whose greetings would fill the screen once a process.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if workers == 1 or FLAGS.num_images < 4 or _chosen() == ["mocap"]:
         return contextlib.nullcontext()
     # Spawned, not forked: OpenCV's threads do not survive a fork.
