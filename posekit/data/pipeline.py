@@ -288,10 +288,8 @@ def explain_bad_records(data_dir, datasets, mocap_datasets=()):
         # bytes of a broken record in its message, and stumbles over them itself where they are not text.
         message = getattr(error, "message", "Dataset")
         if isinstance(error, tf.errors.DataLossError) or re.search("Iterator|Dataset", message):
-            for name in datasets:
-                check_records(tfrecord.dataset_files(data_dir, name), parse_image_record)
-            for name in mocap_datasets:
-                check_records(tfrecord.mocap_files(data_dir, name), parse_mocap_record)
+            _check_datasets(tfrecord.dataset_files, data_dir, datasets, parse_image_record)
+            _check_datasets(tfrecord.mocap_files, data_dir, mocap_datasets, parse_mocap_record)
         raise
 
 
@@ -478,6 +476,13 @@ def _check_positive(**values):
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def _check_datasets(find, data_dir, names, parse):
+    for name in names:
+        # A set that is named but not there was not read either.
+        with contextlib.suppress(tfrecord.DatasetNotFoundError):
+            check_records(find(data_dir, name), parse)
 
 
 def _reason(error):

@@ -1,6 +1,7 @@
 """Training and evaluation streams: what is in a batch, in which order, the same every time, and bad records named."""
 
 import cv2
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -376,18 +377,27 @@ def test_other_errors_pass_unchanged(data_dir):
             raise KeyError("x")
 
 
+class MeanModel(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def train_step(self, data):
+        return {"value": tf.reduce_mean(self.dense(data["image"]))}
+
+
 def test_feeds_keras_fit(data_dir):
-    import keras
-
-    class Model(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = keras.layers.Dense(1)
-
-        def train_step(self, data):
-            value = tf.reduce_mean(self.dense(data["image"])) + tf.reduce_mean(data["mocap"]["pose"])
-            return {"value": value}
-
-    model = Model()
+    model = MeanModel()
     model.compile()
-    model.fit(stream(data_dir), steps_per_epoch=3, epochs=2, verbose=0)
+    history = model.fit(stream(data_dir), steps_per_epoch=3, epochs=2, verbose=0, shuffle=False)
+    assert np.isfinite(history.history["value"]).all()
+
+
+def test_bad_record_is_named_during_fit(tmp_path):
+    _, truncated, message = next(damaged_sets())
+    write_set(tmp_path / "set.tfrecords", [make_record(0), make_record(1), truncated, make_record(4)])
+    model = MeanModel()
+    model.compile()
+    with pytest.raises(pipeline.BadRecordError, match=message):
+        with pipeline.explain_bad_records(tmp_path, ["set", "not_there"], ["CMU"]):
+            model.fit(pipeline.train_dataset(tmp_path, ["set"], 2, image_size=SIZE), verbose=0, shuffle=False)
