@@ -101,7 +101,8 @@ def main(argv):
     except KeyboardInterrupt:
         print("\nInterrupted. Finished shards are kept: run the same command again to continue.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print(report(summaries))
+    if summaries:
+        print(report(summaries))
     for failure in failures:
         print(f"ERROR {failure}", file=sys.stderr)
     if failures:

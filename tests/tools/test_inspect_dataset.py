@@ -1,0 +1,71 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+
+from posekit.data.schema import ImageRecord, MocapRecord, encode_silhouette
+from posekit.data.tfrecord import RecordWriter
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run(*arguments, status=0):
+    command = [sys.executable, str(ROOT / "tools" / "inspect_dataset.py"), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == status, result.stdout + result.stderr
+    return result
+
+
+def write(path, records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with RecordWriter(path) as writer:
+        for record in records:
+            writer.write(record.to_example())
+
+
+def images(count, joints=14):
+    rng = np.random.default_rng(0)
+    mask = np.zeros((80, 60), np.uint8)
+    mask[20:60, 20:40] = 1
+    for number in range(count):
+        keypoints = np.concatenate([rng.uniform(5, 55, (2, joints)), np.ones((1, joints))])
+        keypoints[2, 0] = 0
+        picture = cv2.imencode(".jpg", np.full((80, 60, 3), (0, 0, 200), np.uint8))[1].tobytes()
+        silhouette = encode_silhouette(mask) if number else None
+        yield ImageRecord(picture, 80, 60, f"im{number:04d}.jpg", keypoints, silhouette=silhouette)
+
+
+def test_all_datasets_of_a_folder(tmp_path):
+    write(tmp_path / "lsp_train.tfrecords", images(5))
+    write(tmp_path / "coco" / "train_0000.tfrecord", images(2, 19))
+    poses = (MocapRecord(np.full(72, 0.1), np.full(10, 0.5)) for _ in range(3))
+    write(tmp_path / "mocap_neutrMosh" / "neutrSMPL_CMU_000.tfrecord", poses)
+    sheets = tmp_path / "sheets"
+    text = run(f"--data_dir={tmp_path}", f"--output={sheets}", "--num_images=4", "--body=sample").stdout
+    assert "lsp_train: 5 records in 1 files" in text and "coco: 2 records" in text and "CMU: 3 records" in text
+    assert "image/visibility" in text and "image/face_pts" in text
+    assert "with silhouette: 4, on average 17 % of the image" in text
+    assert "visible joints: 13.0 of 19" in text and "right_ankle 0, right_knee 100" in text
+    assert "mean colour (red, green, blue): 20" in text and "shape: mean 0.50, standard deviation 0.00" in text
+    sheet = cv2.imread(str(sheets / "lsp_train_sheet.png"))
+    # Four cells side by side; the picture is red and the silhouette white.
+    assert sheet.shape == (224, 4 * 448, 3)
+    assert sheet[10, 10, 2] > 180 and sheet[10, 10, 0] < 40
+    # Each picture is 168 wide; the first image has no silhouette.
+    bright = [(sheet[:, 448 * cell + 168 : 448 * cell + 336] > 200).all(-1).sum() for cell in (0, 1)]
+    assert bright[1] > bright[0] + 1000
+    assert (sheets / "CMU_sheet.png").exists() and (sheets / "coco_sheet.png").exists()
+
+
+def test_missing_and_damaged_datasets(tmp_path):
+    assert "create_dataset.py" in run(f"--data_dir={tmp_path}", status=1).stderr
+    write(tmp_path / "lsp_train.tfrecords", images(2))
+    whole = (tmp_path / "lsp_train.tfrecords").read_bytes()
+    (tmp_path / "lsp_val.tfrecords").write_bytes(whole[:-10])
+    result = run("lsp_val", "lsp_ext", "lsp_train", f"--data_dir={tmp_path}", "--num_images=0", status=1)
+    assert "lsp_val.tfrecords is cut short" in result.stderr and "No dataset 'lsp_ext'" in result.stderr
+    assert "lsp_train: 2 records" in result.stdout and not list(tmp_path.glob("*.png"))
