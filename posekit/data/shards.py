@@ -5,7 +5,7 @@ are moved when all are complete. A conversion that was interrupted, killed or st
 shards that are missing, as long as options and raw files are the same.
 """
 
-import collections
+import collections.abc
 import concurrent.futures
 import contextlib
 import dataclasses
