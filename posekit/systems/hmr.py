@@ -227,6 +227,7 @@ def train_data(config, epoch, step):
         mocap_datasets=() if config.encoder_only else config.mocap_datasets,
         mocap_batch_size=config.batch_size * config.num_stages,
         augment=config.augment,
+        silhouettes=config.use_mesh_repro_loss,
         **_augmentation(config),
     )
 
