@@ -88,6 +88,38 @@ def image_header(data):
     return header
 
 
+def announced_size(data):
+    """Reads the size of a picture of any format that predictions take, without asking for a sound file.
+
+    OpenCV refuses only pictures of more than 2**30 pixels, and reads a smaller limit of its own from the environment
+    once, when it is imported; so the size is looked up before it is given the file.
+
+    Args:
+        data: Bytes of a JPEG, PNG, BMP, TIFF or WebP file.
+
+    Returns:
+        `(height, width)` in pixels.
+
+    Raises:
+        ImageFileError: If the format is another one, or the header makes no sense.
+    """
+    try:
+        if data.startswith(b"\xff\xd8"):
+            return _jpeg_size(data)
+        if data.startswith(_PNG):
+            return struct.unpack_from(">II", data, 16)[::-1]
+        if data.startswith(b"BM"):
+            kind, place = ("<HH", 18) if struct.unpack_from("<I", data, 14)[0] == 12 else ("<ii", 18)
+            return tuple(abs(side) for side in struct.unpack_from(kind, data, place)[::-1])
+        if data.startswith((b"II*\0", b"MM\0*")):
+            return _tiff_size(data, "<" if data.startswith(b"II") else ">")
+        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            return _webp_size(data)
+    except struct.error:
+        raise ImageFileError("truncated image") from None
+    raise ImageFileError("not a JPEG, PNG, BMP, TIFF or WebP image")
+
+
 def decode_image(data, flags=cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION):
     """Decodes an image after checking its header.
 
@@ -151,3 +183,39 @@ def _jpeg_header(data):
             size = struct.unpack_from(">HH", data, position + 5)
         position += 2 + length
     raise ImageFileError("truncated image")
+
+
+def _jpeg_size(data):
+    position = 2
+    # Decoders look for the next 0xFF wherever bytes make no sense, so this does too.
+    while (position := data.find(b"\xff", position)) >= 0:
+        marker, length = struct.unpack_from(">xBH", data, position)
+        if marker in _FRAME_MARKERS:
+            return struct.unpack_from(">HH", data, position + 5)
+        if marker in (0x00, 0xFF):
+            position += 1
+        else:
+            position += 2 if marker in _BARE_MARKERS else 2 + length
+    raise ImageFileError("truncated image")
+
+
+def _tiff_size(data, order):
+    (directory,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, directory)
+    sides = {256: 0, 257: 0}  # width, height
+    for position in range(directory + 2, directory + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(order + "HH", data, position)
+        if tag in sides:
+            (value,) = struct.unpack_from(order + {3: "H", 4: "I"}.get(kind, "Q"), data, position + 8)
+            sides[tag] = max(sides[tag], value)
+    return sides[257], sides[256]
+
+
+def _webp_size(data):
+    if data[12:16] == b"VP8X":
+        return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
+    if data[12:16] == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return height & 0x3FFF, width & 0x3FFF

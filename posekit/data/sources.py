@@ -1,11 +1,12 @@
 """Pictures from anywhere: arrays, image files, folders, videos, cameras, as one stream of RGB frames."""
 
 import dataclasses
-import os
 import pathlib
 
 import cv2
 import numpy as np
+
+from posekit.data.image_files import MAX_BYTES, ImageFileError, announced_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -64,7 +65,7 @@ def open_source(source):
         return _open_camera(int(source))
     path = pathlib.Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
         if not files:
             raise FileNotFoundError(f"{path} holds no image; files with {', '.join(IMAGE_SUFFIXES)} are read.")
         return Source("folder", (Frame(read_image(file), file.name, i) for i, file in enumerate(files)), len(files))
@@ -79,27 +80,34 @@ def read_image(path):
     """Reads an image file.
 
     Args:
-        path: JPEG, PNG or another format that OpenCV reads.
+        path: JPEG, PNG, BMP, TIFF or WebP file. Rotation tags are followed; grey and transparency become plain RGB.
 
     Returns:
         Uint8 `[height, width, 3]`, RGB.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not an image, is damaged, or has more than `MAX_PIXELS` pixels.
+        ValueError: If the file is not an image, is damaged, or announces more than `MAX_PIXELS` pixels, which is
+            looked up before memory is taken.
     """
     path = pathlib.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist.")
-    # OpenCV checks the header against this limit before it allocates the picture.
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-    data = np.frombuffer(path.read_bytes(), np.uint8)
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file; name an image file.")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB; save the image smaller.")
+    data = path.read_bytes()
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error:
-        image = None
+        height, width = announced_size(data)
+        if height * width > MAX_PIXELS:
+            raise ImageFileError(f"{width} x {height} pixels, more than {MAX_PIXELS // 10**6} million")
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except (ImageFileError, cv2.error) as error:
+        reason = error if isinstance(error, ImageFileError) else "damaged"
+        raise ValueError(f"{path} is not an image that can be read ({reason}).") from None
     if image is None:
-        raise ValueError(f"{path} is not an image that can be read (damaged, cut short, too large or another format).")
+        raise ValueError(f"{path} is not an image that can be read (damaged or cut short).")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -1,7 +1,11 @@
+import os
+import struct
+
 import cv2
 import numpy as np
 import pytest
 
+from posekit.data.image_files import announced_size
 from posekit.data.sources import as_image, open_source, read_image
 
 
@@ -69,3 +73,59 @@ def test_arrays_are_checked():
     for bad in [*wrong, np.full((4, 5, 3), 7.0), np.full((4, 5, 3), np.nan)]:
         with pytest.raises(ValueError):
             as_image(bad)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tiff", ".webp"])
+def test_announced_size_is_that_of_the_picture(suffix):
+    assert announced_size(cv2.imencode(suffix, picture())[1].tobytes()) == (40, 60)
+
+
+def test_lossless_webp_announces_its_size():
+    data = cv2.imencode(".webp", picture(), [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
+    assert data[12:16] == b"VP8L" and announced_size(data) == (40, 60)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tiff"])
+def test_pictures_that_announce_too_many_pixels_take_no_memory(tmp_path, suffix):
+    """OpenCV itself would decode 20000 x 20000 pixels into 1.2 GB."""
+    data = bytearray(cv2.imencode(suffix, picture())[1].tobytes())
+    if suffix == ".jpg":
+        place = data.find(b"\xff\xc0") + 5
+        data[place : place + 4] = struct.pack(">HH", 20000, 20000)
+    elif suffix == ".png":
+        data[16:24] = struct.pack(">II", 20000, 20000)
+    elif suffix == ".bmp":
+        data[18:26] = struct.pack("<ii", 20000, -20000)
+    else:
+        directory = struct.unpack_from("<I", data, 4)[0] + 2
+        for tag in range(directory, directory + 24, 12):
+            struct.pack_into("<HII", data, tag + 2, 4, 1, 20000)
+    path = tmp_path / f"bomb{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="bomb.*20000 x 20000 pixels, more than 100 million"):
+        read_image(path)
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    for name in ("pipe.jpg", "folder.jpg"):
+        with pytest.raises(ValueError, match="not a regular file"):
+            read_image(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="loop.jpg"):
+        read_image(tmp_path / "loop.jpg")
+    write(tmp_path / "a.png", picture())
+    assert open_source(tmp_path).length == 3  # the subfolder is none of the pictures
+
+
+def test_grey_alpha_and_16_bits_become_rgb(tmp_path):
+    rgb = picture()
+    for name, stored in (
+        ("grey.png", rgb[..., 0]),
+        ("alpha.png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA)),
+        ("sixteen.png", rgb[..., ::-1].astype(np.uint16) * 257),
+    ):
+        cv2.imwrite(str(tmp_path / name), stored)
+        expected = np.repeat(rgb[..., :1], 3, -1) if name == "grey.png" else rgb
+        np.testing.assert_array_equal(read_image(tmp_path / name), expected)
