@@ -434,8 +434,14 @@ def _mocap_records(sources, seed, epoch, shuffle_buffer):
 
 
 def _shuffle(records, shuffle_buffer, seed):
+    def shuffled(word):
+        # TensorFlow mixes the program's global seed into the order, and stumbles over a global seed of 0. In here the
+        # call sets the seed of this function's graph alone.
+        tf.compat.v1.set_random_seed(1)
+        return records.shuffle(shuffle_buffer, seed=word, reshuffle_each_iteration=False)
+
     word = tf.random.stateless_uniform([], seed, None, None, tf.int64, alg="philox")
-    return records.shuffle(shuffle_buffer, seed=word, reshuffle_each_iteration=False)
+    return tf.data.Dataset.from_tensors(word).flat_map(shuffled)
 
 
 def _ready(batches, count):

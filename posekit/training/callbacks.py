@@ -59,6 +59,8 @@ class RunRecorder(keras.callbacks.Callback):
         self._interrupted = threading.Event()
         self._restored_metrics = None
         self._saved_at = None
+        self._open = []
+        self._previous_handlers = {}
 
     def on_train_begin(self, logs=None):
         """Opens the logs, taken back to the step from which the run continues."""
@@ -67,7 +69,7 @@ class RunRecorder(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(str(self.run.events_path))
         if self.progress.step:
             self._restored_metrics = [np.array(v.numpy()) for m in self.model.metrics for v in m.variables]
-        self._previous_handlers = {}
+        self._open = [self._steps, self._epochs, self._writer]
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous_handlers[number] = signal.signal(number, self._on_signal)
@@ -137,12 +139,11 @@ class RunRecorder(keras.callbacks.Callback):
 
     def close(self):
         """Closes files and restores signal handlers; also needed when `fit` ended with an exception."""
-        self._steps.close()
-        self._epochs.close()
-        self._writer.close()
+        for log in self._open:
+            log.close()
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        self._previous_handlers = {}
+        self._open, self._previous_handlers = [], {}
 
     def _on_signal(self, number, frame):
         if self._interrupted.is_set():

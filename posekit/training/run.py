@@ -159,7 +159,8 @@ def training_variables(trainer, model):
     optimizers = getattr(trainer, "optimizers", None) or [trainer.optimizer]
     variables = list(trainer.variables)
     for part in (*trainer.metrics, *optimizers):
-        variables += part.variables
+        # Learning rates come from the configuration, so that a run can continue with another one.
+        variables += [variable for variable in part.variables if variable.name != "learning_rate"]
     taken = {id(weight) for weight in model.weights}
     return [variable for variable in variables if not (id(variable) in taken or taken.add(id(variable)))]
 
