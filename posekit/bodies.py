@@ -8,11 +8,11 @@ import dataclasses
 import functools
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 from absl import logging
 
+from posekit.files import cache_folder, npz_entries, read_npz, replacing
 from posekit.sample_body import make_sample_arrays
 
 LICENCE_PAGE = "https://smpl.is.tue.mpg.de"
@@ -91,25 +91,20 @@ class BodyModel:
         path = pathlib.Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"A body is saved as .npz, not {path.name!r}; name it {path.with_suffix('.npz').name!r}.")
-        temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez_compressed(
-                    file,
-                    name=np.array(self.name),
-                    licence=np.array(self.licence),
-                    v_template=self.v_template,
-                    shapedirs=self.shapedirs,
-                    posedirs=self.posedirs,
-                    J_regressor=self.J_regressor,
-                    cocoplus_regressor=self.keypoint_regressor,
-                    weights=self.weights,
-                    kintree_table=np.stack([self.parents, np.arange(self.num_joints, dtype=np.int32)]),
-                    f=self.faces,
-                )
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(
+                file,
+                name=np.array(self.name),
+                licence=np.array(self.licence),
+                v_template=self.v_template,
+                shapedirs=self.shapedirs,
+                posedirs=self.posedirs,
+                J_regressor=self.J_regressor,
+                cocoplus_regressor=self.keypoint_regressor,
+                weights=self.weights,
+                kintree_table=np.stack([self.parents, np.arange(self.num_joints, dtype=np.int32)]),
+                f=self.faces,
+            )
 
     @classmethod
     def load(cls, path):
@@ -203,8 +198,7 @@ def bodies_cache():
     Returns:
         `pathlib.Path`, which need not exist.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "posekit" / "bodies"
+    return cache_folder() / "bodies"
 
 
 @functools.lru_cache(maxsize=1)
@@ -253,68 +247,26 @@ def _say_once(message):
 
 
 def _looks_like_body(path):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {"v_template.npy", "weights.npy"} <= set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def _read_header(file):
-    """Shape and dtype of a `.npy` stream, without its contents."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(file)
-    raise ValueError(f".npy version {version} is not known")
+    return {"v_template", "weights"} <= set(npz_entries(path))
 
 
 def _read_arrays(path):
-    """Entries of a `.npz` that a body needs, after every header was found sound and small enough."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            missing = sorted(set(_ARRAYS) - set(members))
-            if missing:
-                raise ValueError(
-                    f"{path} is no body model: it lacks {missing} and has {sorted(members)[:20]}. "
-                    "Write it anew with python tools/convert_smpl.py --input=<downloaded .pkl>."
-                )
-            wanted = [key for key in (*_ARRAYS, *_TEXTS) if key in members]
-            _check_headers(path, archive, members, wanted)
-            arrays = {}
-            for key in wanted:
-                with archive.open(members[key]) as file:
-                    arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
-            return arrays
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise ValueError(f"{path} cannot be read as .npz ({error}); download or convert it again.") from error
-
-
-def _check_headers(path, archive, members, wanted):
-    total = 0
-    for key in wanted:
-        with archive.open(members[key]) as file:
-            try:
-                shape, _, dtype = _read_header(file)
-            except ValueError as error:
-                raise ValueError(f"{path}: entry {key!r} is no array ({error}).") from error
+    """Entries of a `.npz` that a body needs, each with the axes and the kind of numbers that it must have."""
+    arrays = read_npz(path, (*_ARRAYS, *_TEXTS), MAX_BODY_BYTES)
+    missing = sorted(set(_ARRAYS) - set(arrays))
+    if missing:
+        raise ValueError(
+            f"{path} is no body model: it lacks {missing} and has {npz_entries(path)[:20]}. "
+            "Write it anew with python tools/convert_smpl.py --input=<downloaded .pkl>."
+        )
+    for key, array in arrays.items():
         axes, kinds = _ARRAYS.get(key, (0, "U"))
-        if dtype.hasobject or dtype.kind not in kinds or len(shape) != axes:
+        if array.dtype.kind not in kinds or array.ndim != axes:
             raise ValueError(
-                f"{path}: entry {key!r} has shape {shape} and dtype {dtype}; a dense array with {axes} axes and a "
-                f"dtype of kind {kinds!r} is needed. Write it anew with python tools/convert_smpl.py."
+                f"{path}: entry {key!r} has shape {array.shape} and dtype {array.dtype}; a dense array with {axes} "
+                f"axes and a dtype of kind {kinds!r} is needed. Write it anew with python tools/convert_smpl.py."
             )
-        size = dtype.itemsize
-        for extent in shape:  # Python integers: no overflow, however large the header says
-            size *= int(extent)
-        total += size
-        if size > members[key].file_size or total > MAX_BODY_BYTES:
-            raise ValueError(
-                f"{path}: entry {key!r} claims {shape} values of {dtype}, more than the file holds or than the "
-                f"{MAX_BODY_BYTES >> 20} MiB a body may have."
-            )
+    return arrays
 
 
 def _checked(path, arrays):
@@ -387,7 +339,7 @@ def _read_mean(path):
         )
     try:
         pose, shape = (np.asarray(values, np.float64).ravel() for values in readers[path.suffix](path))
-    except (zipfile.BadZipFile, EOFError, OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no mean parameters: {error}. It needs 'pose' and 'shape'.") from error
     if pose.size != _NUM_POSE or not np.isfinite(pose).all() or not np.isfinite(shape).all():
         raise ValueError(f"{path}: pose has {pose.size} values; {_NUM_POSE} and a shape are needed, all finite.")
@@ -407,13 +359,8 @@ def _read_mean_h5(path):
 
 
 def _read_mean_npz(path):
-    with zipfile.ZipFile(path) as archive:
-        values = []
-        for key in ("pose", "shape"):
-            with archive.open(f"{key}.npy") as file:
-                shape, _, dtype = _read_header(file)
-            if dtype.kind not in "fiu" or len(shape) > 2 or not all(0 <= n <= _MAX_MEAN_VALUES for n in shape):
-                raise ValueError(f"{key!r} has shape {shape} and dtype {dtype}")
-            with archive.open(f"{key}.npy") as file:
-                values.append(np.lib.format.read_array(file, allow_pickle=False))
-        return values
+    arrays = read_npz(path, ("pose", "shape"), max_bytes=16 * _MAX_MEAN_VALUES)
+    for key in ("pose", "shape"):
+        if key not in arrays or arrays[key].dtype.kind not in "fiu":
+            raise ValueError(f"it has no array of numbers {key!r} but {npz_entries(path)[:20]}")
+    return arrays["pose"], arrays["shape"]

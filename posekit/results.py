@@ -4,12 +4,12 @@ import dataclasses
 import io
 import json
 import math
-import os
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
+from posekit.files import write_file
 from posekit.skeletons import COCO17, Skeleton
 
 STYLES = ("coco", "openpose", "json")
@@ -85,7 +85,8 @@ class People:
         joints3d: `[people, joints3d, 3]` metres, camera axes.
         source: File name or other label of the image.
         image: uint8 `[height, width, 3]` RGB image, for `draw`; not saved.
-        renderer: Function `(people, image) -> picture`, for `draw`; the predictor sets it.
+        renderer: Function `(people, image, path) -> picture`, for `draw`, such as `posekit.drawing.draw_people`; the
+            predictor sets it.
 
     Raises:
         ValueError: If shapes do not fit together.
@@ -313,32 +314,6 @@ class People:
             "coordinates": _COORDINATES,
             "people": people,
         }
-
-
-def write_file(path, content):
-    """Writes a file so that nothing half-written ever stands under its name; makes its folder where needed.
-
-    Args:
-        path: File to write.
-        content: Its bytes.
-
-    Raises:
-        OSError: If the file cannot be written, saying why and what to do.
-    """
-    path = pathlib.Path(path)
-    if not path.name or path.is_dir():
-        raise IsADirectoryError(f"Cannot write {path}: it is a folder. Give the name of a file in it.")
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise type(error)(f"Cannot write {path}: {reason}. Give a file in a folder that you may write to.") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def _triples(points, scores):

@@ -7,6 +7,7 @@ import os
 import pathlib
 import urllib.request
 
+from posekit.files import cache_folder, replacing
 from posekit.training.config import Options, load_config, option
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -82,11 +83,6 @@ def load_model(module, config, found):
             "Check that config.json and the weights come from the same run."
         ) from None
     return model
-
-
-def cache_folder():
-    """Folder for downloaded weights: `$POSEKIT_CACHE`, else `~/.cache/posekit`."""
-    return pathlib.Path(os.environ.get("POSEKIT_CACHE", pathlib.Path.home() / ".cache" / "posekit"))
 
 
 def checkpoints_folder():
@@ -183,17 +179,14 @@ def _from_path(path, index):
 
 def _download(url, path, sha256):
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
-        with urllib.request.urlopen(url, timeout=60) as response, open(temporary, "wb") as file:
-            while block := response.read(1 << 20):
-                file.write(block)
-        _verify(temporary, sha256)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            with urllib.request.urlopen(url, timeout=60) as response, open(temporary, "wb") as file:
+                while block := response.read(1 << 20):
+                    file.write(block)
+            _verify(temporary, sha256)
     except OSError as error:
         raise OSError(f"Downloading {url} failed ({error}); fetch it by hand and save it as {path}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _verify(path, sha256):

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = (
-    ("skeletons", "results", "bodies", "sample_body"),
+    ("files", "skeletons", "results", "bodies", "sample_body"),
     ("geometry",),
     ("ops",),
     ("layers", "losses", "metrics", "drawing"),

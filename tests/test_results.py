@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from posekit.results import People, write_file
+from posekit.files import write_file
+from posekit.results import People
 from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, SMPL24, Skeleton
 
 OPENPOSE_ORDER = (

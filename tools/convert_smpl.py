@@ -21,8 +21,8 @@ import scipy.sparse
 from absl import app, flags
 
 from posekit.bodies import LICENCE_PAGE, BodyModel, bodies_cache, load_mean_theta
-from posekit.data.npz_files import read_npz
 from posekit.data.pickles import load_pickle
+from posekit.files import read_npz
 from posekit.skeletons import COCO_PLUS19, SMPL24
 
 ARRAYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights", "f")

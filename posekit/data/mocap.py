@@ -17,9 +17,9 @@ import pickle
 
 import numpy as np
 
-from posekit.data.npz_files import read_npz
 from posekit.data.pickles import load_pickle
 from posekit.data.schema import NUM_POSE, NUM_SHAPE
+from posekit.files import read_npz
 
 BODY_VALUES = 66  # axis angles of the pelvis and the 21 joints that SMPL shares with SMPL+H and SMPL-X
 _POSE_KEYS = ("poses", "new_poses")

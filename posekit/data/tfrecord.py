@@ -14,6 +14,8 @@ import struct
 
 import numpy as np
 
+from posekit.files import replacing
+
 MOCAP_FOLDER = "mocap_neutrMosh"
 # Datasets whose files the originals keep under another name than the dataset's.
 _FOLDERS = {"h36m": "tf_records_human36m_wjoints", "mpi_inf_3dhp": "mpi_inf_3dhp"}
@@ -481,14 +483,8 @@ def write_json(path, content):
         OSError: If it cannot be written.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with explain_write_errors(path):
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    with explain_write_errors(path), replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def staging_folder(folder, name):

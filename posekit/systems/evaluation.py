@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
 from posekit.drawing import save_image, side_by_side
+from posekit.files import write_file
 
 
 @dataclasses.dataclass
@@ -62,12 +62,9 @@ def write_metrics(folder, weights, results):
     Returns:
         Path of the file.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path, temporary = folder / "metrics.json", folder / ".metrics.json.tmp"
+    path = pathlib.Path(folder) / "metrics.json"
     content = {title: {"images": len(value.filenames), **value.metrics} for title, value in results.items()}
-    temporary.write_text(json.dumps({"weights": str(weights.path), **content}, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_file(path, (json.dumps({"weights": str(weights.path), **content}, indent=2) + "\n").encode())
     return path
 
 

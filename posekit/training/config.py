@@ -7,11 +7,12 @@ from the fields, reads a run folder's `config.json` where one is named, and lets
 import dataclasses
 import difflib
 import json
-import os
 import pathlib
 import sys
 
 from absl import flags
+
+from posekit.files import write_file
 
 _LIST = tuple[str, ...]
 
@@ -82,10 +83,7 @@ def save_config(path, system, config):
         system: Name of the system, such as `"hmr"`.
         config: Its `Options`.
     """
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps({"model": system, **config.to_dict()}, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_file(path, (json.dumps({"model": system, **config.to_dict()}, indent=2) + "\n").encode())
 
 
 def load_config(path):

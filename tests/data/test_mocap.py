@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from posekit.data.mocap import MocapFileError, read_mocap
-from posekit.data.npz_files import read_npz
 from posekit.data.schema import MocapRecord, parse_mocap_record
+from posekit.files import read_npz
 from posekit.testing import load_fixture
 
 FRAMES = 7

@@ -9,9 +9,9 @@ import numpy as np
 import scipy.io
 
 from posekit.data.image_files import ImageFileError, decode_image, read_image_file
-from posekit.data.npz_files import read_npz
 from posekit.data.schema import ImageRecord, encode_silhouette
 from posekit.data.shards import NothingUsableError, Skip
+from posekit.files import read_npz
 from posekit.skeletons import LSP14
 
 MAX_LABEL_BYTES = 1 << 30

@@ -1,0 +1,142 @@
+"""Files: written whole or not at all, and `.npz` archives read without trusting what they claim."""
+
+import contextlib
+import lzma
+import math
+import os
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+DEFAULT_MAX_BYTES = 2 << 30
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Makes a context in which a file is written beside its final name, which it takes only when the block succeeds.
+
+    If the block raises, what it wrote is removed, and an earlier file of that name stays as it was.
+
+    Args:
+        path: The final name; its folder must exist.
+
+    Yields:
+        `pathlib.Path` to write to; it must be closed when the block ends.
+
+    Example:
+        >>> with replacing("body.npz") as temporary, open(temporary, "wb") as file:
+        ...     np.savez(file, weights=np.zeros(3))
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_file(path, content):
+    """Writes a file so that nothing half-written ever stands under its name; makes its folder where needed.
+
+    Args:
+        path: File to write.
+        content: Its bytes.
+
+    Raises:
+        OSError: If the file cannot be written, saying why and what to do.
+    """
+    path = pathlib.Path(path)
+    if not path.name or path.is_dir():
+        raise IsADirectoryError(f"Cannot write {path}: it is a folder. Give the name of a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise type(error)(f"Cannot write {path}: {reason}. Give a file in a folder that you may write to.") from error
+
+
+def cache_folder():
+    """Folder for what posekit keeps between runs, such as downloaded weights and bodies.
+
+    Returns:
+        `pathlib.Path`, which need not exist: `$POSEKIT_CACHE`, else `posekit` in `$XDG_CACHE_HOME`, else
+        `~/.cache/posekit`.
+    """
+    chosen = os.environ.get("POSEKIT_CACHE")
+    if chosen:
+        return pathlib.Path(chosen)
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "posekit"
+
+
+def read_npz(path, keys, max_bytes=DEFAULT_MAX_BYTES):
+    """Reads some entries of a `.npz` file, whose sizes are compared with what is there before memory is taken.
+
+    Args:
+        path: The file.
+        keys: Names of the entries wanted.
+        max_bytes: Most memory that they may take together.
+
+    Returns:
+        Dict of the wanted entries that the file has: plain arrays, never objects.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no `.npz`, is damaged, or a wanted entry holds objects or is too large.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            there = set(archive.namelist())
+            wanted = [key for key in keys if f"{key}.npy" in there]
+            total = sum(_claimed_bytes(archive, key) for key in wanted)
+            if total > max_bytes:
+                raise ValueError(f"its arrays take {total} bytes, more than the limit of {max_bytes}")
+            return {key: _read_entry(archive, key) for key in wanted}
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as .npz: {error}; download or write it again.") from error
+
+
+def npz_entries(path):
+    """Names of the entries of a `.npz` file, without reading them.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Sorted list of names; empty if the file is no `.npz` or cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sorted(name.removesuffix(".npy") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return []
+
+
+def _claimed_bytes(archive, key):
+    with archive.open(f"{key}.npy") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            if version not in _NPY_HEADERS:
+                raise ValueError(f"its .npy version {version} is not known")
+            shape, _, dtype = _NPY_HEADERS[version](file)
+        except ValueError as error:
+            raise ValueError(f"entry {key!r} is no array: {error}") from error
+    if dtype.hasobject:
+        raise ValueError(f"entry {key!r} holds Python objects; write it with plain arrays")
+    claimed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or claimed > archive.getinfo(f"{key}.npy").file_size:
+        raise ValueError(f"entry {key!r} claims the shape {shape} of {dtype}, more than the file holds")
+    return claimed
+
+
+def _read_entry(archive, key):
+    with archive.open(f"{key}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
