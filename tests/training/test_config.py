@@ -4,7 +4,16 @@ import types
 
 import pytest
 
-from posekit.training.config import Options, UsageError, changed_architecture, load_config, option, parse, save_config, stored_in_run
+from posekit.training.config import (
+    Options,
+    UsageError,
+    changed_architecture,
+    load_config,
+    option,
+    parse,
+    save_config,
+    stored_in_run,
+)
 
 
 @dataclasses.dataclass(frozen=True)
