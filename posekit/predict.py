@@ -21,24 +21,52 @@ class Command(WeightsOptions):
     box: tuple[str, ...] = option((), "x_min,y_min,x_max,y_max of the person, px, for a single image")
     batch: int = option(8, "pictures predicted together", lower=1)
 
+    @property
+    def numbers(self):
+        """The box as four numbers, or None."""
+        try:
+            numbers = [float(value) for value in self.box]
+        except ValueError:
+            numbers = []
+        if self.box and len(numbers) != 4:
+            raise UsageError(f"--box={','.join(self.box)} must be four numbers x_min,y_min,x_max,y_max in pixels.")
+        return numbers or None
+
 
 def run(name, system, config, options, sources):
-    """Predicts and writes; returns the exit status."""
+    """Predicts and writes; returns the exit status: 0, 3 if pictures had to be skipped, 1 if all of them had."""
+    from posekit.data.sources import open_source
     from posekit.predictor import Predictor, write
 
     if not sources:
         raise UsageError("Name the pictures: python -m posekit.predict photo.jpg --output=out")
-    box = [[float(value) for value in options.box]] if options.box else None
+    box = options.numbers
+    if box and len(sources) > 1:
+        raise UsageError(f"--box goes with a single image, not with {len(sources)}.")
     predictor = Predictor.from_weights(name, config, options.reference)
     folder = pathlib.Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--output={folder} cannot be made ({error.strerror}); give another --output.") from None
+    skipped, stems = [], {}
     for source in sources:
-        found = predictor(source, boxes=box, batch_size=options.batch)
-        for people in [found] if hasattr(found, "keypoints_px") else found:
-            stem = pathlib.Path(people.source).stem if "#" not in people.source else people.source.replace("#", "_")
-            written = write(people, folder / stem, options.formats)
-            print(f"{people.source}: {len(people)} people -> {', '.join(map(str, written))}")
-    return 0
+        try:
+            opened = open_source(source, skipped)
+            if box and opened.kind != "image":
+                raise ValueError(f"--box goes with a single image, not with a {opened.kind}.")
+            for people in predictor.stream(opened, boxes=[[box]] if box else None, batch_size=options.batch):
+                stem = pathlib.Path(people.source).stem if opened.kind != "video" else people.source.replace("#", "_")
+                # Pictures of the same name from several folders, or of several formats.
+                stems[stem] = stems.get(stem, 0) + 1
+                stem = stem if stems[stem] == 1 else f"{stem}_{stems[stem]}"
+                written = write(people, folder / stem, options.formats)
+                print(f"{people.source}: {len(people)} people -> {', '.join(map(str, written))}")
+        except (ValueError, FileNotFoundError) as error:
+            skipped.append(f"{source}: {error}")
+    for reason in skipped:
+        print(f"posekit.predict: skipped {reason}", file=sys.stderr)
+    return (3 if stems else 1) if skipped else 0
 
 
 def main(argv=None):

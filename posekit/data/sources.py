@@ -48,11 +48,13 @@ class Source:
         return iter(self._frames)
 
 
-def open_source(source):
+def open_source(source, skipped=None):
     """Opens an image, folder, video or camera.
 
     Args:
         source: Path of an image, of a folder with images or of a video; or a camera number.
+        skipped: List that takes what is wrong with pictures of a folder that cannot be read; without it, the first
+            of them raises.
 
     Returns:
         A `Source`.
@@ -68,7 +70,7 @@ def open_source(source):
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
         if not files:
             raise FileNotFoundError(f"{path} holds no image; files with {', '.join(IMAGE_SUFFIXES)} are read.")
-        return Source("folder", (Frame(read_image(file), file.name, i) for i, file in enumerate(files)), len(files))
+        return Source("folder", _pictures(files, skipped), len(files))
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; name an image, a folder, a video or a camera such as 0.")
     if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -135,6 +137,18 @@ def as_image(array):
     if array.dtype != np.uint8:
         raise ValueError(f"An image of type {array.dtype} cannot be used; give uint8 in 0..255 or float in 0..1.")
     return np.ascontiguousarray(array)
+
+
+def _pictures(files, skipped):
+    for index, file in enumerate(files):
+        try:
+            image = read_image(file)
+        except (ValueError, OSError) as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+            continue
+        yield Frame(image, file.name, index)
 
 
 def _open_video(path):

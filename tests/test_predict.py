@@ -1,0 +1,84 @@
+"""The command `posekit.predict` on pictures that cannot be used; a stand-in predicts."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from posekit import predict
+from posekit.predictor import Predictor
+from posekit.results import People
+from posekit.skeletons import LSP14
+
+
+class Module:
+    draw_people = None
+
+    @staticmethod
+    def predict(config, model, images, boxes):
+        for image in images:
+            if min(image.shape[:2]) < 2:
+                raise ValueError("the image has too few pixels.")
+        return [People(np.zeros((1, 14, 2)), np.ones((1, 14)), LSP14, image.shape[:2]) for image in images]
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    stand_in = classmethod(lambda cls, *arguments: Predictor("hmr", Module, None, None))
+    monkeypatch.setattr(Predictor, "from_weights", stand_in)
+    monkeypatch.setattr(predict, "stored_with_weights", None)
+    return lambda *arguments: predict.main([*map(str, arguments), f"--output={tmp_path / 'out'}", "--formats=json"])
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "other").mkdir(parents=True)
+    for name, size in (("good.jpg", (8, 8)), ("good.png", (8, 8)), ("thin.png", (1, 9)), ("other/good.jpg", (8, 8))):
+        cv2.imwrite(str(folder / name), np.zeros((*size, 3), np.uint8))
+    (folder / "cut.jpg").write_bytes((folder / "good.jpg").read_bytes()[:100])
+    return folder
+
+
+def test_pictures_that_cannot_be_used_are_named_and_the_others_predicted(command, pictures, tmp_path, capsys):
+    names = [pictures / name for name in ("cut.jpg", "thin.png", "gone.jpg", "good.jpg")]
+    assert command(*names) == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.json"]
+    said = capsys.readouterr().err
+    assert all(f"skipped {name}: " in said for name in names[:3]) and said.count("skipped") == 3
+
+
+def test_broken_picture_of_a_folder_is_skipped(command, pictures, tmp_path, capsys):
+    (pictures / "thin.png").unlink()
+    assert command(pictures) == 3
+    assert "skipped" in (said := capsys.readouterr().err) and "cut.jpg is not an image" in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.json", "good_2.json"]
+
+
+def test_nothing_usable_fails(command, pictures):
+    assert command(pictures / "cut.jpg") == 1
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(command, pictures, tmp_path):
+    assert command(pictures / "good.jpg", pictures / "other" / "good.jpg", pictures / "good.png") == 0
+    sources = {path.name: json.loads(path.read_text())["image"]["source"] for path in (tmp_path / "out").iterdir()}
+    assert sources == {"good.json": "good.jpg", "good_2.json": "good.jpg", "good_3.json": "good.png"}
+
+
+@pytest.mark.parametrize("box", ["a,b,c,d", "1,2,3", "1,2,3,4,5"])
+def test_box_that_is_none_shows_usage(command, pictures, capsys, box):
+    assert command(pictures / "good.jpg", f"--box={box}") == 2
+    assert f"--box={box} must be four numbers" in capsys.readouterr().err
+
+
+def test_box_goes_with_one_image(command, pictures, capsys):
+    assert command(pictures, "--box=1,2,3,4") == 1
+    assert command(pictures / "good.jpg", pictures / "good.png", "--box=1,2,3,4") == 2
+    assert capsys.readouterr().err.count("--box goes with a single image") == 2
+
+
+def test_output_that_cannot_be_a_folder_is_named(command, pictures, tmp_path, capsys):
+    (tmp_path / "out").write_text("a file")
+    assert command(pictures / "good.jpg") == 1
+    assert "out" in (said := capsys.readouterr().err) and "give another --output" in said
