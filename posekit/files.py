@@ -1,6 +1,7 @@
 """Files: written whole or not at all, and `.npz` archives read without trusting what they claim."""
 
 import contextlib
+import io
 import lzma
 import math
 import os
@@ -11,7 +12,9 @@ import zlib
 import numpy as np
 
 DEFAULT_MAX_BYTES = 2 << 30
-_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# Version -> bytes that tell the header's length, and what reads them and the header.
+_NPY_HEADERS = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
+_MAX_NPY_HEADER = 10_000
 
 
 @contextlib.contextmanager
@@ -91,6 +94,8 @@ def read_npz(path, keys, max_bytes=DEFAULT_MAX_BYTES):
         ValueError: If it is no `.npz`, is damaged, or a wanted entry holds objects or is too large.
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ValueError("it is not a regular file")
         with zipfile.ZipFile(path) as archive:
             there = set(archive.namelist())
             wanted = [key for key in keys if f"{key}.npy" in there]
@@ -113,6 +118,8 @@ def npz_entries(path):
     Returns:
         Sorted list of names; empty if the file is no `.npz` or cannot be read.
     """
+    if not os.path.isfile(path):
+        return []
     try:
         with zipfile.ZipFile(path) as archive:
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
@@ -126,7 +133,12 @@ def _claimed_bytes(archive, key):
             version = np.lib.format.read_magic(file)
             if version not in _NPY_HEADERS:
                 raise ValueError(f"its .npy version {version} is not known")
-            shape, _, dtype = _NPY_HEADERS[version](file)
+            width, read_header = _NPY_HEADERS[version]
+            length = file.read(width)
+            # NumPy refuses longer ones too, but only after it has taken the memory for them.
+            if int.from_bytes(length, "little") > _MAX_NPY_HEADER:
+                raise ValueError(f"its header claims {int.from_bytes(length, 'little')} bytes")
+            shape, _, dtype = read_header(io.BytesIO(length + file.read(int.from_bytes(length, "little"))))
         except ValueError as error:
             raise ValueError(f"entry {key!r} is no array: {error}") from error
     if dtype.hasobject:

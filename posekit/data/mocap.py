@@ -136,9 +136,9 @@ def _shapes(path, content, num_frames, stride):
     if "betas" not in content:
         raise MocapFileError(f"{path} holds poses but no 'betas'.")
     betas = _numbers(path, content, "betas")
-    if betas.ndim == 1 or 1 in betas.shape:
+    if betas.ndim == 1 or (betas.ndim == 2 and 1 in betas.shape):
         betas = betas.reshape(1, -1)
-    else:
+    elif betas.ndim == 2:
         betas = betas[::stride]
     if betas.ndim != 2 or len(betas) not in (1, num_frames) or betas.shape[1] < NUM_SHAPE:
         raise MocapFileError(

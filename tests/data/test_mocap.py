@@ -1,5 +1,6 @@
 """Motion capture: every published layout gives the same poses, bad frames are counted, bad files are named."""
 
+import os
 import pickle
 import zipfile
 
@@ -146,6 +147,28 @@ def test_npz_claims_are_checked_before_memory_is_taken(tmp_path):
         read_npz(path, ["poses"], max_bytes=1000)
     with pytest.raises(ValueError, match="Python objects"):
         read_npz(path, ["objects"])
+
+
+def test_npz_headers_are_measured_before_they_are_read(tmp_path):
+    """NumPy reads a header of up to 4 GiB before it refuses it."""
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("poses.npy", b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + bytes(1000))
+    with pytest.raises(ValueError, match="header claims 2147483648 bytes"):
+        read_npz(path, ["poses"])
+
+
+def test_npz_is_a_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_npz(tmp_path / "pipe.npz", ["poses"])
+
+
+@pytest.mark.parametrize("betas", [np.float64(1), np.zeros((FRAMES, 1, 10)), np.zeros((0, 10)), np.zeros((3, 10))])
+def test_betas_of_other_shapes_are_named(tmp_path, betas):
+    path = write_npz(tmp_path / "a.npz", poses=np.zeros((FRAMES, 72)), betas=betas)
+    with pytest.raises(MocapFileError, match="betas have the shape"):
+        read_mocap(path)
 
 
 def test_records_of_the_original():
