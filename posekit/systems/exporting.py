@@ -8,7 +8,6 @@ import tempfile
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 SUFFIXES = {"saved_model": "_saved_model", "keras": ".keras", "tflite": ".tflite", "onnx": ".onnx"}
 
@@ -23,11 +22,14 @@ def export(model, output, form):
 
     Raises:
         ValueError: If the form is unknown.
+        FileExistsError: If the output is a folder that is not an earlier export; such a folder is never replaced.
         OSError: If packages for the form are missing, or the output cannot be written.
     """
     if form not in SUFFIXES:
         raise ValueError(f"format={form!r}: choose one of {', '.join(SUFFIXES)}.")
     output = pathlib.Path(output)
+    if output.is_dir() and not (form == "saved_model" and (output / "saved_model.pb").is_file()):
+        raise FileExistsError(f"{output} is a folder, but no SavedModel that could be replaced; name another --output.")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.stem}.{os.getpid()}{SUFFIXES[form]}")
     try:
@@ -91,6 +93,9 @@ def _write_onnx(model, path):
         import tf2onnx
     except ImportError:
         raise OSError("ONNX needs two more packages: pip install 'posekit[export]'") from None
+    # TensorFlow has no public name for it.
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
     spec = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32, name="images")
     function = tf.function(lambda images: model(images, training=False)).get_concrete_function(spec)
     # Freezing also turns captured arrays, such as those of a body, into constants, which the converter leaves open.
