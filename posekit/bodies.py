@@ -6,6 +6,7 @@ never shipped: `tools/convert_smpl.py` turns a downloaded one into such a file.
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 
@@ -30,7 +31,6 @@ _ARRAYS = {
     "f": (2, "iu"),
 }
 _TEXTS = ("name", "licence")
-_NUM_POSE = 72
 _MAX_MEAN_VALUES = 1000
 
 
@@ -166,17 +166,18 @@ def load_body(name_or_path=None):
     return BodyModel.load(path)
 
 
-def load_mean_theta(path=None, num_shape=10):
+def load_mean_theta(path=None, num_shape=10, num_joints=24):
     """The parameters from which iterative regression starts.
 
     Args:
-        path: `.h5` (such as neutral_smpl_mean_params.h5) or `.npz` file with `pose` `[72]`, axis angles, and `shape`;
-            None for the rest pose of the mean body.
+        path: `.h5` (such as neutral_smpl_mean_params.h5) or `.npz` file with `pose` `[3 * num_joints]`, axis angles,
+            and `shape`; None for the rest pose of the mean body.
         num_shape: Shape coefficients of the body; further ones of the file are left out, missing ones are 0.
+        num_joints: Joints of the body.
 
     Returns:
-        Float32 `[3 + 72 + num_shape]`: camera (scale 0.9, no translation), pose whose first joint turns the body
-        upright in the image (pi about x), shape.
+        Float32 `[3 + 3 * num_joints + num_shape]`: camera (scale 0.9, no translation), pose whose first joint turns
+        the body upright in the image (pi about x), shape.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -184,9 +185,9 @@ def load_mean_theta(path=None, num_shape=10):
 
     Follows: maxpit/human-pose-estimation src/trainer.py:load_mean_param.
     """
-    pose, shape = np.zeros(_NUM_POSE), np.zeros(num_shape)
+    pose, shape = np.zeros(3 * num_joints), np.zeros(num_shape)
     if path is not None:
-        pose, known = _read_mean(pathlib.Path(path))
+        pose, known = _read_mean(pathlib.Path(path), pose.size)
         shape[: known.size] = known[:num_shape]
     pose[:3] = np.pi, 0.0, 0.0
     return np.concatenate([[0.9, 0.0, 0.0], pose, shape]).astype(np.float32)
@@ -293,8 +294,8 @@ def _checked(path, arrays):
                 f"{joints} joints (J_regressor) it must be {shape}."
             )
     for key, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{path}: entry {key!r} holds NaN or infinite values.")
+        if array.dtype.kind == "f" and not _are_float32(array):
+            raise ValueError(f"{path}: entry {key!r} holds NaN, or values that are infinite as float32.")
     faces = arrays["f"].astype(np.int64)
     if faces.min() < 0 or faces.max() >= vertices:
         raise ValueError(f"{path}: faces (f) name vertices {faces.min()}..{faces.max()}; there are 0..{vertices - 1}.")
@@ -316,6 +317,11 @@ def _checked(path, arrays):
     }
 
 
+def _are_float32(array):
+    with np.errstate(over="ignore"):
+        return np.isfinite(np.asarray(array, np.float32)).all()
+
+
 def _parents(path, table):
     parents = table[0].astype(np.int64)
     parents = np.where(parents == _ROOT_MARK, -1, parents)
@@ -327,8 +333,8 @@ def _parents(path, table):
     return parents.astype(np.int32)
 
 
-def _read_mean(path):
-    """`pose` `[72]` and `shape` of a file of mean parameters, as float64."""
+def _read_mean(path, num_pose):
+    """`pose` `[num_pose]` and `shape` of a file of mean parameters, as float64."""
     readers = {".h5": _read_mean_h5, ".hdf5": _read_mean_h5, ".npz": _read_mean_npz}
     if path.suffix not in readers:
         raise ValueError(f"Mean parameters come as {', '.join(readers)}, not {path.name!r}.")
@@ -339,10 +345,10 @@ def _read_mean(path):
         )
     try:
         pose, shape = (np.asarray(values, np.float64).ravel() for values in readers[path.suffix](path))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:  # HDF5 has all of them
         raise ValueError(f"{path} holds no mean parameters: {error}. It needs 'pose' and 'shape'.") from error
-    if pose.size != _NUM_POSE or not np.isfinite(pose).all() or not np.isfinite(shape).all():
-        raise ValueError(f"{path}: pose has {pose.size} values; {_NUM_POSE} and a shape are needed, all finite.")
+    if pose.size != num_pose or not _are_float32(pose) or not _are_float32(shape):
+        raise ValueError(f"{path}: pose has {pose.size} values; {num_pose} and a shape are needed, all finite.")
     return pose, shape
 
 
@@ -355,6 +361,9 @@ def _read_mean_h5(path):
                 raise ValueError(f"it has no dataset {key!r} but {sorted(file)[:20]}")
             if file[key].size > _MAX_MEAN_VALUES or file[key].dtype.kind not in "fiu":
                 raise ValueError(f"{key!r} has {file[key].size} values of {file[key].dtype}")
+            # Storage in other files, or in pieces that take far more memory than the values.
+            if file[key].external or file[key].is_virtual or math.prod(file[key].chunks or ()) > _MAX_MEAN_VALUES:
+                raise ValueError(f"{key!r} is not stored plainly; write it again without chunks")
         return file["pose"][()], file["shape"][()]
 
 

@@ -32,8 +32,8 @@ class SMPL(keras.layers.Layer):
     Call arguments:
         pose: `[batch, 3 * joints]` axis-angle rotations in radians, each relative to the parent joint.
         shape: `[batch, num_shape]` shape coefficients.
-        outputs: Which of `"vertices"`, `"joints"`, `"keypoints"`, `"rotations"` to compute; all by default. Without the
-            vertices the cost no longer depends on their number.
+        outputs: Which of `"vertices"`, `"joints"`, `"keypoints"`, `"rotations"` to compute, one or several; all by
+            default. Without the vertices the cost no longer depends on their number.
 
     Returns:
         A dict: `"vertices"` `[batch, vertices, 3]`, `"joints"` `[batch, joints, 3]` and `"keypoints"`
@@ -96,7 +96,7 @@ class SMPL(keras.layers.Layer):
 
     def call(self, pose, shape, outputs=OUTPUTS):
         """See the class."""
-        self._check(pose, shape, outputs)
+        outputs = self._checked_outputs(pose, shape, outputs)
         constant = self._tensors()
         pose, shape = ops.convert_to_tensor(pose, self.compute_dtype), ops.convert_to_tensor(shape, self.compute_dtype)
         local = rotations.axis_angle_to_matrix(ops.reshape(pose, (-1, self.num_joints, 3)))
@@ -160,7 +160,9 @@ class SMPL(keras.layers.Layer):
                 self._constants = tf.nest.map_structure(lambda array: tf.constant(array, self.compute_dtype), arrays)
         return self._constants
 
-    def _check(self, pose, shape, outputs):
+    def _checked_outputs(self, pose, shape, outputs):
+        """The names of the outputs as a tuple, once they and the sizes of the inputs are found right."""
+        outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         unknown = set(outputs) - set(OUTPUTS)
         if unknown:
             raise ValueError(f"outputs name {sorted(unknown)}; SMPL gives {list(OUTPUTS)}.")
@@ -170,10 +172,11 @@ class SMPL(keras.layers.Layer):
                     f"{what} has the shape {tuple(tensor.shape)}; the body {self._described['name']!r} takes "
                     f"[batch, {size}]."
                 )
+        return outputs
 
     def compute_output_spec(self, pose, shape, outputs=OUTPUTS):
         """Shapes of the result; needs the body's dimensions only."""
-        self._check(pose, shape, outputs)
+        outputs = self._checked_outputs(pose, shape, outputs)
         shapes = {
             "vertices": (self.num_vertices, 3),
             "joints": (self.num_joints, 3),

@@ -166,7 +166,7 @@ class IterativeRegressor(keras.layers.Layer):
         super().__init__(name=name, dtype=dtype, **kwargs)
         if num_stages < 1:
             raise ValueError(f"num_stages is {num_stages}; at least 1 stage is needed (the original has 3).")
-        self.num_stages = num_stages
+        self.num_stages, self.hidden, self.dropout = num_stages, hidden, dropout
         self.start = MeanParameters(mean, dtype=self.dtype_policy, name="mean")
         self.network = CorrectionNetwork(
             len(self.start.initial), hidden, dropout, dtype=self.dtype_policy, name="network"
@@ -199,6 +199,6 @@ class IterativeRegressor(keras.layers.Layer):
             **super().get_config(),
             "mean": self.start.initial,
             "num_stages": self.num_stages,
-            "hidden": self.network.hidden,
-            "dropout": self.network.dropout,
+            "hidden": self.hidden,
+            "dropout": self.dropout,
         }

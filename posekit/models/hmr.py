@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import math
 import pathlib
 
 import keras
@@ -426,8 +425,8 @@ def _with_weights(build, weights, backbone):
     path = pathlib.Path(weights)
     if not path.is_file():
         raise FileNotFoundError(
-            f"backbone_weights is {str(weights)!r}, which is no file; give 'imagenet', none, or a .weights.h5 or .h5 "
-            f"file of {backbone!r}."
+            f"backbone_weights is {str(weights)!r}, which is no file; give 'imagenet', None for random weights "
+            f"(--backbone_weights=none), or a .weights.h5 or .h5 file of {backbone!r}."
         )
     network = build(None)
     try:
@@ -440,13 +439,8 @@ def _with_weights(build, weights, backbone):
 def _mean_theta(mean_theta, smpl):
     """Where theta starts, as `[parameters]` float values."""
     size = 3 + 3 * smpl.num_joints + smpl.num_shape
-    if mean_theta is None:
-        # Scale 0.9 and half a turn about x: the body (y up) upright in a picture (y down).
-        start = np.zeros(size, np.float32)
-        start[0], start[3] = 0.9, math.pi
-        return start
-    if isinstance(mean_theta, str | pathlib.PurePath):
-        mean_theta = bodies.load_mean_theta(mean_theta, num_shape=smpl.num_shape)
+    if mean_theta is None or isinstance(mean_theta, str | pathlib.PurePath):
+        mean_theta = bodies.load_mean_theta(mean_theta, smpl.num_shape, smpl.num_joints)
     start = np.asarray(mean_theta, np.float32).reshape(-1)
     if start.shape != (size,):
         raise ValueError(

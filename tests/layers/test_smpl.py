@@ -198,6 +198,7 @@ def test_outputs_are_chosen(tiny):
         alone = tiny(pose, shape, outputs=(key,))
         assert list(alone) == [key]
         np.testing.assert_allclose(alone[key], value, atol=1e-6)
+        assert list(tiny(pose, shape, outputs=key)) == [key]
     with pytest.raises(ValueError, match="feet"):
         tiny(pose, shape, outputs=("feet",))
 
