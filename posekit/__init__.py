@@ -14,6 +14,10 @@ _LAZY = {
 __all__ = ["Predictor", "Skeleton", "load"]
 
 
+def __dir__():
+    return sorted({*globals(), *_LAZY})
+
+
 def __getattr__(name):
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)

@@ -536,4 +536,4 @@ def _set_name(path):
 
 def _creation_flag(name):
     flags = {"lsp_train": "--lsp", "lsp_val": "--lsp_val", "lsp_ext": "--lsp_ext", "mpii": "--mpii", "coco": "--coco"}
-    return flags.get(name, "--lsp")
+    return flags.get(name, "--help")

@@ -176,6 +176,8 @@ def test_missing_datasets_say_what_is_there_and_what_to_type(tmp_path):
     write(tmp_path / "lsp_val.tfrecords", b"record")
     with pytest.raises(DatasetNotFoundError, match=r"lsp_val.*create_dataset.py --lsp_ext --data_dir"):
         dataset_files(tmp_path, "lsp_ext")
+    with pytest.raises(DatasetNotFoundError, match=r"create_dataset.py --help"):
+        dataset_files(tmp_path, "mine")
     with pytest.raises(DatasetNotFoundError, match="--mocap"):
         mocap_files(tmp_path, "CMU")
 
