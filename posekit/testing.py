@@ -128,7 +128,10 @@ def check_layer(layer, inputs, directory, tolerance=1e-6):
     _assert_close(_shapes(twin(*inputs)), _shapes(expected), 0, "a call of the layer rebuilt from its configuration")
 
     symbols = [keras.Input(array.shape[1:], dtype=str(array.dtype)) for array in inputs]
-    check_model(keras.Model(symbols, layer(*symbols)), list(inputs), directory, tolerance)
+    results, inputs = layer(*symbols), list(inputs)
+    if len(inputs) == 1:  # a model of one input takes a tensor, not a list
+        symbols, inputs = symbols[0], inputs[0]
+    check_model(keras.Model(symbols, results), inputs, directory, tolerance)
 
 
 def check_model(model, inputs, directory, tolerance=1e-6, export=True):
