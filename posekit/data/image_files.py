@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import struct
 
 import cv2
@@ -14,6 +15,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _BARE_MARKERS = {0x01, *range(0xD0, 0xD9)}
 # Start-of-frame markers; the others between 0xC0 and 0xCF are tables.
 _FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Tables, restart intervals, comments and further scans, which progressive files have between their scans.
+_BETWEEN_SCANS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
+# Inside scans an 0xFF byte is followed by 0 or is a restart; anything else ends the scan.
+_SCAN_END = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 
 
 class ImageFileError(ValueError):
@@ -162,7 +167,7 @@ def _png_header(data):
 
 
 def _jpeg_header(data):
-    position, size = 2, None
+    position, size, scans = 2, None, 0
     while position + 4 <= len(data):
         if data[position] != 0xFF:
             raise ImageFileError("damaged image")
@@ -170,15 +175,21 @@ def _jpeg_header(data):
         if marker == 0xFF:
             position += 1
             continue
+        if scans and marker not in _BETWEEN_SCANS:
+            # OpenCV shows the part before such a marker, TensorFlow refuses the picture.
+            raise ImageFileError("damaged image")
         if marker in _BARE_MARKERS:
             position += 2
             continue
-        if marker == 0xDA:
-            # Inside scans an 0xFF byte is always followed by 0 or a restart, so this can only be the end of the image.
-            if size is None or data.find(b"\xff\xd9", position) < 0:
-                break
-            return ImageHeader("JPEG", *size)
         (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker == 0xDA:
+            end = _SCAN_END.search(data, position + 2 + length)
+            if size is None or end is None:
+                break
+            scans, position = scans + 1, end.start()
+            if end[0].endswith(b"\xd9"):
+                return ImageHeader("JPEG", *size)
+            continue
         if marker in _FRAME_MARKERS and length >= 7 and position + 9 <= len(data):
             size = struct.unpack_from(">HH", data, position + 5)
         position += 2 + length
