@@ -108,20 +108,28 @@ class _Video:
         self.temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
         self.fps = fps
         self.size = None
+        self.count = 0
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def show(self, picture, rate):
         if self.size is None:
             height, width = picture.shape[:2]
-            self.size = (width - width % 2, height - height % 2)
+            self.size = (max(2, width - width % 2), max(2, height - height % 2))
             self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self.size)
             if not self.writer.isOpened():
                 raise OSError(f"{self.path} cannot be written as a video; check the folder, or write --output=out.png.")
         self.writer.write(np.ascontiguousarray(_letterbox(picture, self.size)[..., ::-1]))
+        self.count += 1
         return -1
 
     def finish(self):
         self.writer.release()
+        # OpenCV says nothing when a disk is full; then the index at the end of the file is missing.
+        written = cv2.VideoCapture(str(self.temporary))
+        complete = written.isOpened() and written.get(cv2.CAP_PROP_FRAME_COUNT) >= self.count
+        written.release()
+        if not complete:
+            raise OSError(f"{self.path} could not be written whole; free some space there, or name another --output.")
         os.replace(self.temporary, self.path)
         return [self.path]
 

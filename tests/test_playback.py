@@ -123,3 +123,26 @@ def test_a_failing_prediction_leaves_no_half_video(video, tmp_path):
     with pytest.raises(RuntimeError):
         playback.play(Failing(), video, str(tmp_path / "out.mp4"), view="mesh", keys=KEYS, draw=draw)
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_video_that_the_disk_cuts_short_does_not_take_its_name(video, tmp_path, monkeypatch):
+    class FullDisk:
+        """Writes like OpenCV on a full disk: without a word."""
+
+        def __init__(self, path, *arguments):
+            self.path = path
+
+        def isOpened(self):
+            return True
+
+        def write(self, picture):
+            pass
+
+        def release(self):
+            with open(self.path, "wb") as file:
+                file.write(video.read_bytes()[:500])
+
+    monkeypatch.setattr(cv2, "VideoWriter", FullDisk)
+    with pytest.raises(OSError, match="could not be written whole"):
+        play(video, tmp_path / "out.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4"]
