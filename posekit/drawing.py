@@ -118,9 +118,13 @@ class MeshRenderer:
         lights: Pairs `(position, colour)`; by default `original_lights()`.
 
     Example:
+        >>> from posekit.bodies import sample_body
+        >>> body = sample_body()
         >>> renderer = MeshRenderer(body.faces, image_size=224)
-        >>> picture = renderer(vertices + [0, 0, 5], image=photo)
-        >>> from_the_side = renderer.rotated(vertices + [0, 0, 5], 60, do_alpha=False)
+        >>> vertices = body.v_template * [1, -1, -1] + [0, 0, 5]  # upright, 5 m before the camera
+        >>> renderer(vertices).shape
+        (224, 224, 3)
+        >>> from_the_side = renderer.rotated(vertices, 60, do_alpha=False)
 
     Follows: akanazawa/hmr:src/util/renderer.py (SMPLRenderer).
     Differs: no line overdraw at silhouettes (opendr's `overdraw`); white surfaces stay opaque in alpha.

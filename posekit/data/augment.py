@@ -292,7 +292,9 @@ def augment_person(image, keypoints_px, center_px, augmentation, size=224, silho
 
     Example:
         >>> augmentation = random_augmentation(seed=0, epoch=3, index=17)
-        >>> crop, keypoints, _ = augment_person(image, keypoints_px, center_px, augmentation)
+        >>> crop, keypoints, _ = augment_person(tf.zeros((300, 200, 3)), tf.zeros((19, 3)), [100, 150], augmentation)
+        >>> crop.shape, keypoints.shape
+        (TensorShape([224, 224, 3]), TensorShape([19, 3]))
 
     Follows: maxpit/human-pose-estimation src/data_loader.py:image_preprocessing.
     Differs: a centre far outside the picture gives a crop of repeated edge pixels, where the original fails.

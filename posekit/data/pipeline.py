@@ -123,8 +123,8 @@ def hmr_batches(
         ValueError: If an argument makes no sense.
 
     Example:
-        >>> batches = hmr_batches("data", ["lsp_train"], 8, mocap_datasets=["CMU"], mocap_batch_size=24)
-        >>> with explain_bad_records("data", ["lsp_train"]):
+        >>> with explain_bad_records("data", ["lsp_train"]):  # doctest: +SKIP
+        ...     batches = hmr_batches("data", ["lsp_train"], 8, mocap_datasets=["CMU"], mocap_batch_size=24)
         ...     trainer.fit(batches, steps_per_epoch=steps_per_epoch("data", ["lsp_train"], 8), epochs=120)
 
     Follows: maxpit/human-pose-estimation src/data_loader.py:DataLoader.
@@ -277,7 +277,7 @@ def explain_bad_records(data_dir, datasets, mocap_datasets=()):
         BadRecordError: If an error in the block came from a bad record.
 
     Example:
-        >>> with explain_bad_records("data", ["lsp_val"]):
+        >>> with explain_bad_records("data", ["lsp_val"]):  # doctest: +SKIP
         ...     for batch in eval_dataset("data", ["lsp_val"], 8):
         ...         evaluate(batch)
     """

@@ -390,7 +390,7 @@ def parse_image_record(serialized):
         `parse_image_labels` gives them.
 
     Example:
-        >>> dataset = tf.data.TFRecordDataset(files).map(parse_image_record)
+        >>> dataset = tf.data.TFRecordDataset(files).map(parse_image_record)  # doctest: +SKIP
     """
     return decode_pictures(parse_image_labels(serialized))
 

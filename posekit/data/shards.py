@@ -156,7 +156,7 @@ class ShardWriter:
         overwrite: Write again what is there already, and replace files that were not written here.
 
     Example:
-        >>> summary = ShardWriter("data").write(raw)
+        >>> summary = ShardWriter("data").write(raw)  # doctest: +SKIP
     """
 
     def __init__(self, output_dir, shard_size=500, num_workers=None, overwrite=False):

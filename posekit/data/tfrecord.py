@@ -141,7 +141,7 @@ class RecordWriter:
         OSError: If the file cannot be written, with the reason and what to do in the message.
 
     Example:
-        >>> with RecordWriter("set.tfrecords") as writer:
+        >>> with RecordWriter("set.tfrecords") as writer:  # doctest: +SKIP
         ...     writer.write(record.to_example())
     """
 

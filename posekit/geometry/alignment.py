@@ -22,8 +22,10 @@ def procrustes(points, target, scale=True, reflection=False):
         ValueError: If the shapes differ or `reflection` is neither False nor "best".
 
     Example:
-        >>> aligned, transform = procrustes(prediction, truth)
-        >>> np.linalg.norm(aligned - truth, axis=-1).mean()
+        >>> truth = np.random.default_rng(0).normal(size=(8, 14, 3))
+        >>> aligned, transform = procrustes(2 * truth + 1, truth)
+        >>> np.allclose(aligned, truth), np.allclose(transform["scale"], 0.5)
+        (True, True)
 
     Reference:
         Gower, "Generalized Procrustes Analysis", Psychometrika 1975.

@@ -147,8 +147,10 @@ def person_crop(image, box=None, keypoints=None, size=224, person_height=150.0, 
         ValueError: If both a box and keypoints are given, or they have no extent.
 
     Example:
-        >>> pixels, crop = person_crop(image, box=(40, 20, 120, 210))
-        >>> joints_in_image = crop.to_image((joints_ndc + 1) * 0.5 * crop.size)
+        >>> pixels, crop = person_crop(np.zeros((240, 160, 3), np.uint8), box=(40, 20, 120, 210))
+        >>> pixels.shape
+        (224, 224, 3)
+        >>> joints_px = crop.to_image((np.zeros((19, 2)) + 1) * 0.5 * crop.size)  # from ndc, in pixels of the image
 
     Follows: akanazawa/hmr demo.py:preprocess_image, src/util/openpose.py:get_bbox.
     """

@@ -45,7 +45,9 @@ def axis_angle_to_matrix(axis_angle):
         `[..., 3, 3]`.
 
     Example:
-        >>> axis_angle_to_matrix([[0.0, 0.0, np.pi]])   # half a turn about z
+        >>> half_turn = axis_angle_to_matrix([0.0, 0.0, np.pi])
+        >>> np.round(half_turn @ np.array([[1.0], [0.0], [5.0]], "float32"), 3).ravel()
+        array([-1., -0.,  5.], dtype=float32)
 
     Follows: maxpit/human-pose-estimation/src/tf_smpl/batch_lbs.py:batch_rodrigues (the angle is the norm of the vector
     plus 1e-8).

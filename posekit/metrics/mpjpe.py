@@ -23,7 +23,12 @@ def mpjpe(joints, target, root=None, visible=None):
         ValueError: If the shapes differ.
 
     Example:
-        >>> mpjpe(1000 * predicted_m, 1000 * true_m, root=0).mean()
+        >>> true_m = np.zeros((8, 14, 3))
+        >>> predicted_m = true_m + [0.03, 0.0, 0.04]
+        >>> print(mpjpe(1000 * predicted_m, 1000 * true_m).mean())
+        50.0
+        >>> print(mpjpe(1000 * predicted_m, 1000 * true_m, root=0).mean())
+        0.0
 
     Follows: akanazawa/hmr/src/benchmark/eval_util.py:compute_errors.
     """

@@ -27,7 +27,10 @@ def pck(points, target, reference, visible=None, fraction=0.2):
         ValueError: If the shapes do not fit.
 
     Example:
-        >>> mean, of_joints = pck(points, truth, reference_size(truth, visible, "torso"), visible, fraction=0.2)
+        >>> truth = np.random.default_rng(0).uniform(0, 224, (8, 14, 2))
+        >>> mean, of_joints = pck(truth, truth, reference_size(truth, kind="torso"), fraction=0.2)
+        >>> mean, of_joints.shape
+        (1.0, (14,))
 
     Reference:
         Yang and Ramanan, "Articulated Human Detection with Flexible Mixtures of Parts", PAMI 2013.
