@@ -3,11 +3,11 @@
 import itertools
 import pathlib
 
-import numpy as np
 from absl import logging
 
 from posekit import weights as weight_files
 from posekit.data.sources import Frame, as_image, open_source, read_image
+from posekit.drawing import draw_people
 from posekit.systems import SYSTEMS
 
 
@@ -38,7 +38,7 @@ def load(system, weights="default", **options):
         logging.warning("No weights given: the model is untrained and its predictions mean nothing.")
     found = weight_files.resolve(weights, system) if weights is not None else None
     stored = found.config if found else {}
-    config = module.Config.from_dict({**stored, **_as_options(options)})
+    config = module.Config.from_dict({**stored, **options})
     return Predictor(system, module, config, weight_files.load_model(module, config, found), found)
 
 
@@ -53,7 +53,8 @@ class Predictor:
         weights: `Weights` that the model was loaded from, None if untrained.
 
     Call arguments:
-        source: A path of an image, an RGB array, a list of both; a folder, a video or a camera number.
+        source: A path of an image, an RGB picture (anything that NumPy takes as an array: a tensor, a PIL image), a
+            list of both; a folder, a video or a camera number.
         batch_size: Pictures predicted together.
         boxes: For one image: `[people, 4]` boxes x_min, y_min, x_max, y_max in pixels; for a list, one such array
             (or None) an image. Without boxes the whole picture is taken as one person.
@@ -92,7 +93,7 @@ class Predictor:
                 raise ValueError(f"{len(boxes)} sets of boxes for {len(source)} images; give one (or None) an image.")
             frames = (_as_frame(item, index) for index, item in enumerate(source))
             return list(self.stream(frames, boxes=boxes, batch_size=batch_size))
-        if isinstance(source, np.ndarray):
+        if hasattr(source, "__array__"):
             return next(self.stream([_as_frame(source, 0)], boxes=[boxes], batch_size=1))
         opened = open_source(source)
         if opened.kind == "image":
@@ -120,7 +121,7 @@ class Predictor:
             for (frame, _), people in zip(batch, found):
                 people.source = frame.name
                 people.image = frame.image
-                people.renderer = self.module.draw_people
+                people.renderer = draw_people
                 yield people
 
 
@@ -164,7 +165,3 @@ def _as_frame(item, index):
     if isinstance(item, (str, pathlib.Path)):
         return Frame(read_image(item), pathlib.Path(item).name, index)
     return Frame(as_image(item), f"image{index:06d}", index)
-
-
-def _as_options(options):
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

@@ -1,0 +1,91 @@
+import subprocess
+import sys
+import types
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import posekit
+from posekit.predictor import Predictor, write
+from posekit.results import People
+from posekit.skeletons import LSP14
+
+
+def predict(config, model, images, boxes):
+    """One person a box, whose joints all lie at the mean colour of the picture; notes the size of each batch."""
+    config.append(len(images))
+    people = []
+    for image, these in zip(images, boxes):
+        points = np.full((1 if these is None else len(these), 14, 2), image.mean())
+        people.append(People(points, np.ones(points.shape[:2]), LSP14, image.shape[:2]))
+    return people
+
+
+@pytest.fixture
+def predictor():
+    return Predictor("toy", types.SimpleNamespace(predict=predict), config=[], model=None)
+
+
+def grey(level, size=(40, 60)):
+    return np.full((*size, 3), level, np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for level in (10, 20, 30):
+        cv2.imwrite(str(tmp_path / f"{level}.png"), grey(level))
+    return tmp_path
+
+
+def levels(people):
+    return [float(one.keypoints_px.mean()) for one in people]
+
+
+def test_every_kind_of_picture_gives_its_people(predictor, folder):
+    for source in (folder / "20.png", str(folder / "20.png"), grey(20), tf.constant(grey(20))):
+        people = predictor(source)
+        assert isinstance(people, People) and levels([people]) == [20.0]
+        np.testing.assert_array_equal(people.image, grey(20))
+    assert predictor(folder / "20.png").source == "20.png"
+
+
+def test_lists_and_folders_go_through_in_batches(predictor, folder):
+    assert levels(predictor(folder, batch_size=2)) == [10, 20, 30]
+    assert predictor.config == [2, 1]
+    people = predictor([grey(5), folder / "10.png"])
+    assert levels(people) == [5, 10] and [one.source for one in people] == ["image000000", "10.png"]
+    assert predictor([]) == []
+
+
+def test_boxes_go_with_their_pictures(predictor, folder):
+    two = [[0, 0, 10, 10], [5, 5, 20, 20]]
+    assert len(predictor(grey(1), boxes=two)) == 2
+    assert [len(people) for people in predictor([grey(1), grey(2)], boxes=[two, None])] == [2, 1]
+    with pytest.raises(ValueError, match="1 sets of boxes for 2 images"):
+        predictor([grey(1), grey(2)], boxes=[two])
+    with pytest.raises(ValueError, match="is a folder"):
+        predictor(folder, boxes=two)
+
+
+def test_results_draw_and_write_themselves(predictor, tmp_path):
+    people = predictor(grey(20))
+    written = write(people, tmp_path / "out", ("json", "coco", "openpose", "npz", "obj", "png"))
+    assert [path.name for path in written] == ["out.json", "out.coco.json", "out.openpose.json", "out.npz", "out.png"]
+    assert all(path.stat().st_size for path in written)
+    assert (cv2.imread(str(tmp_path / "out.png")) != 20).any()
+
+
+def test_unknown_systems_and_weights_are_named(tmp_path):
+    with pytest.raises(ValueError, match="'smpl' is unknown; choose one of hmr"):
+        posekit.load("smpl")
+    with pytest.raises(FileNotFoundError, match="Give a run folder"):
+        posekit.load("hmr", weights=tmp_path / "none")
+
+
+def test_import_posekit_waits_for_nothing():
+    script = "import sys, posekit; print([m for m in ('tensorflow', 'keras', 'cv2', 'numpy') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+    assert {"load", "Predictor", "Skeleton"} <= set(dir(posekit))
