@@ -121,7 +121,7 @@ def run_command(program, systems, command, run, argv=None, stored=None):
         stored: As for `parse`.
 
     Returns:
-        Exit status: that of `run`; 1 after an error, 2 after a usage error.
+        Exit status: that of `run`; 1 after an error, 2 after a usage error, 130 after Ctrl-C.
     """
     try:
         return run(*parse(sys.argv[1:] if argv is None else list(argv), systems, command, stored))
@@ -131,6 +131,9 @@ def run_command(program, systems, command, run, argv=None, stored=None):
     except (ValueError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
 
 
 def no_more(arguments):
