@@ -25,6 +25,9 @@ def run(name, system, config, options, rest):
 
     no_more(rest)
     output = pathlib.Path(options.output or f"{name}{SUFFIXES[options.format]}")
+    suffix = SUFFIXES[options.format]
+    if suffix.startswith(".") and output.suffix != suffix:
+        raise ValueError(f"--output={output} must end in {suffix} for --format={options.format}.")
     if output.exists() and not options.overwrite:
         raise FileExistsError(f"{output} exists; add --overwrite, or name another --output.")
     model = load_model(system, config, resolve(options.reference, name))

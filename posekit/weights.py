@@ -8,6 +8,7 @@ import pathlib
 import urllib.request
 
 from posekit.files import cache_folder, replacing
+from posekit.models.loading import load_weights
 from posekit.training.config import Options, load_config, option
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -75,13 +76,7 @@ def load_model(module, config, found):
     model = module.build_model(config, pretrained=False)
     if found is None:
         return model
-    try:
-        model.load_weights(found.path)
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(
-            f"{found.path} does not fit the model that its configuration describes: {error}. "
-            "Check that config.json and the weights come from the same run."
-        ) from None
+    load_weights(model, found.path)
     return model
 
 

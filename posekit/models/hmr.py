@@ -12,6 +12,7 @@ from posekit import bodies
 from posekit.geometry.cameras import orthographic_projection
 from posekit.layers.smpl import SMPL
 from posekit.layers.stages import IterativeRegressor
+from posekit.models.loading import load_weights
 
 PREPROCESSINGS = ("original", "imagenet")
 
@@ -429,10 +430,7 @@ def _with_weights(build, weights, backbone):
             f"(--backbone_weights=none), or a .weights.h5 or .h5 file of {backbone!r}."
         )
     network = build(None)
-    try:
-        network.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(f"{path} does not hold weights of {backbone!r} without its top layer: {error}") from error
+    load_weights(network, path)
     return network
 
 

@@ -10,6 +10,7 @@ reprojection loss of 3.20 and a mesh reprojection loss of 30.02 on the LSP valid
 
 import dataclasses
 import datetime
+import sys
 
 import keras
 import numpy as np
@@ -28,6 +29,7 @@ from posekit.skeletons import COCO_PLUS19, LSP14
 from posekit.systems.evaluation import Evaluation
 from posekit.training.config import Options, option
 from posekit.training.gan import HMRTrainer
+from posekit.weights import load_model, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Config(Options):
     image_size: int = option(224, "side of the crop, px", lower=32, aliases=("img_size",), architecture=True)
     num_stages: int = option(3, "regression stages", lower=1, aliases=("num_stage",), architecture=True)
     backbone: str = option("resnet50", "image encoder, any of keras.applications", architecture=True)
-    backbone_weights: str = option("imagenet", "initial encoder weights: imagenet, none or a file")
+    backbone_weights: str = option("imagenet", "initial encoder weights: imagenet, none, a file, an hmr run, or a name")
     backbone_preprocessing: str = option(
         "original", "images in [-1, 1] (original) or as the weights expect them", choices=("original", "imagenet"),
         architecture=True,
@@ -143,18 +145,32 @@ def build_model(config, pretrained=True):
     if config.faces:
         body = dataclasses.replace(body, faces=_read_faces(config.faces, body))
     wanted = config.backbone_weights if pretrained else "none"
+    # Weights of a whole hmr model, by name or run folder, lend their encoder.
+    lender = None if wanted in ("imagenet", "none") or wanted.endswith(".h5") else resolve(wanted, "hmr")
     model = HMR(
         body=body,
         backbone=config.backbone,
-        backbone_weights=None if wanted == "none" else wanted,
+        backbone_weights=None if wanted == "none" or lender else wanted,
         image_size=config.image_size,
         num_stages=config.num_stages,
         dropout=config.dropout,
         mean_theta=load_mean_theta(config.mean_params or None, body.num_shape),
         backbone_preprocessing=config.backbone_preprocessing,
     )
+    if lender:
+        _borrow_backbone(model, config, lender)
     model.backbone.trainable = not config.freeze_backbone
     return model
+
+
+def _borrow_backbone(model, config, lender):
+    theirs = Config.from_dict(lender.config)
+    for name in ("backbone", "image_size", "backbone_preprocessing"):
+        mine, other = getattr(config, name), getattr(theirs, name)
+        if str(mine).lower() != str(other).lower():
+            raise ValueError(f"--backbone_weights={lender.name} has --{name}={other}, not {mine}; give the same.")
+    source = load_model(sys.modules[__name__], theirs.replace(body=config.body), lender)
+    model.backbone.set_weights(source.backbone.get_weights())
 
 
 def build_trainer(config, model):

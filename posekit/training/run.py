@@ -22,6 +22,7 @@ import shutil
 import h5py
 import numpy as np
 
+from posekit.models.loading import load_weights
 from posekit.training.config import load_config, save_config
 
 
@@ -141,7 +142,7 @@ class RunFolder:
             ValueError: If the checkpoint belongs to another configuration.
         """
         folder = self.checkpoint("last")
-        model.load_weights(folder / "model.weights.h5")
+        load_weights(model, folder / "model.weights.h5")
         load_variables(folder / "training.h5", training_variables(trainer, model))
         return Progress(**json.loads((folder / "progress.json").read_text()))
 
