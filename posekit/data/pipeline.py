@@ -49,6 +49,8 @@ _OPEN_FILES = 16
 # margin has the same pixels as the whole picture.
 _JPEG_MARGIN = 32
 _FOREVER = 2**31 - 1
+# Most passes over the motion capture in one epoch; each has random numbers of its own.
+_PASSES = 1 << 20
 
 
 class BadRecordError(tfrecord.TFRecordError):
@@ -415,7 +417,7 @@ def _mocap_records(sources, seed, epoch, shuffle_buffer):
 
     def one_pass(repetition):
         # Repetitions of a small collection differ in order, too.
-        number = tf.cast(epoch, tf.int64) * 2**20 + repetition
+        number = tf.cast(epoch, tf.int64) * _PASSES + repetition
         order = tf.random.experimental.stateless_shuffle(
             tf.range(len(sources)), stream_seed(seed, 0, number + _MOCAP_FILE_ORDER)
         )
@@ -430,7 +432,7 @@ def _mocap_records(sources, seed, epoch, shuffle_buffer):
         )
         return _shuffle(records, shuffle_buffer, stream_seed(seed, 0, number + _MOCAP_RECORD_ORDER))
 
-    return tf.data.Dataset.range(2**20).flat_map(one_pass)
+    return tf.data.Dataset.range(_PASSES).flat_map(one_pass)
 
 
 def _shuffle(records, shuffle_buffer, seed):
