@@ -81,6 +81,9 @@ class Config(Options):
         "original", "images in [-1, 1] (original) or as the weights expect them", choices=("original", "imagenet"),
         architecture=True,
     )  # fmt: skip
+    batch_norm_momentum: float = option(
+        0.0, "momentum of the encoder's batch normalisation, 0: its own; short runs need 0.99", lower=0.0, upper=0.9999
+    )
     freeze_backbone: bool = option(False, "do not train the encoder")
     dropout: float = option(0.5, "dropout of the last regression stage", lower=0.0, upper=0.95)
     body: str = option("", "body model .npz, or 'sample'; searched for where empty", aliases=("smpl_model_path",))
@@ -160,6 +163,9 @@ def build_model(config, pretrained=True):
     if lender:
         _borrow_backbone(model, config, lender)
     model.backbone.trainable = not config.freeze_backbone
+    for layer in model.backbone.layers if config.batch_norm_momentum else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = config.batch_norm_momentum
     return model
 
 
