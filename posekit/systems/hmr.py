@@ -28,6 +28,7 @@ from posekit.results import People
 from posekit.skeletons import COCO_PLUS19, LSP14
 from posekit.systems.evaluation import Evaluation
 from posekit.training.config import Options, option
+from posekit.training.fused_adam import FusedAdam
 from posekit.training.gan import HMRTrainer
 from posekit.weights import load_model, resolve
 
@@ -209,8 +210,8 @@ def build_trainer(config, model):
         seed=config.seed,
     )
     trainer.compile(
-        generator_optimizer=keras.optimizers.Adam(config.generator_lr),
-        critic_optimizer=keras.optimizers.Adam(config.critic_lr),
+        generator_optimizer=FusedAdam(config.generator_lr),
+        critic_optimizer=FusedAdam(config.critic_lr),
         run_eagerly=config.run_eagerly,
     )
     return trainer
