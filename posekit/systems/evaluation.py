@@ -86,11 +86,20 @@ def write_pictures(folder, evaluation, count):
         for kind, chosen in (("best", order[:count]), ("worst", order[::-1][:count])):
             if not len(chosen):
                 continue
+            pictures = [evaluation.picture(i) for i in chosen]
             titles = [f"{evaluation.filenames[i]}  {errors[i]:.3g}" for i in chosen]
             path = folder / f"{kind}_{name}.png"
-            save_image(path, side_by_side([evaluation.picture(i) for i in chosen], titles))
+            save_image(path, _two_columns(pictures, titles))
             written.append(path)
     for filename, plot in evaluation.plots.items():
         plot(folder / filename)
         written.append(folder / filename)
     return written
+
+
+def _two_columns(pictures, titles):
+    rows = [side_by_side(pictures[i : i + 2], titles[i : i + 2]) for i in range(0, len(pictures), 2)]
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate(
+        [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    )
