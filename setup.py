@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.18",
-        "keras>=3.7",
+        "keras>=3.11",
         "numpy>=2.0",
         "opencv-python>=4.10",
         "scipy>=1.14",
