@@ -178,9 +178,10 @@ def _read(path, keys):
 
 
 def _read_npy(path):
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise ConversionError(f"{path} is larger than {MAX_BYTES} bytes.")
+    if not os.path.isfile(path):
+        raise ConversionError(f"There is no file {path}.")
+    if os.path.getsize(path) > MAX_BYTES:
+        raise ConversionError(f"{path} is larger than {MAX_BYTES} bytes.")
     try:
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # mapped: a lying header takes no memory
     except ValueError as error:

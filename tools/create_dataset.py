@@ -95,9 +95,10 @@ def main(argv):
                 summaries.extend([error.summary] if error.summary else [])
                 failures.append(f"{name}: {error}")
             except (FileExistsError, RuntimeError) as error:
-                failures.append(f"{name}: {error}")
+                failures.append(f"{name}: {getattr(error, 'strerror', None) or error}")
     except OSError as error:
-        failures.append(f"{error.strerror if error.strerror else error}")
+        where = f": {error.filename}" if error.filename else ""
+        failures.append(f"{error.strerror}{where}" if error.strerror else f"{error}")
     except KeyboardInterrupt:
         print("\nInterrupted. Finished shards are kept: run the same command again to continue.", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -57,10 +57,11 @@ def load_pickle(path, max_bytes=DEFAULT_MAX_BYTES):
         (6890, 3, 10)
     """
     path = pathlib.Path(path)
+    status = os.stat(path)
+    # Asked before it is opened: opening a pipe waits for whoever writes to it.
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafePickleError(f"{path} is not a regular file; give the path of a pickle.")
     with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise UnsafePickleError(f"{path} is not a regular file; give the path of a pickle.")
         data = file.read(min(status.st_size, max_bytes) + 1)
     if len(data) > max_bytes:
         raise UnsafePickleError(

@@ -358,11 +358,26 @@ class _Stopped(Exception):
 _worker = {}
 
 
+@contextlib.contextmanager
+def interrupts_held_back():
+    """Makes a context in which Ctrl-C waits for the end of the block; processes started in it never see one.
+
+    Ctrl-C reaches every process of the terminal, also one that is just starting; the main process decides what it
+    means.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+
+
 def _start_worker(done, stop):
     """Runs first in every worker."""
     _worker.update(done=done, stop=stop)
-    # Ctrl-C reaches the whole group; the main process decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -388,10 +403,11 @@ def _convert_in_parallel(convert, waiting, staging, num_workers, progress, finis
     done, stop = context.Value("Q", 0), context.Event()
     reported = 0
     with concurrent.futures.ProcessPoolExecutor(num_workers, context, _start_worker, (done, stop)) as pool:
-        futures = {
-            pool.submit(_convert_in_worker, convert, items, staging / _shard_name(index)): index
-            for index, items in waiting
-        }
+        with interrupts_held_back():
+            futures = {
+                pool.submit(_convert_in_worker, convert, items, staging / _shard_name(index)): index
+                for index, items in waiting
+            }
         running = set(futures)
         try:
             while running:

@@ -479,6 +479,9 @@ def test_limits_of_the_file(tmp_path):
     if os.path.exists("/dev/zero"):
         with pytest.raises(UnsafePickleError, match="regular"):
             load_pickle("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.pkl")
+    with pytest.raises(UnsafePickleError, match="regular"):
+        load_pickle(tmp_path / "pipe.pkl")
 
 
 def test_message_of_a_short_file(tmp_path):

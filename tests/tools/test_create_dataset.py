@@ -269,6 +269,7 @@ def test_every_kind_of_bad_image_is_counted_by_name(tmp_path):
         (lambda path: put_mat(path, joints=np.ones((3, 13, 5))), "labels of shape [3, 13, 5]"),
         (lambda path: put_mat(path, joints=np.ones((3, 14, 0))), "labels of shape [3, 14, 0]"),
         (lambda path: put_mat(path, joints="text"), "an array of numbers"),
+        (lambda path: put_mat(path, joints=np.full((3, 14, 2), 1j)), "complex numbers"),
         (lambda path: put_mat(path, joints={"a": 1}), "an array of numbers"),
     ],
 )
@@ -478,8 +479,23 @@ def test_hostile_coco_annotations(tmp_path):
     path = tmp_path / "coco" / "annotations" / "person_keypoints_train2017.json"
     path.write_text(path.read_text().replace("000000000001.jpg", "../../../000000000001.jpg"))
     raw = coco(tmp_path / "coco", "train2017")
+    raw.fingerprint(10)
     assert [skip.reason for skip in raw.skips].count("malformed annotation") == 3
     assert [item.path for item in raw.items] == [str(tmp_path / "coco" / "train2017" / "000000000001.jpg")]
+
+
+@pytest.mark.parametrize("name", ["", "a\0b.jpg", "\ud800.jpg", "line\nbreak.jpg", 300 * "x" + ".jpg"])
+def test_coco_file_names_that_cannot_be_are_malformed(tmp_path, name):
+    from converters.coco import coco
+
+    make_coco(tmp_path, [person(1, 10), person(2, 11)])
+    path = tmp_path / "coco" / "annotations" / "person_keypoints_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    raw = coco(tmp_path / "coco", "train2017")
+    raw.fingerprint(10)
+    assert [skip.reason for skip in raw.skips] == ["malformed annotation"] and len(raw.items) == 1
 
 
 def test_real_coco():
@@ -543,6 +559,8 @@ def test_amass_becomes_mixed_records(tmp_path):
     put_npz(tmp_path / "amass" / "CMU" / "nan_poses.npz", poses=values, betas=betas)
     put_npz(tmp_path / "amass" / "CMU" / "shape.npz", betas=betas)
     put(tmp_path / "amass" / "KIT" / "broken_poses.npz", b"PK nonsense")
+    (tmp_path / "amass" / "KIT" / "loop_poses.npz").symlink_to("loop_poses.npz")
+    os.mkfifo(tmp_path / "amass" / "KIT" / "pipe_poses.npz")
     result = run("--mocap", f"--data_dir={tmp_path}", status=3)
     found = poses(tmp_path, "AMASS")
     assert len(found) == 14 == num_mocap(tmp_path, "AMASS")
@@ -550,7 +568,8 @@ def test_amass_becomes_mixed_records(tmp_path):
     assert sorted(numbers) == sorted([*range(7), *range(100, 105), 0, 0]) and numbers != sorted(numbers)
     np.testing.assert_allclose([record.shape for record in found], np.tile(betas[:10], (14, 1)), rtol=1e-6)
     assert not np.array([record.pose[66:] for record in found]).any()
-    assert "broken_poses.npz" in result.stdout and "nan_poses.npz" in result.stdout and "shape.npz" in result.stdout
+    for name in ("broken_poses", "loop_poses", "pipe_poses", "nan_poses", "shape"):
+        assert f"{name}.npz" in result.stdout
     assert nothing_half_written(tmp_path)
     assert "already there" in run("--mocap", f"--data_dir={tmp_path}", status=3).stdout
     run("--mocap", f"--data_dir={tmp_path}", "--amass_stride=2", status=3)

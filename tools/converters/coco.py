@@ -393,10 +393,15 @@ def _is_image(image):
     return (
         isinstance(image, dict)
         and isinstance(image.get("id"), int)
-        and isinstance(image.get("file_name"), str)
+        and _is_file_name(image.get("file_name"))
         and all(isinstance(image.get(key), int) and image[key] > 0 for key in ("height", "width"))
         and image["height"] * image["width"] <= MAX_PIXELS
     )
+
+
+def _is_file_name(text):
+    # Other texts make the operating system's calls raise, and the summary unreadable.
+    return isinstance(text, str) and text.isprintable() and 0 < len(pathlib.PurePath(text).name.encode()) < 256
 
 
 def _is_number(value):

@@ -161,7 +161,10 @@ def load_mat(path, key="joints"):
         shape, kind = shapes[key]
         if kind in ("cell", "struct", "object", "char", "function", "opaque") or _size(shape) * 8 > MAX_LABEL_BYTES:
             raise NothingUsableError(f"{path}: {key!r} is a {kind} of shape {shape}; an array of numbers is expected.")
-        return np.asarray(scipy.io.loadmat(path, variable_names=[key])[key], np.float64)
+        array = scipy.io.loadmat(path, variable_names=[key])[key]
+        if np.iscomplexobj(array):
+            raise NothingUsableError(f"{path}: {key!r} holds complex numbers; real ones are expected.")
+        return np.asarray(array, np.float64)
     except NothingUsableError:
         raise
     except Exception as error:  # SciPy raises errors of many types for damaged files.

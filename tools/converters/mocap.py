@@ -10,6 +10,7 @@ The poses of all files of a set are mixed before they are cut into shards, as ak
 a recording are nearly equal. They go through one temporary file of plain numbers, so that memory stays small.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -243,7 +244,13 @@ def _append(path, stride, file):
 
 
 def _digest(recordings):
-    stats = [[os.path.basename(path), os.path.getsize(path), os.stat(path).st_mtime_ns] for path in recordings.files]
+    stats = []
+    for path in recordings.files:
+        stats.append([os.path.basename(path)])
+        # A link that leads nowhere is named as unreadable when it is its turn.
+        with contextlib.suppress(OSError):
+            stat = os.stat(path)
+            stats[-1] += [stat.st_size, stat.st_mtime_ns]
     return hashlib.sha256(json.dumps([recordings.name, recordings.stride, stats]).encode()).hexdigest()
 
 
