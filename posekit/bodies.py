@@ -193,6 +193,34 @@ def load_mean_theta(path=None, num_shape=10, num_joints=24):
     return np.concatenate([[0.9, 0.0, 0.0], pose, shape]).astype(np.float32)
 
 
+def load_faces(path, num_vertices):
+    """Reads triangles that stand in for a body's own.
+
+    Args:
+        path: `.npy` file with integers `[faces, 3]`.
+        num_vertices: Number of vertices that the triangles may name.
+
+    Returns:
+        Int32 `[faces, 3]`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds something else.
+    """
+    try:
+        # Mapped, not read: a header that promises more than the file holds fails before memory is taken.
+        faces = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"Faces {path} do not exist; name a .npy file with [faces, 3] integers.") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a .npy file with [faces, 3] integers ({error}).") from None
+    if not isinstance(faces, np.ndarray) or faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in "iu":
+        raise ValueError(f"{path} does not hold [faces, 3] integers; name a .npy file such as smpl_faces.npy.")
+    if len(faces) and (faces.min() < 0 or faces.max() >= num_vertices):
+        raise ValueError(f"{path} names vertices outside 0..{num_vertices - 1}: it belongs to another body.")
+    return np.array(faces, np.int32)
+
+
 def bodies_cache():
     """Folder in the user's cache where bodies are looked for.
 

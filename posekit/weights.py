@@ -7,8 +7,7 @@ import os
 import pathlib
 import urllib.request
 
-from posekit.files import cache_folder, replacing
-from posekit.models.loading import load_weights
+from posekit.files import cache_folder, load_weights, replacing
 from posekit.training.config import Options, load_config, option
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from posekit import bodies
-from posekit.bodies import BodyModel, load_body, sample_body
+from posekit.bodies import BodyModel, load_body, load_faces, sample_body
 from posekit.testing import tiny_body
 
 ARRAYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "keypoint_regressor", "weights", "parents", "faces")
@@ -169,3 +169,30 @@ def test_the_fallback_is_said_once(monkeypatch):
     load_body()
     load_body()
     assert len(said) == 1 and "sample body" in said[0] and "convert_smpl" in said[0]
+
+
+def test_faces_of_another_file(tmp_path):
+    np.save(tmp_path / "faces.npy", np.array([[0, 1, 2], [2, 1, 3]], np.uint32))
+    faces = load_faces(tmp_path / "faces.npy", 4)
+    assert faces.dtype == np.int32 and faces.tolist() == [[0, 1, 2], [2, 1, 3]]
+    with pytest.raises(ValueError, match="another body"):
+        load_faces(tmp_path / "faces.npy", 3)
+    with pytest.raises(FileNotFoundError, match="none"):
+        load_faces(tmp_path / "none.npy", 3)
+
+
+@pytest.mark.parametrize("kind", ["cut", "claims", "objects", "floats", "text"])
+def test_faces_that_are_none(tmp_path, kind):
+    path = tmp_path / "faces.npy"
+    np.save(path, np.zeros((5, 3), float if kind == "floats" else np.int32))
+    content = path.read_bytes()
+    if kind == "cut":
+        path.write_bytes(content[:-4])
+    elif kind == "claims":
+        path.write_bytes(content.replace(b"(5, 3), }        ", b"(500000000, 3), }"))
+    elif kind == "objects":
+        np.save(path, np.array([[print, 1, 2]], object), allow_pickle=True)
+    elif kind == "text":
+        path.write_text("no faces")
+    with pytest.raises(ValueError, match="faces, 3"):
+        load_faces(path, 4)

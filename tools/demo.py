@@ -54,9 +54,10 @@ def main(argv):
     photos = sorted((data / "lsp_dataset" / "images").glob("*.jpg"))[-6:]
     preview = ["-m", "posekit.preview", f"--run_dir={run}", f"--source={photos[-1]}", "--view=both"]
     step("Preview", *preview, f"--output={out / 'preview.png'}")
-    step("Prediction", "-m", "posekit.predict", *map(str, photos), f"--run_dir={run}", f"--output={out / 'predictions'}")
+    predict = ["-m", "posekit.predict", *map(str, photos)]
+    step("Prediction", *predict, f"--run_dir={run}", f"--output={out / 'predictions'}")
     print("\nPictures to look at:")
-    for path in sorted([out / "preview.png", *(run / "validation").glob("*.png"), *(out / "predictions").glob("*.png")]):
+    for path in [out / "preview.png", *(run / "validation").glob("*.png"), *(out / "predictions").glob("*.png")]:
         print(f"  {path}")
 
 

@@ -378,13 +378,17 @@ def interrupts_held_back():
 def _start_worker(done, stop):
     """Runs first in every worker."""
     _worker.update(done=done, stop=stop)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    leave_with_parent()
 
 
-def _leave_with_parent():
-    # A worker whose main process was killed would wait for work for ever.
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def leave_with_parent():
+    """Makes this worker end with its main process; one whose main process was killed would wait for work for ever."""
+
+    def leave():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 def _convert_in_worker(convert, items, path):

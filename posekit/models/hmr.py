@@ -9,10 +9,10 @@ import numpy as np
 from keras import ops
 
 from posekit import bodies
+from posekit.files import load_weights
 from posekit.geometry.cameras import orthographic_projection
 from posekit.layers.smpl import SMPL
 from posekit.layers.stages import IterativeRegressor
-from posekit.models.loading import load_weights
 
 PREPROCESSINGS = ("original", "imagenet")
 

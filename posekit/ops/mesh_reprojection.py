@@ -11,7 +11,7 @@ through the chosen pairs only, so that nothing of size pixels x vertices is kept
 
 import tensorflow as tf
 
-from posekit.ops.nearest_neighbors import nearest_in_rows, safe_norm
+from posekit.ops.nearest_neighbors import nearest_in_rows, safe_sqrt
 
 
 def mesh_reprojection(silhouettes, vertices_px):
@@ -67,7 +67,8 @@ def mesh_reprojection(silhouettes, vertices_px):
     target = tf.reshape(tf.gather(pixels, tf.maximum(nearest_pixel, 0)), [batch, per_image, 2])
     has_pixel = tf.reshape(nearest_pixel >= 0, [batch, per_image, 1])
     # Selecting, not multiplying: an image without a silhouette stays 0 whatever its vertices are.
-    mesh_to_pixels = tf.reduce_sum(safe_norm(tf.where(has_pixel, vertices_px - target, 0)), axis=1)
+    apart = tf.where(has_pixel, vertices_px - target, 0)
+    mesh_to_pixels = tf.reduce_sum(safe_sqrt(tf.reduce_sum(tf.square(apart), axis=2)), axis=1)
     return pixels_to_mesh, mesh_to_pixels
 
 

@@ -93,16 +93,15 @@ def nearest_in_rows(points, point_splits, references, reference_splits):
     )
 
 
-def safe_norm(vectors):
-    """Euclidean length over the last axis, with gradient zero (not NaN) at the zero vector.
+def safe_sqrt(squared):
+    """Square root with gradient zero (not infinite) at zero: lengths that may vanish stay differentiable.
 
     Args:
-        vectors: `[..., dims]` float.
+        squared: Tensor of values from 0.
 
     Returns:
-        `[...]` lengths.
+        Tensor of the same shape.
     """
-    squared = tf.reduce_sum(tf.square(vectors), axis=-1)
     is_zero = tf.equal(squared, 0)
     return tf.where(is_zero, tf.zeros_like(squared), tf.sqrt(tf.where(is_zero, tf.ones_like(squared), squared)))
 
@@ -140,7 +139,8 @@ def _distances(points, references, chosen):
     count = tf.shape(references)[0]
     # One spare row keeps the lookup valid where a row, or the whole batch, has no reference.
     padded = tf.concat([references, tf.zeros([1, references.shape[-1]], references.dtype)], axis=0)
-    distances = safe_norm(points - tf.gather(padded, tf.where(chosen >= 0, chosen, count)))
+    apart = points - tf.gather(padded, tf.where(chosen >= 0, chosen, count))
+    distances = safe_sqrt(tf.reduce_sum(tf.square(apart), axis=1))
     return tf.where(chosen >= 0, distances, tf.constant(np.inf, points.dtype))
 
 

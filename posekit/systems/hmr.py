@@ -15,7 +15,7 @@ import sys
 import keras
 import numpy as np
 
-from posekit.bodies import load_body, load_mean_theta
+from posekit.bodies import load_body, load_faces, load_mean_theta
 from posekit.data import pipeline
 from posekit.drawing import MeshRenderer, draw_people, draw_text, plot_pck, stage_grid, uncrop
 from posekit.geometry.cameras import ndc_to_px, orthographic_projection
@@ -90,7 +90,7 @@ class Config(Options):
     body: str = option("", "body model .npz, or 'sample'; searched for where empty", aliases=("smpl_model_path",))
     faces: str = option("", ".npy with triangles that replace the body's", aliases=("smpl_face_path",))
     mean_params: str = option("", ".h5 or .npz with the mean pose and shape", aliases=("smpl_mean_path",))
-    data_format: str = option("NHWC", "memory layout of images", choices=("NHWC",))
+    data_format: str = option("NHWC", "accepted for the original's command lines", choices=("NHWC",))
 
     mixed_precision: bool = option(False, "compute in half precision")
     strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"))
@@ -147,7 +147,7 @@ def build_model(config, pretrained=True):
     """
     body = load_body(config.body or None)
     if config.faces:
-        body = dataclasses.replace(body, faces=_read_faces(config.faces, body))
+        body = dataclasses.replace(body, faces=load_faces(config.faces, body.num_vertices))
     wanted = config.backbone_weights if pretrained else "none"
     # Weights of a whole hmr model, by name or run folder, lend their encoder.
     lender = None if wanted in ("imagenet", "none") or wanted.endswith(".h5") else resolve(wanted, "hmr")
@@ -556,15 +556,3 @@ def draw(people, image, view="mesh"):
             return turned
     meshes = draw_people(people, image)
     return meshes if turned is None else np.concatenate([meshes, turned], axis=1)
-
-
-def _read_faces(path, body):
-    try:
-        faces = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"--faces={path} is not a .npy array of triangles ({error}).") from None
-    if faces.ndim != 2 or faces.shape[1] != 3 or not np.issubdtype(faces.dtype, np.integer):
-        raise ValueError(f"--faces={path} holds {faces.dtype} {faces.shape}; it must hold [faces, 3] integers.")
-    if faces.min() < 0 or faces.max() >= body.num_vertices:
-        raise ValueError(f"--faces={path} names vertices outside 0..{body.num_vertices - 1}: it fits another body.")
-    return faces.astype(np.int32)

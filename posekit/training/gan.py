@@ -161,7 +161,7 @@ class HMRTrainer(keras.Model):
             batch: Dict described in the class.
 
         Returns:
-            Dict of running means.
+            Dict of this step's losses; `fit` takes the values of an epoch from the running means in `metrics`.
         """
         batch, values = _the_dict(batch), {}
         real = None if self.critic is None else self._real_bodies(batch)
@@ -171,7 +171,7 @@ class HMRTrainer(keras.Model):
             total = tf.add_n([self._per_replica(name, loss) for name, loss in values.items()])
             if self.critic is not None:
                 fake = self._fake_bodies(outputs)
-                critic_values, critic_gradients, directions = self._critic_turn(real, fake)
+                critic_values, critic_gradients, directions = self.critic_turn(real, fake)
                 values |= critic_values
                 # A sum whose gradient is the critic's: its value says nothing.
                 pull = [tf.reduce_sum(d * self._last_stage(part)) for d, part in zip(directions, fake)]
@@ -203,7 +203,7 @@ class HMRTrainer(keras.Model):
         if self.critic is not None:
             scores = self._score([self._last_stage(part) for part in self._fake_bodies(outputs)])
             values["critic/generator_critic_loss"] = self.critic_loss_weight * generator_critic_loss(scores)
-        return self._track(values)
+        return {name: self.trackers[name].result() for name in self._track(values)}
 
     def _supervised_losses(self, batch, outputs):
         """Weighted losses of the last stage against what is known about the pictures."""
@@ -235,8 +235,8 @@ class HMRTrainer(keras.Model):
             values["generator/loss_3d"] = self.loss_3d_weight * loss
         return values
 
-    def _critic_turn(self, real, fake):
-        """What the critic learns and says in one step.
+    def critic_turn(self, real, fake):
+        """What the critic learns and says in one step; nothing is changed yet.
 
         Args:
             real: `[joints, shapes, rotations]` of `[batch * stages]` real bodies.
@@ -248,11 +248,11 @@ class HMRTrainer(keras.Model):
         """
         fake = [tf.stop_gradient(part) for part in fake]
         last = [self._last_stage(part) for part in fake]
-        count, judged = tf.shape(fake[0])[0], tf.shape(last[0])[0]
-        values = {}
+        sizes = [tf.shape(last[0])[0], tf.shape(fake[0])[0]]
+        values, penalty = {}, 0.0
         with tf.GradientTape() as tape:
-            scores = self._score([tf.concat(parts, axis=0) for parts in zip(real, fake)])
-            points, penalty = last, 0.0
+            real_scores, fake_scores = tf.split(self._score([tf.concat(parts, axis=0) for parts in zip(real, fake)]), 2)
+            points = last
             if self.use_gradient_penalty:
                 between = interpolate(real, fake, self.gradient_penalty_mode, self._coefficients(real))
                 points = [tf.concat(parts, axis=0) for parts in zip(last, between)]
@@ -264,19 +264,21 @@ class HMRTrainer(keras.Model):
                 inputs = self._critic_inputs(points)
                 judgement = self.critic(inputs)
                 summed = tf.reduce_sum(judgement)
-            chain, *others = inner.gradient(summed, inputs)
+            gradients = inner.gradient(summed, inputs)
             if self.use_gradient_penalty:
-                derived = [chain[judged:]] if self.gradient_penalty_mode == "batch_mean" else []
-                at_between = derived + [gradient[judged:] for gradient in others]
-                penalty = penalty_of_gradients(at_between, self.gradient_penalty_mode)
+                judgement, _ = tf.split(judgement, sizes)
+                gradients, at_between = zip(*[tf.split(gradient, sizes) for gradient in gradients])
+                independent = at_between if self.gradient_penalty_mode == "batch_mean" else at_between[1:]
+                penalty = penalty_of_gradients(independent, self.gradient_penalty_mode)
                 values["critic/penalty"] = penalty
-            loss = critic_loss(scores[:count], scores[count:], penalty, self.gradient_penalty_weight)
+            loss = critic_loss(real_scores, fake_scores, penalty, self.gradient_penalty_weight)
             scaled = self.critic_optimizer.scale_loss(loss / self._replicas())
-        gradients = tape.gradient(scaled, self.critic.trainable_variables)
-        share = self.critic_loss_weight / tf.cast(judged, tf.float32)
         values["critic/critic_network_loss"] = loss
-        values["critic/generator_critic_loss"] = self.critic_loss_weight * generator_critic_loss(judgement[:judged])
-        return values, gradients, [tf.stop_gradient(-share * gradient[:judged]) for gradient in others]
+        values["critic/generator_critic_loss"] = self.critic_loss_weight * generator_critic_loss(judgement)
+        share = self.critic_loss_weight / tf.cast(sizes[0], tf.float32)
+        # The first input is derived from the joints, whose gradient includes it.
+        directions = [tf.stop_gradient(-share * gradient) for gradient in gradients[1:]]
+        return values, tape.gradient(scaled, self.critic.trainable_variables), directions
 
     def _coefficients(self, real):
         """Interpolation coefficients between real and fake bodies, drawn from the trainer's own random state."""
@@ -330,10 +332,12 @@ class HMRTrainer(keras.Model):
         return loss if self._is_sum_over_batch(name) else loss / self._replicas()
 
     def _track(self, values):
+        """Adds to the running means; returns the values in the order of the metrics."""
         for name, value in values.items():
-            # Running means average over replicas.
-            self.trackers[name].update_state(value * self._replicas() if self._is_sum_over_batch(name) else value)
-        return {name: self.trackers[name].result() for name in self.trackers if name in values}
+            if self._is_sum_over_batch(name):
+                values[name] = value * self._replicas()  # means over replicas are taken of it
+            self.trackers[name].update_state(values[name])
+        return {name: values[name] for name in self.trackers if name in values}
 
 
 def _merge_stages(tensor):

@@ -22,7 +22,7 @@ import shutil
 import h5py
 import numpy as np
 
-from posekit.models.loading import load_weights
+from posekit.files import load_weights, replacing
 from posekit.training.config import load_config, save_config
 
 
@@ -229,12 +229,10 @@ class CsvLog:
         rows = [row for row in rows if int(row[key]) <= keep]
         if rows:
             self.columns = list(rows[0])
-            temporary = self.path.with_name(self.path.name + ".tmp")
-            with open(temporary, "w", newline="") as file:
+            with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
                 writer = csv.DictWriter(file, self.columns)
                 writer.writeheader()
                 writer.writerows(rows)
-            os.replace(temporary, self.path)
         elif self.path.exists():
             self.path.unlink()
         self._file = None

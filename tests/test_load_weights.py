@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from posekit.models.loading import load_weights
+from posekit.files import load_weights
 
 
 def model(*widths):
