@@ -257,8 +257,8 @@ def _mirror(rotations):
 def _global_rotations(rng, tips, upright):
     """Axis angles `[count, 3]` of the root: mostly facing the camera, a little tilted, after the trunk's own tip."""
     count = len(tips)
-    spread = rng.choice(3, count, p=(0.6, 0.2, 0.2))
-    yaw = np.choose(spread, [rng.normal(0, 32, count), rng.normal(0, 75, count), rng.uniform(-180, 180, count)])
+    spread = rng.choice(3, count, p=(0.75, 0.2, 0.05))
+    yaw = np.choose(spread, [rng.normal(0, 30, count), rng.normal(0, 55, count), rng.uniform(-180, 180, count)])
     pitch = rng.normal(4, 6, count)
     roll = rng.normal(0, 4, count)
     turn = Rotation.from_euler("XZY", np.stack([pitch, roll, yaw], -1), degrees=True)
