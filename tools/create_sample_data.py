@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from posekit.bodies import sample_body
 from posekit.data.schema import MocapRecord
+from posekit.data.shards import interrupts_held_back, leave_with_parent
 from posekit.data.synthetic import sample_motion, sample_picture, sample_poses, sample_shapes
 from posekit.data.tfrecord import RecordWriter, explain_write_errors
 from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16
@@ -99,7 +100,7 @@ def main(argv):
             for name in _chosen():
                 print(_make(name, pathlib.Path(FLAGS.data_dir), pool), flush=True)
     except (ForeignDataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command makes the sample data complete.", file=sys.stderr)
@@ -254,12 +255,13 @@ def _processes():
         return contextlib.nullcontext()
     # Spawned, not forked: OpenCV's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
 
 def _pictures(pool, draw, count, name):
     """Results of `draw(index)` for every index, in order."""
-    results = pool.map(draw, range(count), chunksize=4) if pool else map(draw, range(count))
+    with interrupts_held_back():
+        results = pool.map(draw, range(count), chunksize=4) if pool else map(draw, range(count))
     try:
         yield from tqdm(results, total=count, desc=name, unit="image", file=sys.stderr)
     except BaseException:
@@ -268,8 +270,9 @@ def _pictures(pool, draw, count, name):
         raise
 
 
-def _one_thread():
+def _start_worker():
     cv2.setNumThreads(1)
+    leave_with_parent()
 
 
 def _generator(seed, dataset, index):

@@ -100,8 +100,10 @@ def load_config(path):
     """
     try:
         values = json.loads(pathlib.Path(path).read_text())
+        if not isinstance(values, dict) or not isinstance(values.get("model"), str):
+            raise ValueError("it does not say which model it is of")
         return values.pop("model"), values
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a posekit configuration ({error}); train again or restore the file.") from None
 
 
@@ -130,6 +132,9 @@ def run_command(program, systems, command, run, argv=None, stored=None):
         return 2
     except (ValueError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(f"{program}: Not enough memory ({error}); lower --batch_size or --image_size.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

@@ -4,8 +4,10 @@ import io
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -217,3 +219,36 @@ def test_bad_flags_and_places(tmp_path):
     (tmp_path / "file").write_text("")
     text = run(f"--data_dir={tmp_path / 'file'}", "--mocap", "--num_poses=1", status=1)
     assert "cannot write" in text and "--output_dir" in text and "Traceback" not in text
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs Linux's list of processes")
+def test_workers_end_with_a_killed_main_process(tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "create_sample_data.py"), f"--data_dir={tmp_path}", "--lsp"]
+    process = subprocess.Popen(
+        [*command, "--num_images=400", "--num_workers=2"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("im*.jpg")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while running(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running(process.pid)
+
+
+def running(group):
+    """Processes of a group that still run."""
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = entry.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(process_group) == group and state != "Z":
+            found.append(entry.parent.name)
+    return found

@@ -11,6 +11,7 @@ from posekit.training.config import (
     load_config,
     option,
     parse,
+    run_command,
     save_config,
     stored_in_run,
 )
@@ -87,11 +88,25 @@ def test_unknown_system_lists_the_known():
         parse(["--model=other"], SYSTEMS, Command)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": "toy", "num_epochs": true}', '{"model": "toy", "a": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{}", '{"model": "toy", "num_epochs": true}', '{"model": "toy", "a": 1}', '{"model": [1]}',
+        '{"model": null}', "[" * 100000,
+    ],
+)  # fmt: skip
 def test_broken_config_files_are_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError):
         parse(["--model=toy", f"--run_dir={tmp_path}"], SYSTEMS, Command, stored_in_run)
+
+
+def test_memory_that_runs_out_is_no_traceback(capsys):
+    def run(*_):
+        raise MemoryError("3 TiB")
+
+    assert run_command("posekit.toy", SYSTEMS, Command, run, ["--model=toy"]) == 1
+    assert "Not enough memory (3 TiB); lower --batch_size" in capsys.readouterr().err
 
 
 def test_help_lists_command_and_system(capsys):
