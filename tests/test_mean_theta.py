@@ -85,3 +85,29 @@ def test_h5_links_are_not_followed(tmp_path, h5_path):
         file["shape"] = np.zeros(10)
     with pytest.raises(ValueError, match="'pose' has 1000000000 values"):
         load_mean_theta(linked)
+
+
+def test_h5_that_is_not_stored_plainly_takes_no_memory(tmp_path, h5_path):
+    odd = tmp_path / "odd.h5"
+    with h5py.File(odd, "w") as file:
+        file.create_dataset("pose", (72,), "f8", maxshape=(None,), chunks=(2**24,), compression="gzip")
+        file["shape"] = np.zeros(10)
+    with pytest.raises(ValueError, match="'pose' is not stored plainly"):
+        load_mean_theta(odd)
+    with h5py.File(odd, "w") as file:
+        file.create_dataset("pose", (72,), "f8", external=[(str(h5_path), 0, 576)])
+        file["shape"] = np.zeros(10)
+    with pytest.raises(ValueError, match="'pose' is not stored plainly"):
+        load_mean_theta(odd)
+
+
+def test_damaged_h5_never_raises_anything_else(tmp_path, h5_path):
+    rng, data = np.random.default_rng(0), h5_path.read_bytes()
+    for _ in range(50):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        damaged[rng.integers(0, len(data), 4)] = rng.integers(0, 256, 4)
+        (tmp_path / "damaged.h5").write_bytes(damaged.tobytes())
+        try:
+            assert np.isfinite(load_mean_theta(tmp_path / "damaged.h5")).all()
+        except ValueError as error:
+            assert "damaged.h5" in str(error)
