@@ -211,9 +211,8 @@ def _first_bound(points, references):
     """Squared distances to, and numbers of, the nearest of the two reference groups with the nearest centres."""
     centres = _squared_table(points.low + points.high, references.low + references.high)
     first = tf.argmin(centres, axis=1, output_type=tf.int32)
-    count = tf.shape(references.low)[0]
-    elsewhere = centres + tf.one_hot(first, count, on_value=np.inf, off_value=0.0, dtype=centres.dtype)
-    second = tf.argmin(elsewhere, axis=1, output_type=tf.int32)
+    is_first = tf.one_hot(first, tf.shape(references.low)[0], on_value=True, off_value=False)
+    second = tf.argmin(tf.where(is_first, centres.dtype.max, centres), axis=1, output_type=tf.int32)
     best = tf.reduce_min(_squared_pairs(points.values, tf.gather(references.values, first)), axis=2)
     group = tf.broadcast_to(first[:, tf.newaxis], tf.shape(best))
     return _improve(points, tf.range(tf.shape(first)[0]), references, second, best, group)
@@ -268,7 +267,7 @@ def _morton_order(points, finite):
     far = tf.constant(_FAR, points.dtype)
     low = tf.reduce_min(tf.where(finite, points, far), axis=0)
     extent = tf.reduce_max(tf.reduce_max(tf.where(finite, points, -far), axis=0) - low)
-    scale = tf.where(extent > 0, cells / extent, tf.ones_like(extent))
+    scale = cells / tf.where(extent > 0, extent, tf.ones_like(extent))
     cell = tf.clip_by_value((tf.where(finite, points, far) - low) * scale, 0, cells)
     spread = tf.gather(tf.constant(_spread_bits(cells, dims)), tf.cast(cell, tf.int32))
     return tf.argsort(tf.reduce_sum(spread * [1 << axis for axis in range(dims)], axis=1))

@@ -1,5 +1,7 @@
 """Mesh reprojection against a NumPy loop and the original's values."""
 
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -104,6 +106,24 @@ def test_not_finite_vertices_spoil_their_image_only():
     np.testing.assert_allclose(to_mesh[[0, 2]], expected[0], rtol=1e-5)
     np.testing.assert_allclose(to_pixels[[0, 2]], expected[1], rtol=1e-5)
     assert np.isnan(to_pixels[1])
+
+
+def test_nothing_infinite_on_the_way():
+    """TensorFlow's search for the first NaN or infinity finds none in sound input."""
+    search = sys.modules["posekit.ops.nearest_neighbors"]._compiled_search
+    silhouettes, vertices = make_case(np.float32)
+    silhouettes[1] = 0
+    silhouettes[2] = 0
+    silhouettes[2, 3, 4] = 1
+    vertices[0] = 5.0
+    search.cache_clear()
+    tf.debugging.enable_check_numerics()
+    try:
+        _, _, gradient = value_and_gradient(silhouettes, vertices)
+    finally:
+        tf.debugging.disable_check_numerics()
+        search.cache_clear()
+    assert np.isfinite(gradient).all()
 
 
 def test_no_image():

@@ -264,6 +264,20 @@ def test_nothing_visible_and_no_silhouette_is_finite(normalization):
     assert all(np.isfinite(v.numpy()).all() for v in trainer.variables)
 
 
+def test_nothing_infinite_on_the_way():
+    """`--debug_numerics` stops at nothing in sound training, not even without labels."""
+    trainer = make_trainer(compile_options={"run_eagerly": True}, use_mesh_repro_loss=True, loss_3d_weight=1.0)
+    batch = make_batch()
+    batch["has_3d"] *= 0
+    batch["keypoints"] *= [1.0, 1.0, 0.0]
+    tf.debugging.enable_check_numerics()
+    try:
+        logs = trainer.train_on_batch(batch, return_dict=True)
+    finally:
+        tf.debugging.disable_check_numerics()
+    assert np.isfinite(list(logs.values())).all()
+
+
 def test_images_without_silhouette_weigh_nothing():
     options = {"critic": False, "use_kpr_loss": False, "use_mesh_repro_loss": True}
     trainer = make_trainer(compile_options={"run_eagerly": True}, **options)

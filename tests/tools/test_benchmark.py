@@ -1,0 +1,136 @@
+"""The benchmark runs, and compares formulations that compute the same."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from posekit.layers import SMPL, KinematicChainSpace
+from posekit.losses import mesh_reprojection_loss
+from posekit.models import HMR, Critic
+from posekit.skeletons import LSP14
+from posekit.testing import tiny_body
+from posekit.training.fused_adam import FusedAdam
+from posekit.training.gan import HMRTrainer
+
+TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
+TIMED = ("smpl_forward", "critic_step", "train_step", "mesh_loss", "input_pipeline", "input_pipeline_large")
+
+
+def run(*flags):
+    command = [sys.executable, str(TOOLS / "benchmark.py"), *flags]
+    environment = {**os.environ, "PYTHONPATH": str(TOOLS.parent)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+
+def test_quick_run_prints_every_row(tmp_path):
+    done = run("--model=hmr", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert tuple(numbers) == TIMED
+    for row in numbers.values():
+        assert row["title"] in done.stdout
+        assert all(value > 0 for value in row["milliseconds"].values())
+    assert "images/s" in done.stdout
+
+
+def test_memory_is_measured_in_processes_of_their_own(tmp_path):
+    done = run("--quick", "--rows=mesh_loss", f"--output={tmp_path / 'numbers.json'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    megabytes = json.loads((tmp_path / "numbers.json").read_text())["mesh_loss"]["megabytes"]
+    assert all(0 < value < 2000 for value in megabytes.values())
+
+
+def test_unknown_rows_are_named():
+    done = run("--rows=mesh,smpl_forward")
+    assert done.returncode == 1
+    assert "['mesh']" in done.stderr and "mesh_loss" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def originals():
+    spec = importlib.util.spec_from_file_location("benchmark_originals", TOOLS / "benchmark_originals.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def random(*shape, seed=0):
+    return tf.constant(np.random.default_rng(seed).normal(0, 0.4, shape).astype(np.float32))
+
+
+def make_trainer():
+    keras.utils.set_random_seed(0)
+    backbone = keras.Sequential([keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(16)])
+    trainer = HMRTrainer(HMR(body=tiny_body(), backbone=backbone, image_size=16, dropout=0.0), Critic())
+    trainer.compile(FusedAdam(1e-4), FusedAdam(5e-4))
+    return trainer
+
+
+def test_bodies_are_the_same(originals):
+    body, pose, shape = tiny_body(), random(3, 72), random(3, 10)
+    ours = SMPL(body)(pose, shape)
+    for theirs, name in zip(originals.TiledSMPL(body)(pose, shape), ("vertices", "keypoints", "rotations")):
+        np.testing.assert_allclose(ours[name], theirs, atol=1e-5)
+
+
+def test_kinematic_chain_space_is_the_same(originals):
+    joints = random(4, 19, 3)
+    theirs = originals.kinematic_chain_space(joints, tf.constant(LSP14.bone_matrix()))
+    np.testing.assert_allclose(KinematicChainSpace()(joints), theirs, atol=1e-5)
+
+
+def test_critic_learns_the_same(originals):
+    trainer = make_trainer()
+    real, fake = ([random(6, *s, seed=seed) for s in ((14, 3), (10,), (23, 3, 3))] for seed in (1, 2))
+    coefficients = [tf.constant(0.3)] * 3
+    trainer._coefficients = lambda real: coefficients
+    bones = tf.constant(LSP14.bone_matrix())
+    loss, gradients, scores = originals.critic_gradients(trainer.critic, bones, real, fake, coefficients)
+    values, ours, directions = trainer.critic_turn(real, fake)
+    np.testing.assert_allclose(values["critic/critic_network_loss"], loss, rtol=1e-4)
+    np.testing.assert_allclose(
+        values["critic/generator_critic_loss"], -0.01 * np.sum(np.mean(scores[2::3], axis=0)), rtol=1e-4
+    )
+    for a, b in zip(ours, gradients):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    last = [part[2::3] for part in fake]
+    with tf.GradientTape() as tape:
+        tape.watch(last)
+        judged = trainer.critic([KinematicChainSpace()(last[0]), *last])
+        loss = -0.01 * tf.reduce_sum(tf.reduce_mean(judged, axis=0))
+    for a, b in zip(directions, tape.gradient(loss, last)):
+        np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def test_training_steps_are_the_same(originals):
+    trainer, other = make_trainer(), make_trainer()
+    images = tf.constant(np.random.default_rng(3).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32))
+    keypoints = tf.concat([random(2, 19, 2), tf.ones([2, 19, 1])], axis=2)
+    pose, shape = random(6, 72, seed=4), random(6, 10, seed=5)
+    theirs = originals.TwoPlayerStep(other.hmr, other.critic, tf.constant(LSP14.bone_matrix()))
+    generator_loss, _ = theirs(other.hmr.backbone(images), keypoints, pose, shape)
+    logs = trainer.train_on_batch(
+        {"image": images, "keypoints": keypoints, "mocap": {"pose": pose, "shape": shape}}, return_dict=True
+    )
+    np.testing.assert_allclose(
+        logs["generator/kpr_loss"] + logs["critic/generator_critic_loss"], generator_loss, rtol=1e-4
+    )
+    pairs = zip(trainer.hmr.regressor.get_weights(), other.hmr.regressor.get_weights())
+    # Where a gradient is nearly none, Adam makes a step of rounding.
+    assert all(np.mean(np.abs(a - b) > 1e-5) < 0.01 for a, b in pairs)
+
+
+def test_mesh_losses_are_the_same(originals):
+    rng = np.random.default_rng(6)
+    silhouettes = tf.constant((rng.random((2, 20, 20, 1)) > 0.7).astype(np.float32))
+    vertices = tf.constant(rng.uniform(0, 20, (2, 50, 2)).astype(np.float32))
+    ours, theirs = (loss(silhouettes, vertices) for loss in (mesh_reprojection_loss, originals.mesh_reprojection_loss))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)

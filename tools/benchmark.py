@@ -1,0 +1,394 @@
+"""Measures posekit against the originals' own formulations, on this machine, in one run.
+
+    python tools/benchmark.py --model=hmr
+
+Each row runs the original's formulation (written anew in `tools/benchmark_originals.py`) and posekit's, in turns, and
+prints the medians, their ratio, and how much memory each takes at its peak, measured in a process of its own.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import cv2
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import benchmark_originals as originals
+
+from posekit.bodies import load_body
+from posekit.data import pipeline
+from posekit.data.schema import ImageRecord
+from posekit.data.synthetic import sample_picture, sample_poses, sample_shapes
+from posekit.data.tfrecord import RecordWriter
+from posekit.geometry.cameras import ndc_to_px, orthographic_projection
+from posekit.layers import SMPL
+from posekit.losses import mesh_reprojection_loss
+from posekit.models import HMR, Critic
+from posekit.ops.rasterize import rasterize
+from posekit.skeletons import LSP14
+from posekit.training.fused_adam import FusedAdam
+from posekit.training.gan import HMRTrainer
+
+SIDES = ("original", "posekit")
+
+flags.DEFINE_enum("model", "hmr", ["hmr"], "System to measure.")
+flags.DEFINE_list("rows", None, "Rows to measure, by name; all by default.")
+flags.DEFINE_integer("repeats", 11, "Runs of each side, of which the median counts.", lower_bound=1)
+flags.DEFINE_bool("memory", True, "Measure peak memory too.")
+flags.DEFINE_bool("quick", False, "Small sizes and few runs: shows that everything runs, not how fast it is.")
+flags.DEFINE_string("body", "sample", "Body: 'sample' or an .npz file.")
+flags.DEFINE_string("output", None, "JSON file to write the numbers to.")
+flags.DEFINE_string("probe", None, "Used by the program itself: ROW:SIDE whose peak memory to print.")
+FLAGS = flags.FLAGS
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How large the rows are."""
+
+    smpl_batch: int = 64
+    batch: int = 8
+    image_size: int = 224
+    silhouette_pixels: int = 8250
+    critic_steps: int = 20
+    pictures: int = 32
+    batches: int = 12
+
+
+QUICK = Sizes(smpl_batch=2, batch=2, image_size=48, silhouette_pixels=300, critic_steps=2, pictures=4, batches=2)
+
+
+# Each row is a function (side, sizes) -> a function that runs once and returns the seconds of one step.
+
+
+def smpl_forward(side, sizes):
+    """SMPL forward: vertices, keypoints and rotations."""
+    body = _body()
+    smpl = originals.TiledSMPL(body) if side == "original" else SMPL(body)
+    pose, shape = _poses(sizes.smpl_batch)
+    return _timed(tf.function(lambda: smpl(pose, shape)))
+
+
+def critic_step(side, sizes):
+    """Critic on 24 real and 24 fake bodies, penalty, generator's direction."""
+    trainer = _trainer(_tiny_encoder(), sizes)
+    bones = tf.constant(LSP14.bone_matrix())
+    pose, shape = _poses(6 * sizes.batch)
+    posed = trainer.hmr.smpl.keypoints(pose, shape)
+    parts = trainer._critic_bodies(posed["keypoints"], shape, posed["rotations"])
+    real, fake = zip(*(tf.split(part, 2) for part in parts))
+
+    def original(real):
+        with tf.GradientTape() as tape:
+            last = [part[2::3] for part in fake]
+            tape.watch(last)
+            scores = trainer.critic([originals.kinematic_chain_space(last[0], bones), *last])
+            loss = -0.01 * tf.reduce_sum(tf.reduce_mean(scores, axis=0))
+        directions = tape.gradient(loss, last)
+        drawn = [tf.random.uniform(tf.shape(part)) for part in real]
+        critic_loss, gradients, _ = originals.critic_gradients(trainer.critic, bones, real, fake, drawn)
+        return [loss, critic_loss], gradients + directions
+
+    def ours(real):
+        values, gradients, directions = trainer.critic_turn(real, fake)
+        return list(values.values()), gradients + directions
+
+    step = original if side == "original" else ours
+
+    # Many steps in one call, as in training, where the critic is a part of a larger graph.
+    @tf.function
+    def steps():
+        def body(index, total):
+            losses, gradients = step([part + 1e-3 * tf.cast(index, tf.float32) for part in real])
+            with tf.control_dependencies(gradients):
+                return index + 1, total + tf.add_n(losses)
+
+        return tf.while_loop(lambda index, _: index < sizes.critic_steps, body, (0, 0.0), parallel_iterations=1)
+
+    return _timed(steps, sizes.critic_steps)
+
+
+def train_step(side, sizes):
+    """Training step without encoder and silhouette loss."""
+    # 2048 features of an encoder, handed through.
+    images = keras.Input((32, 32, 3))
+    trainer = _trainer(keras.Model(images, keras.layers.Flatten()(images)[:, :2048]), sizes, image_size=32)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(sizes.batch, 32, 32, 3)).astype(np.float32)
+    keypoints = rng.uniform(-1, 1, (sizes.batch, 19, 3)).astype(np.float32)
+    keypoints[..., 2] = 1
+    pose, shape = _poses(3 * sizes.batch)
+    if side == "posekit":
+        batch = {"image": features, "keypoints": keypoints, "mocap": {"pose": pose, "shape": shape}}
+        batch = tf.nest.map_structure(tf.constant, batch)
+        step = tf.function(trainer.train_step)
+        return _timed(lambda: step(batch))
+    step = tf.function(originals.TwoPlayerStep(trainer.hmr, trainer.critic, tf.constant(LSP14.bone_matrix())))
+    arguments = tf.constant(features.reshape(sizes.batch, -1)[:, :2048]), tf.constant(keypoints), pose, shape
+    return _timed(lambda: step(*arguments))
+
+
+def mesh_loss(side, sizes):
+    """Mesh reprojection loss, forward and backward."""
+    silhouettes, vertices_px = _silhouettes(sizes)
+    loss = originals.mesh_reprojection_loss if side == "original" else mesh_reprojection_loss
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch(vertices_px)
+            value = loss(silhouettes, vertices_px)
+        return value, tape.gradient(value, vertices_px)
+
+    return _timed(step)
+
+
+def input_pipeline(side, sizes, picture_size=None):
+    """Input pipeline, pictures of about 250 x 250."""
+    path = _records(sizes, picture_size)
+    if side == "original":
+        batches = originals.image_batches(str(path), sizes.batch)
+    else:
+        batches = pipeline.hmr_batches(path.parent, [path.stem], sizes.batch)
+
+    def run():
+        iterator = iter(batches)
+        next(iterator)
+        started = time.perf_counter()
+        for _ in range(sizes.batches):
+            next(iterator)
+        return (time.perf_counter() - started) / sizes.batches
+
+    return run
+
+
+def input_pipeline_large(side, sizes):
+    """Input pipeline, pictures of 640 x 480."""
+    return input_pipeline(side, sizes, picture_size=(480, 640))
+
+
+ROWS = {
+    row.__name__: row
+    for row in (smpl_forward, critic_step, train_step, mesh_loss, input_pipeline, input_pipeline_large)
+}
+
+
+@functools.cache
+def _body():
+    return load_body(FLAGS.body)
+
+
+def _poses(count):
+    rng = np.random.default_rng(0)
+    pose, shape = sample_poses(rng, count), sample_shapes(rng, count, _body().num_shape)
+    return tf.constant(pose, tf.float32), tf.constant(shape, tf.float32)
+
+
+def _tiny_encoder():
+    return keras.Sequential([keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(8)])
+
+
+def _trainer(encoder, sizes, image_size=16):
+    hmr = HMR(body=_body(), backbone=encoder, image_size=image_size)
+    trainer = HMRTrainer(hmr, Critic())
+    trainer.compile(FusedAdam(1e-4), FusedAdam(5e-4), jit_compile=False)
+    return trainer
+
+
+def _silhouettes(sizes):
+    """Silhouettes of posed bodies, and the projections of bodies in slightly other poses."""
+    rng = np.random.default_rng(1)
+    pose, shape = _poses(sizes.batch)
+    smpl, size = SMPL(_body()), sizes.image_size
+    true = smpl(pose, shape, outputs=("vertices",))["vertices"].numpy()
+    guess = smpl(pose + rng.normal(0, 0.15, pose.shape), shape, outputs=("vertices",))["vertices"].numpy()
+    masks, projected = [], []
+    for vertices, other in zip(true, guess):
+        scale = 0.8
+        for _ in range(2):
+            camera = np.array([scale, *-vertices[:, :2].mean(0)], np.float32)
+            px = ndc_to_px(orthographic_projection(vertices, camera), size).numpy()
+            # Far away and with a focal length to match, perspective is orthographic.
+            depth = 1e4 + vertices[:, 2:]
+            mask = rasterize(np.concatenate([px * depth, depth], axis=1), _body().faces, 1.0, (0, 0), (size, size)).mask
+            scale *= np.sqrt(sizes.silhouette_pixels / max(mask.sum(), 1))
+        masks.append(mask)
+        projected.append(ndc_to_px(orthographic_projection(other, camera), size).numpy() + rng.normal(0, 2, (1, 2)))
+    return tf.constant(np.array(masks)[..., None], tf.float32), tf.constant(np.array(projected), tf.float32)
+
+
+@functools.cache
+def _records(sizes, picture_size):
+    """A TFRecord file of drawn people that lasts as long as the process."""
+    folder = tempfile.TemporaryDirectory(prefix="posekit-benchmark-")
+    _records_folders.append(folder)
+    path = pathlib.Path(folder.name) / "drawn.tfrecords"
+    rng = np.random.default_rng(0)
+    with RecordWriter(path) as writer:
+        for number in range(sizes.pictures):
+            image, (person, *_) = sample_picture(rng, _body(), picture_size)
+            silhouette = cv2.imencode(".jpg", person.mask.astype(np.uint8) * 255)[1].tobytes()
+            keypoints = np.concatenate([person.keypoints_px.T, person.visible[np.newaxis]])
+            encoded = cv2.imencode(".jpg", image[..., ::-1])[1].tobytes()
+            record = ImageRecord(encoded, *image.shape[:2], f"{number}.jpg", keypoints, silhouette=silhouette)
+            writer.write(record.to_example())
+    return path
+
+
+_records_folders = []
+
+
+def _timed(step, steps=1):
+    def run():
+        started = time.perf_counter()
+        for tensor in tf.nest.flatten(step()):
+            if tensor is not None:
+                tf.convert_to_tensor(tensor).numpy()
+        return (time.perf_counter() - started) / steps
+
+    return run
+
+
+def measure(row, sizes, repeats):
+    """Runs both sides in turns.
+
+    Args:
+        row: Name of a row.
+        sizes: `Sizes`.
+        repeats: Runs of each side.
+
+    Returns:
+        Dict of side to median milliseconds.
+    """
+    runs = {side: ROWS[row](side, sizes) for side in SIDES}
+    for run in runs.values():
+        run()
+    seconds = {side: [] for side in SIDES}
+    for _ in range(repeats):
+        for side, run in runs.items():
+            seconds[side].append(run())
+    return {side: 1e3 * statistics.median(values) for side, values in seconds.items()}
+
+
+def probe(row, side, sizes):
+    """Peak memory of one side in this process, above what it held before.
+
+    Args:
+        row: Name of a row.
+        side: One of `SIDES`.
+        sizes: `Sizes`.
+
+    Returns:
+        Megabytes.
+    """
+    _body()
+    tf.function(lambda: tf.zeros([]))()
+    before = _reset_peak_memory()
+    run = ROWS[row](side, sizes)
+    for _ in range(3):
+        run()
+    return _peak_memory() - before
+
+
+def _reset_peak_memory():
+    """Forgets, where the system can, what was held earlier; megabytes held now."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    return _peak_memory()
+
+
+def _peak_memory():
+    """Most megabytes this process has held."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
+
+def _probe_in_subprocess(row, side):
+    command = [sys.executable, __file__, f"--model={FLAGS.model}", f"--body={FLAGS.body}", f"--probe={row}:{side}"]
+    done = subprocess.run(command + ["--quick"] * FLAGS.quick, capture_output=True, text=True)
+    if done.returncode:
+        # A process killed for memory is a measurement, too.
+        print(f"{row}: measuring the memory of the {side}'s formulation failed ({done.returncode})", file=sys.stderr)
+        return None
+    return float(done.stdout.split()[-1])
+
+
+def _print_row(result):
+    original, ours = (result["milliseconds"][side] for side in SIDES)
+    megabytes = ["-" if result["megabytes"][side] is None else f"{result['megabytes'][side]:.0f}" for side in SIDES]
+    ratio = f"{ours / original:.2f} = 1/{original / ours:.1f}"
+    print(f"{result['title']:<66}{original:>10.1f}{ours:>10.1f}   {ratio:<14}{' / '.join(megabytes):>16}", flush=True)
+
+
+def main(argv):
+    """Measures the rows and prints the table.
+
+    Args:
+        argv: Command line; nothing but flags is allowed.
+
+    Returns:
+        Exit status.
+    """
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected arguments {argv[1:]}; write flags as --rows=mesh_loss.")
+    unknown = sorted(set(FLAGS.rows or ()) - set(ROWS))
+    if unknown:
+        raise app.UsageError(f"--rows names {unknown}; choose from {','.join(ROWS)}.")
+    sizes, repeats = (QUICK, 1) if FLAGS.quick else (Sizes(), FLAGS.repeats)
+    if FLAGS.probe:
+        print(probe(*FLAGS.probe.split(":"), sizes))
+        return 0
+    devices = ", ".join(device.name for device in tf.config.list_logical_devices())
+    print(
+        f"TensorFlow {tf.__version__} on {devices}, {os.cpu_count()} cores; body {_body().name!r} of "
+        f"{_body().num_vertices} vertices; batch {sizes.batch}, SMPL {sizes.smpl_batch}, {sizes.image_size} px\n"
+        f"{'':<66}{'original':>10}{'posekit':>10}   {'ratio':<14}{'peak MB':>16}\n{'':<66}{'ms':>10}{'ms':>10}"
+    )
+    results = {}
+    for row in FLAGS.rows or ROWS:
+        memory = dict.fromkeys(SIDES)
+        if FLAGS.memory:
+            memory = {side: _probe_in_subprocess(row, side) for side in SIDES}
+        results[row] = {
+            "title": ROWS[row].__doc__.rstrip("."),
+            "milliseconds": measure(row, sizes, repeats),
+            "megabytes": memory,
+        }
+        _print_row(results[row])
+    for row in ("input_pipeline", "input_pipeline_large"):
+        if row in results:
+            rates = [f"{side} {1e3 * sizes.batch / ms:.0f}" for side, ms in results[row]["milliseconds"].items()]
+            print(f"{results[row]['title']}: {', '.join(rates)} images/s")
+    if FLAGS.output:
+        _write_json(pathlib.Path(FLAGS.output), results)
+    return 0
+
+
+def _write_json(path, results):
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(results, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    app.run(main)

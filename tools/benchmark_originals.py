@@ -1,0 +1,312 @@
+"""The originals' formulations, written anew in today's TensorFlow, for `tools/benchmark.py` to compare with.
+
+Each function computes what posekit computes, in the way the original computes it: skinning weights tiled over the
+batch, one joint after the other along the kinematic chain, a mesh for every stage and every real body, kinematic chain
+space between all samples, one call of the critic a group of samples, one backward pass a critic input, and whole
+pixels x vertices matrices. They are compared for speed and memory only; posekit itself never uses them.
+"""
+
+import tensorflow as tf
+
+from posekit.skeletons import COCO_PLUS19
+
+
+class TiledSMPL:
+    """SMPL with 4 x 4 transforms for every vertex, made from weights tiled over the batch.
+
+    Args:
+        body: `BodyModel`.
+
+    Follows: maxpit/human-pose-estimation:src/tf_smpl/batch_smpl.py.
+    """
+
+    def __init__(self, body):
+        self.parents = [int(parent) for parent in body.parents]
+        self.template = tf.constant(body.v_template)
+        self.shapes = tf.constant(body.shapedirs.reshape(-1, body.num_shape).T)
+        self.poses = tf.constant(body.posedirs.reshape(3 * body.num_vertices, -1).T)
+        self.joint_regressor = tf.constant(body.J_regressor.T)
+        self.keypoint_regressor = tf.constant(body.keypoint_regressor.T)
+        self.weights = tf.constant(body.weights)
+
+    def __call__(self, pose, shape):
+        """Vertices, keypoints and rotations.
+
+        Args:
+            pose: `[batch, 3 * joints]`.
+            shape: `[batch, num_shape]`.
+
+        Returns:
+            `(vertices, keypoints, rotations)`.
+        """
+        batch, joints = tf.shape(pose)[0], len(self.parents)
+        shaped = tf.reshape(tf.matmul(shape, self.shapes), [batch, -1, 3]) + self.template
+        rest = _regress(shaped, self.joint_regressor)
+        rotations = tf.reshape(_rodrigues(tf.reshape(pose, [-1, 3])), [batch, joints, 3, 3])
+        feature = tf.reshape(rotations[:, 1:] - tf.eye(3), [batch, 9 * (joints - 1)])
+        posed = tf.reshape(tf.matmul(feature, self.poses), [batch, -1, 3]) + shaped
+        transforms = self._chain(rotations, rest)
+        tiled = tf.reshape(tf.tile(self.weights, [batch, 1]), [batch, -1, joints])
+        each = tf.reshape(tf.matmul(tiled, tf.reshape(transforms, [batch, joints, 16])), [batch, -1, 4, 4])
+        homogeneous = tf.concat([posed, tf.ones_like(posed[..., :1])], axis=2)
+        vertices = tf.matmul(each, homogeneous[..., tf.newaxis])[:, :, :3, 0]
+        return vertices, _regress(vertices, self.keypoint_regressor), rotations
+
+    def _chain(self, rotations, rest):
+        batch = tf.shape(rest)[0]
+
+        def transform(rotation, translation):
+            upper = tf.pad(rotation, [[0, 0], [0, 1], [0, 0]])
+            column = tf.concat([translation, tf.ones([batch, 1, 1])], axis=1)
+            return tf.concat([upper, column], axis=2)
+
+        rest = rest[..., tf.newaxis]
+        results = [transform(rotations[:, 0], rest[:, 0])]
+        for joint, parent in list(enumerate(self.parents))[1:]:
+            local = transform(rotations[:, joint], rest[:, joint] - rest[:, parent])
+            results.append(tf.matmul(results[parent], local))
+        results = tf.stack(results, axis=1)
+        homogeneous = tf.concat([rest, tf.zeros_like(rest[:, :, :1])], axis=2)
+        start = tf.pad(tf.matmul(results, homogeneous), [[0, 0], [0, 0], [0, 0], [3, 0]])
+        return results - start
+
+
+def _regress(points, regressor):
+    return tf.stack([tf.matmul(points[:, :, axis], regressor) for axis in range(3)], axis=2)
+
+
+def _rodrigues(axis_angle):
+    angle = tf.norm(axis_angle + 1e-8, axis=1, keepdims=True)
+    axis = (axis_angle / angle)[..., tf.newaxis]
+    angle = angle[..., tf.newaxis]
+    x, y, z = tf.unstack(axis[..., 0], axis=1)
+    zero = tf.zeros_like(x)
+    cross = tf.reshape(tf.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1), [-1, 3, 3])
+    outer = tf.matmul(axis, axis, transpose_b=True)
+    return tf.cos(angle) * tf.eye(3) + (1 - tf.cos(angle)) * outer + tf.sin(angle) * cross
+
+
+def kinematic_chain_space(joints, bone_matrix):
+    """Kinematic chain space as the diagonal of the products between all samples.
+
+    Args:
+        joints: `[batch, at least 14, 3]`.
+        bone_matrix: `[14, bones]`.
+
+    Returns:
+        `[batch, bones, bones]`.
+    """
+    bones = tf.einsum("njd,jb->ndb", joints[:, : bone_matrix.shape[0]], bone_matrix)
+    between_all = tf.tensordot(tf.transpose(bones, [0, 2, 1]), bones, axes=[[2], [1]])
+    diagonal = tf.linalg.diag_part(tf.transpose(between_all, [1, 3, 0, 2]))
+    return tf.transpose(diagonal, [2, 0, 1])
+
+
+def critic_gradients(critic, bone_matrix, real, fake, coefficients):
+    """Loss of the critic with its gradient penalty, and the gradients of its weights.
+
+    Args:
+        critic: Posekit's `Critic`: the layers are the same.
+        bone_matrix: `[14, bones]`.
+        real: `[joints, shapes, rotations]` of real samples.
+        fake: The same of fake samples.
+        coefficients: Interpolation coefficients of the three.
+
+    Returns:
+        `(loss, gradients, fake scores)`.
+    """
+    with tf.GradientTape(persistent=True) as tape:
+        real_scores = critic([kinematic_chain_space(real[0], bone_matrix), *real])
+        fake_scores = critic([kinematic_chain_space(fake[0], bone_matrix), *fake])
+        mixed = [c * a + (1 - c) * b for c, a, b in zip(coefficients, real, fake)]
+        with tf.GradientTape(persistent=True) as inner:
+            inner.watch(mixed)
+            chain = kinematic_chain_space(mixed[0], bone_matrix)
+            inner.watch(chain)
+            scores = critic([chain, *mixed])
+        penalty = 0.0
+        for source in (chain, *mixed):
+            gradient = tf.reduce_mean(inner.gradient(scores, source), axis=0)
+            penalty += tf.square(1 - tf.sqrt(tf.reduce_sum(tf.square(gradient))))
+        loss = tf.reduce_sum(tf.reduce_mean(fake_scores - real_scores, axis=0)) + 10 * penalty
+    return loss, tape.gradient(loss, critic.trainable_variables), fake_scores
+
+
+def mesh_reprojection_loss(silhouettes, vertices_px):
+    """The silhouette loss with whole distance matrices, one image after the other.
+
+    Args:
+        silhouettes: `[batch, height, width, 1]`, static batch.
+        vertices_px: `[batch, vertices, 2]`.
+
+    Returns:
+        Scalar.
+    """
+    total = 0.0
+    for silhouette, vertices in zip(tf.unstack(silhouettes), tf.unstack(vertices_px)):
+        pixels = tf.reverse(tf.cast(tf.where(silhouette[..., 0] > 0), tf.float32), axis=[1])
+        squares = tf.reduce_sum(pixels**2, axis=1)[:, tf.newaxis] + tf.reduce_sum(vertices**2, axis=1)[tf.newaxis]
+        distances = squares - 2 * tf.matmul(pixels, vertices, transpose_b=True)
+        to_vertex = tf.gather(vertices, tf.argmin(distances, axis=1))
+        to_pixel = tf.gather(pixels, tf.argmin(distances, axis=0))
+        total += tf.reduce_sum(tf.abs(pixels - to_vertex)) + tf.reduce_sum(tf.norm(vertices - to_pixel, axis=1))
+    return total / (3 + vertices_px.shape[1])
+
+
+class FusedAdam:
+    """Adam as TensorFlow 2.0's Keras ran it: one kernel a variable.
+
+    Args:
+        variables: Variables to update.
+        learning_rate: Step size.
+    """
+
+    def __init__(self, variables, learning_rate):
+        self.variables, self.learning_rate = variables, learning_rate
+        self.moments = [[tf.Variable(tf.zeros(v.shape)) for v in variables] for _ in range(2)]
+        self.step = tf.Variable(0.0)
+
+    def apply(self, gradients):
+        """Updates the variables.
+
+        Args:
+            gradients: One for each variable.
+        """
+        step = self.step.assign_add(1.0)
+        powers = {"beta1_power": 0.9**step, "beta2_power": 0.999**step}
+        for variable, mean, square, gradient in zip(self.variables, *self.moments, gradients):
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.value.handle, m=mean.handle, v=square.handle, grad=gradient, lr=self.learning_rate,
+                beta1=0.9, beta2=0.999, epsilon=1e-7, **powers,
+            )  # fmt: skip
+
+
+class TwoPlayerStep:
+    """The training step without encoder and silhouette loss: three stages, a mesh in each, and the critic.
+
+    Args:
+        hmr: Posekit's `HMR`: the regressor's layers are the same.
+        critic: Posekit's `Critic`.
+        bone_matrix: `[14, bones]`.
+    """
+
+    def __init__(self, hmr, critic, bone_matrix):
+        self.smpl = TiledSMPL(hmr.body)
+        self.regressor, self.mean, self.num_stages = hmr.regressor, hmr.mean_theta, hmr.num_stages
+        self.critic, self.bone_matrix = critic, bone_matrix
+        self.generator_variables = [self.mean, *hmr.regressor.trainable_variables]
+        self.generator_adam = FusedAdam(self.generator_variables, 1e-4)
+        self.critic_adam = FusedAdam(critic.trainable_variables, 5e-4)
+
+    def __call__(self, features, keypoints, pose, shape):
+        """One step.
+
+        Args:
+            features: `[batch, features]` of the encoder.
+            keypoints: `[batch, 19, 3]`.
+            pose: `[batch * stages, 72]` of real bodies.
+            shape: `[batch * stages, 10]`.
+
+        Returns:
+            Losses of generator and critic.
+        """
+        batch = features.shape[0]
+        _, real_keypoints, real_rotations = self.smpl(pose, shape)
+        real = [real_keypoints[:, :14], shape, real_rotations[:, 1:]]
+        with tf.GradientTape() as tape:
+            theta = tf.tile(self.mean[tf.newaxis], [batch, 1])
+            stages, losses = [], []
+            for stage in range(self.num_stages):
+                theta += self.regressor(tf.concat([features, theta], axis=1), training=stage == self.num_stages - 1)
+                camera = theta[:, tf.newaxis, :3]
+                _, joints, rotations = self.smpl(theta[:, 3:75], theta[:, 75:])
+                projected = camera[..., :1] * (joints[..., :2] + camera[..., 1:])
+                visible = keypoints[..., 2:] * tf.ones_like(projected)
+                wrong = tf.reduce_sum(visible * tf.abs(keypoints[..., :2] - projected))
+                loss = 60 * wrong / tf.cast(tf.math.count_nonzero(visible), tf.float32)
+                fake = [joints[:, :14], theta[:, 75:], rotations[:, 1:]]
+                scores = self.critic([kinematic_chain_space(fake[0], self.bone_matrix), *fake])
+                losses.append(loss - 0.01 * tf.reduce_sum(tf.reduce_mean(scores, axis=0)))
+                stages.append(fake)
+            generator_loss = losses[-1]
+        gradients = tape.gradient(generator_loss, self.generator_variables)
+        fake = [tf.stop_gradient(tf.concat(parts, axis=0)) for parts in zip(*stages)]
+        coefficients = [tf.random.uniform(tf.shape(part)) for part in real]
+        critic_loss, critic_gradients_, _ = critic_gradients(self.critic, self.bone_matrix, real, fake, coefficients)
+        self.generator_adam.apply(gradients)
+        self.critic_adam.apply(critic_gradients_)
+        return generator_loss, critic_loss
+
+
+def image_batches(path, batch_size, image_size=224, trans_max=20, scale_min=0.8, scale_max=1.23):
+    """Batches of augmented pictures: whole pictures decoded, resized and surrounded by copies of their edge.
+
+    Args:
+        path: TFRecord file.
+        batch_size: Pictures in a batch.
+        image_size: Edge of the crops in pixels.
+        trans_max: Largest jitter of the centre in pixels.
+        scale_min: Smallest scale.
+        scale_max: Largest scale.
+
+    Returns:
+        Endless `tf.data.Dataset` of `(images, silhouettes, keypoints)`.
+
+    Follows: maxpit/human-pose-estimation:src/data_loader.py and src/util/data_utils.py.
+    """
+    margin = image_size // 2
+    border = margin + trans_max + 50
+    features = {
+        "image/encoded": tf.io.FixedLenFeature([], tf.string),
+        "image/seg_gt": tf.io.FixedLenFeature([], tf.string),
+        "image/center": tf.io.FixedLenFeature([2, 1], tf.int64),
+        "image/x": tf.io.FixedLenFeature([1, 14], tf.float32),
+        "image/y": tf.io.FixedLenFeature([1, 14], tf.float32),
+        "image/visibility": tf.io.FixedLenFeature([1, 14], tf.int64),
+        "image/face_pts": tf.io.FixedLenFeature([1, 15], tf.float32, default_value=[[0.0] * 15]),
+    }
+
+    def with_border(picture):
+        top, bottom = tf.tile(picture[:1], [border, 1, 1]), tf.tile(picture[-1:], [border, 1, 1])
+        picture = tf.concat([top, picture, bottom], axis=0)
+        left, right = tf.tile(picture[:, :1], [1, border, 1]), tf.tile(picture[:, -1:], [1, border, 1])
+        return tf.concat([left, picture, right], axis=1)
+
+    def element(serialized):
+        record = tf.io.parse_single_example(serialized, features)
+        image = tf.image.convert_image_dtype(tf.image.decode_jpeg(record["image/encoded"], channels=3), tf.float32)
+        silhouette = tf.image.convert_image_dtype(tf.image.decode_jpeg(record["image/seg_gt"], channels=1), tf.float32)
+        visibility = tf.cast(record["image/visibility"], tf.float32)
+        body = tf.concat([record["image/x"], record["image/y"], visibility], axis=0)
+        face = tf.transpose(tf.reshape(record["image/face_pts"], [5, 3]))
+        keypoints = tf.concat([body, face], axis=1)
+        center = tf.cast(tf.reshape(record["image/center"], [2]), tf.int32)
+        center += tf.random.uniform([2], -trans_max, trans_max, tf.int32)
+
+        scale = tf.random.uniform([], scale_min, scale_max)
+        size = tf.cast(tf.cast(tf.shape(image)[:2], tf.float32) * scale, tf.int32)
+        image, silhouette = tf.image.resize(image, size), tf.image.resize(silhouette, size)
+        center = tf.cast(tf.cast(center, tf.float32) * scale, tf.int32) + border
+        image, silhouette = with_border(image), with_border(silhouette)
+
+        start = center - margin
+        image, silhouette = (
+            picture[start[1] : start[1] + image_size, start[0] : start[0] + image_size]
+            for picture in (image, silhouette)
+        )
+        shift = tf.cast(border - start, tf.float32)
+        x, y, visible = keypoints[0] * scale + shift[0], keypoints[1] * scale + shift[1], keypoints[2]
+
+        def flipped():
+            sides = [tf.gather(row, COCO_PLUS19.flip_permutation) for row in (image_size - x - 1, y, visible)]
+            return tf.reverse(image, [1]), tf.reverse(silhouette, [1]), *sides
+
+        image, silhouette, x, y, visible = tf.cond(
+            tf.random.uniform([]) < 0.5, flipped, lambda: (image, silhouette, x, y, visible)
+        )
+        keypoints = tf.stack([2 * x / image_size - 1, 2 * y / image_size - 1, visible], axis=1) * visible[:, tf.newaxis]
+        image = tf.ensure_shape((image - 0.5) * 2, [image_size, image_size, 3])
+        return image, tf.ensure_shape(silhouette, [image_size, image_size, 1]), keypoints
+
+    records = tf.data.TFRecordDataset(path).shuffle(10000).repeat()
+    return records.map(element, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
