@@ -76,7 +76,8 @@ def main(argv):
         print(f"ERROR {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"ERROR {error.strerror or error}: {error.filename or target}", file=sys.stderr)
+        # A rename has two names, of which the second is the user's.
+        print(f"ERROR {error.strerror or error}: {error.filename2 or error.filename or target}", file=sys.stderr)
         return 1
     return 0
 
@@ -184,8 +185,8 @@ def _read_npy(path):
         raise ConversionError(f"{path} is larger than {MAX_BYTES} bytes.")
     try:
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # mapped: a lying header takes no memory
-    except ValueError as error:
-        raise ConversionError(f"{path} cannot be read as .npy: {error}") from error
+    except (ValueError, EOFError) as error:  # NumPy's own words advise to unpickle what is no array
+        raise ConversionError(f"{path} is no .npy file with a plain array; write it with numpy.save.") from error
 
 
 def _text(value):

@@ -169,7 +169,7 @@ def test_forms_of_the_regressor(tool, tmp_path):
     with pytest.raises(tool.ConversionError, match=r"turned\.npy.*\[60, 19\].*\[19, 60\]"):
         tool.read_body(body, regressor=str(tmp_path / "turned.npy"))
     np.save(tmp_path / "objects.npy", np.array([{}]))
-    with pytest.raises(tool.ConversionError, match=r"objects\.npy cannot be read"):
+    with pytest.raises(tool.ConversionError, match=r"objects\.npy is no \.npy file"):
         tool.read_body(body, regressor=str(tmp_path / "objects.npy"))
     np.savez(tmp_path / "other.npz", other=regressor)
     with pytest.raises(tool.ConversionError, match=r"other\.npz has no 'cocoplus_regressor'"):
