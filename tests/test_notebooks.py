@@ -1,0 +1,79 @@
+"""The notebooks run from top to bottom, draw their figures, download nothing and leave nothing behind."""
+
+import json
+import pathlib
+import re
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NOTEBOOKS = {"00_quickstart": 6, "01_hmr": 12}  # figures that each draws at least
+KERNEL = "posekit-test"
+MAX_BYTES = 600_000
+MINUTES = 10  # for one cell: machines that test are often busy
+
+
+def _outputs(notebook):
+    return [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+
+
+def _num_figures(notebook):
+    return sum("image/jpeg" in output.get("data", {}) for output in _outputs(notebook))
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """A kernel of this interpreter, and folders of its own for everything that Jupyter and the notebook write."""
+    pytest.importorskip("nbclient", reason="notebooks need nbclient: pip install 'posekit[notebooks]'")
+    pytest.importorskip("ipykernel", reason="notebooks need ipykernel: pip install 'posekit[notebooks]'")
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = tmp_path / "jupyter" / "kernels" / KERNEL
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(json.dumps({"argv": command, "display_name": KERNEL, "language": "python"}))
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR", "TMPDIR"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # whatever tries to download something fails
+    return KERNEL
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_runs(name, kernel, tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    folder = tmp_path / "started_here"
+    folder.mkdir()
+    resources = {"metadata": {"path": str(folder)}}
+    # Stops with the traceback of the first cell that fails.
+    NotebookClient(notebook, kernel_name=kernel, timeout=60 * MINUTES, resources=resources).execute()
+    assert not [output for output in _outputs(notebook) if output.output_type == "error"]
+    assert _num_figures(notebook) >= NOTEBOOKS[name]
+    assert not list(folder.iterdir())
+    assert not list((tmp_path / "TMPDIR").glob("posekit*"))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_stored_outputs(name):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert path.stat().st_size <= MAX_BYTES
+    assert _num_figures(notebook) >= NOTEBOOKS[name]
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    for output in _outputs(notebook):
+        assert output["output_type"] != "error"
+        assert output.get("name") != "stderr"
+    text = json.dumps([cell["source"] for cell in notebook["cells"]])
+    text += json.dumps([output.get("text", "") for output in _outputs(notebook)])
+    assert not re.search(r"[\s\"'=](/tmp|/home|/Users|/work|/root|[A-Z]:\\\\)", text)
