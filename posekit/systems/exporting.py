@@ -37,6 +37,10 @@ def export(model, output, form):
         if output.is_dir():
             shutil.rmtree(output)
         os.replace(temporary, output)
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"Cannot write {output}: {error.message}. Free some space there, or name another --output."
+        ) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

@@ -1,6 +1,8 @@
 import keras
 import pytest
+import tensorflow as tf
 
+from posekit.systems import exporting
 from posekit.systems.exporting import export
 
 
@@ -28,3 +30,15 @@ def test_an_earlier_export_is_replaced(model, tmp_path):
 def test_unknown_formats_are_named(model, tmp_path):
     with pytest.raises(ValueError, match="choose one of saved_model, keras, tflite, onnx"):
         export(model, tmp_path / "out", "caffe")
+
+
+def test_full_disk_is_an_error_of_the_output(model, tmp_path, monkeypatch):
+    def write(model, path):
+        path.mkdir()
+        (path / "half").write_text("half")
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setitem(exporting._WRITERS, "saved_model", write)
+    with pytest.raises(OSError, match="out: No space left on device. Free some space"):
+        export(model, tmp_path / "out", "saved_model")
+    assert not list(tmp_path.iterdir())
