@@ -1,8 +1,8 @@
 """Exact nearest neighbours between point sets, without the points x references matrix.
 
-For every point p the search finds argmin over references r of |p - r|^2. Both sets are ordered along a Morton curve
-and cut into small groups with bounding boxes. One exact look at the group next door gives every group of points an
-upper bound; only pairs of groups whose boxes lie closer than that bound are compared, a fixed number at a time.
+For every point p the search finds argmin over references r of |p - r|^2. Both sets are cut into small groups with
+bounding boxes. One exact look at the two groups next door gives every group of points an upper bound; only pairs of groups
+whose boxes lie closer than that bound are compared, a fixed number at a time.
 Any input gets the exact answer; memory stays bounded even where nothing can be pruned.
 """
 
@@ -123,10 +123,10 @@ def _check(points, references):
         )
     if points.dtype != references.dtype:
         raise ValueError(f"points are {points.dtype.name} and references {references.dtype.name}; cast one of them.")
-    if points.shape[-1] is None or points.shape[-1] != references.shape[-1] or not 1 <= points.shape[-1] <= 15:
+    if not points.shape[-1] or points.shape[-1] != references.shape[-1]:
         raise ValueError(
             f"points have {points.shape[-1]} coordinates and references {references.shape[-1]}; both need the same "
-            "number, known when the graph is built, from 1 to 15."
+            "number, at least 1, known when the graph is built."
         )
 
 
@@ -182,9 +182,11 @@ def _search(points, references):
         return step + 1, found.write(step, _search_block(part, reference_groups))
 
     _, found = tf.while_loop(lambda step, _: step < blocks, search_block, (0, found), parallel_iterations=1)
-    in_order = tf.reshape(found.concat(), [-1])[: tf.shape(points)[0]]
-    order = point_groups.order[: tf.shape(points)[0]]
-    return tf.scatter_nd(order[:, tf.newaxis], in_order, tf.shape(points)[:1])
+    in_order = tf.reshape(found.concat(), [-1])
+    # A point that fills up a tile too has the same answer at each of its places.
+    return tf.tensor_scatter_nd_update(
+        tf.zeros(tf.shape(points)[:1], tf.int32), point_groups.order[:, tf.newaxis], in_order
+    )
 
 
 def _search_block(points, references):
@@ -241,7 +243,7 @@ def _closest_member(points, references, group):
 
 
 class _Groups:
-    """Points in Morton order, cut into groups: values, bounding boxes, and where each came from."""
+    """Points cut into groups of neighbours: values, bounding boxes, and where each came from."""
 
     def __init__(self, values, order, low, high):
         self.values, self.order, self.low, self.high = values, order, low, high
@@ -251,33 +253,32 @@ class _Groups:
 
 
 def _groups(points):
-    finite = tf.math.is_finite(points)
-    order = _morton_order(points, finite)
-    # The last point again and again fills the last group: a copy changes no minimum.
-    order = tf.concat([order, tf.fill([-tf.shape(points)[0] % _GROUP], order[-1])], axis=0)
     # What is not finite becomes large: it sorts to the end and loses every comparison.
-    values = tf.gather(tf.where(finite, points, tf.constant(_FAR, points.dtype)), order)
-    values = tf.reshape(values, [-1, _GROUP, points.shape[-1]])
+    points = tf.where(tf.math.is_finite(points), points, tf.constant(_FAR, points.dtype))
+    order = _tile_order(points)
+    values = tf.reshape(tf.gather(points, order), [-1, _GROUP, points.shape[-1]])
     return _Groups(values, order, tf.reduce_min(values, axis=1), tf.reduce_max(values, axis=1))
 
 
-def _morton_order(points, finite):
-    dims = points.shape[-1]
-    cells = (1 << min(10, 30 // dims)) - 1
-    far = tf.constant(_FAR, points.dtype)
-    low = tf.reduce_min(tf.where(finite, points, far), axis=0)
-    extent = tf.reduce_max(tf.reduce_max(tf.where(finite, points, -far), axis=0) - low)
-    scale = cells / tf.where(extent > 0, extent, tf.ones_like(extent))
-    cell = tf.clip_by_value((tf.where(finite, points, far) - low) * scale, 0, cells)
-    spread = tf.gather(tf.constant(_spread_bits(cells, dims)), tf.cast(cell, tf.int32))
-    return tf.argsort(tf.reduce_sum(spread * [1 << axis for axis in range(dims)], axis=1))
+def _tile_order(points):
+    """Indices that order points tile by tile, `_GROUP` to a tile; some stand there twice, to fill the last tiles.
 
-
-@functools.cache
-def _spread_bits(largest, dims):
-    numbers = np.arange(largest + 1)
-    spread = [((numbers >> bit) & 1) << (bit * dims) for bit in range(int(largest).bit_length())]
-    return np.sum(spread, axis=0).astype(np.int32)
+    All points are sorted along the first axis and cut into slabs, each slab along the next axis, and so on. Only ranks
+    count: neither scale nor outliers nor clusters make the tiles any larger than they must be.
+    """
+    count, axes = tf.shape(points)[0], min(points.shape[-1], 3)
+    left = -(-count // _GROUP)
+    cuts = []
+    for axis in range(axes):
+        # The same number of cuts along every axis that remains; the last takes what is left.
+        root = tf.cast(left, tf.float32) ** (1.0 / (axes - axis)) if axis < axes - 1 else tf.cast(left, tf.float32)
+        cuts.append(tf.cast(tf.math.ceil(root), tf.int32))
+        left = -(-left // cuts[-1])
+    order = tf.minimum(tf.range(functools.reduce(tf.multiply, cuts) * _GROUP), count - 1)[tf.newaxis]
+    for axis, parts in enumerate(cuts):
+        ranks = tf.argsort(tf.gather(points[:, axis], order), axis=1)
+        order = tf.reshape(tf.gather(order, ranks, batch_dims=1), [tf.shape(order)[0] * parts, -1])
+    return tf.reshape(order, [-1])
 
 
 def _squared_table(left, right):
