@@ -66,7 +66,7 @@ class Person:
     joints3d: np.ndarray | None = None
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class People:
     """All people found in one picture. `len(people)`, `people[0]` (a `Person`), `people[1:]` (`People`), iteration.
 
@@ -141,6 +141,12 @@ class People:
 
     def __len__(self):
         return len(self.keypoints_px)
+
+    def __repr__(self):
+        height, width = self.image_size
+        where = f" in {self.source}" if self.source else ""
+        meshes = ", with meshes" if self.vertices is not None else ""
+        return f"People({len(self)}{where}, {width}x{height} px, {self.skeleton.name}{meshes})"
 
     def __getitem__(self, index):
         if isinstance(index, (int, np.integer)):

@@ -227,3 +227,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_file(path, b"new")
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_repr_is_one_short_line():
+    people = People(np.zeros((2, 17, 2)), np.ones((2, 17)), COCO17, (480, 640), source="a.jpg")
+    assert repr(people) == "People(2 in a.jpg, 640x480 px, COCO17)"

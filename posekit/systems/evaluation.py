@@ -18,7 +18,7 @@ class Evaluation:
     Args:
         metrics: Dict from name to value; None where the data cannot tell.
         labels: Dict from name to what the table prints, with the unit.
-        ranking: Dict from name of a per-image error to `[images]` values; smaller is better.
+        ranking: Dict from name of a per-image error to `([images] values, unit)`; smaller is better.
         filenames: Name of every image.
         picture: Function `index -> uint8 picture` of one image with its prediction.
         plots: Dict from file name to function `path -> None` that draws a curve.
@@ -80,14 +80,14 @@ def write_pictures(folder, evaluation, count):
         Paths written.
     """
     folder, written = pathlib.Path(folder), []
-    for name, errors in evaluation.ranking.items() if count else ():
+    for name, (errors, unit) in evaluation.ranking.items() if count else ():
         known = np.flatnonzero(np.isfinite(errors))
         order = known[np.argsort(np.asarray(errors)[known], kind="stable")]
         for kind, chosen in (("best", order[:count]), ("worst", order[::-1][:count])):
             if not len(chosen):
                 continue
             pictures = [evaluation.picture(i) for i in chosen]
-            titles = [f"{evaluation.filenames[i]}  {errors[i]:.3g}" for i in chosen]
+            titles = [f"{evaluation.filenames[i]}  {errors[i]:.3g} {unit}" for i in chosen]
             path = folder / f"{kind}_{name}.png"
             save_image(path, _two_columns(pictures, titles))
             written.append(path)

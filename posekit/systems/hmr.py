@@ -443,7 +443,8 @@ def _evaluation(config, model, samples, keypoint_loss, shown):
             "mpjpe_mm": "MPJPE, mm (hips aligned)",
             "pa_mpjpe_mm": "PA-MPJPE, mm (Procrustes)",
         },
-        {"keypoints": samples["pixel_error"], **({"mesh": samples["mesh_error"]} if drawn.any() else {})},
+        {"keypoints": (samples["pixel_error"], "px")}
+        | ({"mesh": (samples["mesh_error"], "mesh loss")} if drawn.any() else {}),
         [name.decode() for name in samples["filename"]],
         picture,
         {"pck.png": lambda path: plot_pck({"all keypoints": (thresholds, shares)}, path)},
