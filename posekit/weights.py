@@ -7,6 +7,8 @@ import os
 import pathlib
 import urllib.request
 
+import numpy as np
+
 from posekit.files import cache_folder, load_weights, replacing
 from posekit.training.config import Options, load_config, option
 
@@ -76,6 +78,12 @@ def load_model(module, config, found):
     if found is None:
         return model
     load_weights(model, found.path)
+    broken = [weight.path for weight in model.weights if not np.isfinite(weight.numpy()).all()]
+    if broken:
+        raise ValueError(
+            f"{found.path} holds values that are not finite, in {broken[0]} and {len(broken) - 1} other weights: the "
+            "training diverged. Use an earlier checkpoint, or train with a smaller learning rate."
+        )
     return model
 
 

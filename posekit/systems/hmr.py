@@ -74,8 +74,8 @@ class Config(Options):
     )
     shuffle_buffer: int = option(10000, "records among which the next one is drawn", lower=1)
 
-    image_size: int = option(224, "side of the crop, px", lower=32, aliases=("img_size",), architecture=True)
-    num_stages: int = option(3, "regression stages", lower=1, aliases=("num_stage",), architecture=True)
+    image_size: int = option(224, "side of the crop", lower=32, upper=2048, aliases=("img_size",), architecture=True)
+    num_stages: int = option(3, "regression stages", lower=1, upper=32, aliases=("num_stage",), architecture=True)
     backbone: str = option("resnet50", "image encoder, any of keras.applications", architecture=True)
     backbone_weights: str = option("imagenet", "initial encoder weights: imagenet, none, a file, an hmr run, or a name")
     backbone_preprocessing: str = option(

@@ -70,8 +70,11 @@ class RunFolder:
         Raises:
             OSError: If the folder cannot be written.
         """
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        save_config(self.config_path, system, config)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            save_config(self.config_path, system, config)
+        except OSError as error:
+            raise OSError(f"{self.path} cannot be written ({error.strerror}); give another --run_dir.") from error
 
     def load_config(self, config_class):
         """Reads the configuration back.
@@ -113,16 +116,26 @@ class RunFolder:
             progress: `Progress` to store.
             model: Keras model whose weights users load.
             trainer: Keras model that trains it; with it the checkpoint can resume training.
+
+        Raises:
+            OSError: If the disk is full or the folder cannot be written; the earlier checkpoint stays.
         """
         self.checkpoint(name)
         temporary, final, old = (self.checkpoints / n for n in (f".{name}.tmp", name, f".{name}.old"))
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        model.save_weights(temporary / "model.weights.h5")
-        if trainer is not None:
-            save_variables(temporary / "training.h5", training_variables(trainer, model))
-        (temporary / "progress.json").write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
+        variables = training_variables(trainer, model) if trainer is not None else []
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        _require_space(self.checkpoints, [*model.weights, *variables])
+        temporary.mkdir()
+        try:
+            model.save_weights(temporary / "model.weights.h5")
+            if trainer is not None:
+                save_variables(temporary / "training.h5", variables)
+            (temporary / "progress.json").write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         if final.exists():
             os.replace(final, old)
         os.replace(temporary, final)
@@ -139,12 +152,13 @@ class RunFolder:
             The stored `Progress`.
 
         Raises:
-            ValueError: If the checkpoint belongs to another configuration.
+            ValueError: If the checkpoint is damaged or belongs to another configuration.
         """
         folder = self.checkpoint("last")
+        progress = _read_progress(folder / "progress.json")
         load_weights(model, folder / "model.weights.h5")
         load_variables(folder / "training.h5", training_variables(trainer, model))
-        return Progress(**json.loads((folder / "progress.json").read_text()))
+        return progress
 
 
 def training_variables(trainer, model):
@@ -189,22 +203,56 @@ def load_variables(path, variables):
     Raises:
         ValueError: If number, names or shapes differ: the file belongs to another configuration.
     """
-    advice = "it belongs to another configuration; resume with the flags of that run, or start a new --run_dir"
-    with h5py.File(path, "r") as file:
-        if len(file) != len(variables):
-            raise ValueError(f"{path} holds {len(file)} variables, this training has {len(variables)}: {advice}.")
-        values = []
-        for position, variable in enumerate(variables):
-            dataset = file[f"{position:05d}"]
-            name, shape = _plain_name(variable), tuple(variable.shape)
-            if dataset.attrs["name"] != name or dataset.shape != shape:
-                raise ValueError(
-                    f"{path} holds {dataset.attrs['name']!r} {dataset.shape} where this training has {name!r} {shape}: "
-                    f"{advice}."
-                )
-            values.append(dataset[()])
+    try:
+        with h5py.File(path, "r") as file:
+            values = _matching_values(file, variables)
+    except (OSError, KeyError, AttributeError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {_START_ANEW}.") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{path} {error}: it belongs to another configuration; resume with the flags of that run, or start a new "
+            "--run_dir."
+        ) from None
     for variable, value in zip(variables, values):
         variable.assign(value)
+
+
+_START_ANEW = "start a new --run_dir; checkpoints/best of the run can still be used by validate and predict"
+
+
+def _matching_values(file, variables):
+    if len(file) != len(variables):
+        raise ValueError(f"holds {len(file)} variables, this training has {len(variables)}")
+    values = []
+    for position, variable in enumerate(variables):
+        dataset = file[f"{position:05d}"]
+        stored, name, shape = str(dataset.attrs["name"]), _plain_name(variable), tuple(variable.shape)
+        if stored != name or dataset.shape != shape:
+            raise ValueError(f"holds {stored!r} {dataset.shape} where this training has {name!r} {shape}")
+        values.append(dataset[()])
+    return values
+
+
+def _read_progress(path):
+    try:
+        progress = Progress(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {_START_ANEW}.") from error
+    counts = (progress.epoch, progress.step, progress.global_step)
+    if not all(type(count) is int and count >= 0 for count in counts) or type(progress.best) not in (float, type(None)):
+        raise ValueError(f"{path} is damaged (its counts are {counts}, its best {progress.best!r}); {_START_ANEW}.")
+    return progress
+
+
+def _require_space(folder, variables):
+    """HDF5 fails badly on a full disk, so there must be room before it begins."""
+    needed = int(1.2 * sum(np.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)) + 2**20
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder} has {free / 1e6:.0f} MB free, a checkpoint needs {needed / 1e6:.0f} MB; make room, then "
+            "continue with --resume."
+        )
 
 
 def _plain_name(variable):

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,3 +163,34 @@ def test_unwritable_folder_is_an_error(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert command(f"--run_dir={tmp_path / 'file' / 'run'}") == 1
     assert "file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["progress.json", "training.h5", "model.weights.h5"])
+@pytest.mark.parametrize("damage", ["cut", "noise", "missing"])
+def test_damaged_checkpoints_are_named(tmp_path, uninterrupted, capsys, name, damage):
+    copy = shutil.copytree(uninterrupted, tmp_path / "run")
+    file = copy / "checkpoints" / "last" / name
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:40] if damage == "cut" else b"noise" * 100)
+    assert command(f"--run_dir={copy}", "--resume", "--num_epochs=5") == 1
+    assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ['{"epoch": 1, "what": 2}', '{"epoch": -1}', '{"epoch": "1"}', '{"best": "x"}', "[]"])
+def test_progress_that_makes_no_sense_is_refused(tmp_path, uninterrupted, capsys, text):
+    copy = shutil.copytree(uninterrupted, tmp_path / "run")
+    (copy / "checkpoints" / "last" / "progress.json").write_text(text)
+    assert command(f"--run_dir={copy}", "--resume", "--num_epochs=5") == 1
+    assert "progress.json is damaged" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path, uninterrupted, capsys, monkeypatch):
+    copy = shutil.copytree(uninterrupted, tmp_path / "run")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    assert command(f"--run_dir={copy}", "--resume", "--num_epochs=5") == 1
+    assert "make room" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert json.loads((copy / "checkpoints/last/progress.json").read_text())["epoch"] == 4
+    assert command(f"--run_dir={copy}", "--resume", "--num_epochs=5") == 0
