@@ -1,9 +1,9 @@
 """Exact nearest neighbours between point sets, without the points x references matrix.
 
 For every point p the search finds argmin over references r of |p - r|^2. Both sets are cut into small groups with
-bounding boxes. One exact look at the two groups next door gives every group of points an upper bound; only pairs of groups
-whose boxes lie closer than that bound are compared, a fixed number at a time.
-Any input gets the exact answer; memory stays bounded even where nothing can be pruned.
+bounding boxes. One exact look at the two groups next door gives every group of points an upper bound; only pairs of
+groups whose boxes lie closer than that bound are compared, a fixed number at a time. Any input gets the exact answer;
+memory stays bounded even where nothing can be pruned.
 """
 
 import functools

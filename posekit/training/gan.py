@@ -10,6 +10,7 @@ from posekit.losses.keypoint import keypoint_reprojection_loss, loss_3d
 from posekit.losses.silhouette import NORMALIZATIONS, mesh_reprojection_loss
 from posekit.ops.gradient_penalty import check_mode, interpolate, penalty_of_gradients
 from posekit.skeletons import LSP14
+from posekit.training.judgement import judge
 
 
 class HMRTrainer(keras.Model):
@@ -178,8 +179,7 @@ class HMRTrainer(keras.Model):
                 total += tf.add_n(pull) / self._replicas()
             total = self.generator_optimizer.scale_loss(total)
         variables = self.hmr.trainable_variables
-        gradients = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        self.generator_optimizer.apply_gradients(zip(gradients, variables))
+        self.generator_optimizer.apply_gradients(zip(tape.gradient(total, variables), variables))
         if self.critic is not None:
             self.critic_optimizer.apply_gradients(zip(critic_gradients, self.critic.trainable_variables))
         if self.do_bone_evaluation:
@@ -247,37 +247,29 @@ class HMRTrainer(keras.Model):
             gradients of the generator's loss with respect to the bodies of the last stage.
         """
         fake = [tf.stop_gradient(part) for part in fake]
-        last = [self._last_stage(part) for part in fake]
-        sizes = [tf.shape(last[0])[0], tf.shape(fake[0])[0]]
-        values, penalty = {}, 0.0
+        stages, count = self.hmr.num_stages, tf.shape(fake[0])[0]
         with tf.GradientTape() as tape:
-            real_scores, fake_scores = tf.split(self._score([tf.concat(parts, axis=0) for parts in zip(real, fake)]), 2)
-            points = last
+            # Real and fake bodies take turns: what is the same for both, such as a last bias, cancels without rounding.
+            bodies = [_take_turns(parts) for parts in zip(real, fake)]
             if self.use_gradient_penalty:
                 between = interpolate(real, fake, self.gradient_penalty_mode, self._coefficients(real))
-                points = [tf.concat(parts, axis=0) for parts in zip(last, between)]
-            # Apart from the first call, since only these need the gradient with respect to bodies: measured, one call
-            # over all of them takes longer, its second backward pass being twice as large. Rows do not see each other,
-            # so one pass gives the penalty its gradients and the generator its direction.
-            with tf.GradientTape(watch_accessed_variables=False) as inner:
-                inner.watch(points)
-                inputs = self._critic_inputs(points)
-                judgement = self.critic(inputs)
-                summed = tf.reduce_sum(judgement)
-            gradients = inner.gradient(summed, inputs)
+                bodies = [tf.concat(parts, axis=0) for parts in zip(bodies, between)]
+            scores, slopes = judge(self.critic, self.kinematic_chain, bodies)
+            values, penalty = {}, 0.0
             if self.use_gradient_penalty:
-                judgement, _ = tf.split(judgement, sizes)
-                gradients, at_between = zip(*[tf.split(gradient, sizes) for gradient in gradients])
-                independent = at_between if self.gradient_penalty_mode == "batch_mean" else at_between[1:]
-                penalty = penalty_of_gradients(independent, self.gradient_penalty_mode)
-                values["critic/penalty"] = penalty
+                batch_mean = self.gradient_penalty_mode == "batch_mean"
+                at_kcs, *at_bodies = slopes(slice(2 * count, None), mean=batch_mean)
+                gradients = [at_kcs, *at_bodies] if batch_mean else at_bodies
+                values["critic/penalty"] = penalty = penalty_of_gradients(gradients, self.gradient_penalty_mode)
+            real_scores, fake_scores = tf.unstack(tf.reshape(scores[: 2 * count], [count, 2, scores.shape[1]]), axis=1)
             loss = critic_loss(real_scores, fake_scores, penalty, self.gradient_penalty_weight)
             scaled = self.critic_optimizer.scale_loss(loss / self._replicas())
+        judged = generator_critic_loss(self._last_stage(fake_scores))
         values["critic/critic_network_loss"] = loss
-        values["critic/generator_critic_loss"] = self.critic_loss_weight * generator_critic_loss(judgement)
-        share = self.critic_loss_weight / tf.cast(sizes[0], tf.float32)
-        # The first input is derived from the joints, whose gradient includes it.
-        directions = [tf.stop_gradient(-share * gradient) for gradient in gradients[1:]]
+        values["critic/generator_critic_loss"] = self.critic_loss_weight * judged
+        share = self.critic_loss_weight * stages / tf.cast(count, tf.float32)
+        of_last_stage = slopes(slice(2 * stages - 1, 2 * count, 2 * stages))
+        directions = [tf.stop_gradient(-share * slope) for slope in of_last_stage[1:]]
         return values, tape.gradient(scaled, self.critic.trainable_variables), directions
 
     def _coefficients(self, real):
@@ -311,11 +303,8 @@ class HMRTrainer(keras.Model):
     def _last_stage(self, part):
         return part[self.hmr.num_stages - 1 :: self.hmr.num_stages]
 
-    def _critic_inputs(self, bodies):
-        return [self.kinematic_chain(bodies[0]), *bodies]
-
     def _score(self, bodies):
-        return self.critic(self._critic_inputs(bodies))
+        return self.critic([self.kinematic_chain(bodies[0]), *bodies])
 
     def _bone_length(self, joints):
         squared = self.kinematic_chain.bone_lengths(joints, squared=True)
@@ -342,6 +331,11 @@ class HMRTrainer(keras.Model):
 
 def _merge_stages(tensor):
     return tf.reshape(tensor, [-1, *tensor.shape[2:]])
+
+
+def _take_turns(parts):
+    """Rows of two tensors, one of each after the other."""
+    return _merge_stages(tf.stack(parts, axis=1))
 
 
 def _the_dict(data):

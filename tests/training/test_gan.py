@@ -418,8 +418,8 @@ mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 for scope in (mirrored.scope, contextlib.nullcontext):
     with scope():
         trainer = test_gan.make_trainer(
-            optimizer=keras.optimizers.SGD, hmr_options={{"dropout": 0.0}}, compile_options={{"run_eagerly": bool(runs)}},
-            use_mesh_repro_loss=True, loss_3d_weight=1.0,
+            optimizer=keras.optimizers.SGD, hmr_options={{"dropout": 0.0}}, use_mesh_repro_loss=True,
+            compile_options={{"run_eagerly": bool(runs)}}, loss_3d_weight=1.0,
         )
     before = trainer.hmr.get_weights()
     logs = trainer.fit(test_gan.one_batch_of_four(), verbose=0, shuffle=False).history
