@@ -11,6 +11,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 $(VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@$(RUN) -c "import cv2" 2>/dev/null || { \
+		echo "OpenCV's windows need libGL, which is missing here: installing the build without windows."; \
+		$(RUN) -m pip uninstall --quiet --yes opencv-python; \
+		$(RUN) -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps opencv-python-headless; }
 	touch $@
 
 demo: $(VENV)/.installed
@@ -20,7 +24,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest -q tests
+	$(RUN) -m pytest -q -n 2 --dist loadfile tests
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

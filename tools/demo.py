@@ -16,9 +16,9 @@ from absl import app, flags
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 flags.DEFINE_string("output_dir", "demo", "folder for data, run and pictures")
-flags.DEFINE_integer("num_images", 400, "sample images", lower_bound=16)
+flags.DEFINE_integer("num_images", 240, "sample images of each dataset", lower_bound=16)
 flags.DEFINE_integer("num_epochs", 4, "epochs to train", lower_bound=1)
-flags.DEFINE_string("backbone_weights", str(ROOT / "checkpoints" / "hmr_sample" / "backbone.weights.h5"), "encoder")
+flags.DEFINE_string("backbone_weights", "hmr_sample", "where the encoder comes from: name, run folder, file or none")
 FLAGS = flags.FLAGS
 
 
@@ -48,8 +48,8 @@ def main(argv):
     shutil.rmtree(run, ignore_errors=True)
     training = [f"--data_dir={data}", f"--run_dir={run}", f"--num_epochs={FLAGS.num_epochs}"]
     encoder = ["--backbone=MobileNetV3Small", f"--backbone_weights={FLAGS.backbone_weights}", "--freeze_backbone"]
-    losses = ["--use_mesh_repro_loss", "--generator_lr=0.001"]
-    step("Training", "-m", "posekit.train", *training, *encoder, *losses, "--verbose=2")
+    losses = ["--use_mesh_repro_loss", "--loss_3d_weight=30", "--generator_lr=0.0005", "--dropout=0.2"]
+    step("Training", "-m", "posekit.train", *training, *encoder, *losses, "--body=sample", "--verbose=2")
     step("Validation, beside the untrained model", "-m", "posekit.validate", f"--run_dir={run}", "--baseline")
     photos = sorted((data / "lsp_dataset" / "images").glob("*.jpg"))[-6:]
     preview = ["-m", "posekit.preview", f"--run_dir={run}", f"--source={photos[-1]}", "--view=both"]
