@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import posekit
 from posekit import export, predict, preview, train, validate
 from posekit.data.sources import read_image
 from posekit.systems.exporting import SUFFIXES
+from posekit.testing import shared_data
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMANDS = ("train", "validate", "preview", "predict", "export")
@@ -102,8 +104,6 @@ def test_tensorboard_gets_scalars_and_pictures(run):
 
 
 def test_resume_continues_from_the_run_folder_alone(run, tmp_path):
-    import shutil
-
     copy = shutil.copytree(run, tmp_path / "run")
     assert train.main([f"--run_dir={copy}", "--resume", "--num_epochs=3", "--verbose=0"]) == 0
     assert [row["epoch"] for row in rows(copy / "log.csv")] == ["1", "2", "3"]
@@ -238,3 +238,20 @@ def test_predict_without_pictures_shows_usage(capsys, run):
 def test_weights_of_another_architecture_are_refused(run, capsys):
     assert validate.main([f"--run_dir={run}", "--backbone=MobileNetV2"]) == 1
     assert "does not fit" in capsys.readouterr().err
+
+
+def test_eight_real_images_are_learnt_by_heart(tmp_path):
+    images = shared_data() / "lspet_dataset"
+    (tmp_path / "lspet_dataset" / "images").mkdir(parents=True)
+    shutil.copy(images / "joints.mat", tmp_path / "lspet_dataset")
+    for number in range(1, 9):
+        shutil.copy(images / "images" / f"im{number:05d}.jpg", tmp_path / "lspet_dataset" / "images")
+    tool("create_dataset.py", "--lsp_ext", "--allow_skips", f"--data_dir={tmp_path}")
+    run = tmp_path / "run"
+    data = [f"--data_dir={tmp_path}", "--datasets=lsp_ext", "--nouse_validation", "--noaugment", "--body=sample"]
+    encoder = ["--backbone=MobileNetV3Small", "--backbone_weights=hmr_sample", "--freeze_backbone", "--encoder_only"]
+    steps = ["--num_epochs=300", "--checkpoint_every=300", "--generator_lr=0.0005", "--dropout=0", "--log_img_step=0"]
+    assert train.main([f"--run_dir={run}", "--verbose=0", *data, *encoder, *steps]) == 0
+    assert validate.main([f"--run_dir={run}", "--val_datasets=lsp_ext", "--num_pictures=1"]) == 0
+    metrics = json.loads((run / "validation" / "metrics.json").read_text())["trained"]
+    assert metrics["images"] == 8 and metrics["pixel_error"] < 4

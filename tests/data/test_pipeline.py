@@ -335,7 +335,10 @@ def damaged_sets():
     yield "no keypoints", lacking.SerializeToString(), "record 2 .*image/x"
 
 
-@pytest.mark.parametrize(("name", "record", "message"), damaged_sets(), ids=lambda value: str(value)[:14])
+DAMAGED = list(damaged_sets())
+
+
+@pytest.mark.parametrize(("name", "record", "message"), DAMAGED, ids=[name for name, _, _ in DAMAGED])
 def test_bad_record_is_named(tmp_path, name, record, message):
     write_set(tmp_path / "set.tfrecords", [make_record(0), make_record(1), record, make_record(4)])
     make = pipeline.train_dataset if "JPEG" in name else pipeline.eval_dataset
