@@ -4,7 +4,6 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
-export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo lint test notebooks clean
 

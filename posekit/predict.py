@@ -1,12 +1,11 @@
 """Predicts on pictures: `python -m posekit.predict photo.jpg --output=out`."""
 
 import dataclasses
-import os
 import pathlib
 import sys
 
 from posekit.systems import SYSTEMS
-from posekit.training.config import UsageError, option, run_command
+from posekit.training.config import UsageError, import_tensorflow_quietly, option, run_command
 from posekit.weights import WeightsOptions, stored_with_weights
 
 
@@ -75,5 +74,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_tensorflow_quietly()
     sys.exit(main())

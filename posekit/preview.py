@@ -1,11 +1,10 @@
 """Shows predictions live: `python -m posekit.preview --source=0` (camera), a video, an image or a folder."""
 
 import dataclasses
-import os
 import sys
 
 from posekit.systems import SYSTEMS
-from posekit.training.config import no_more, option, run_command
+from posekit.training.config import import_tensorflow_quietly, no_more, option, run_command
 from posekit.weights import WeightsOptions, stored_with_weights
 
 
@@ -52,5 +51,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_tensorflow_quietly()
     sys.exit(main())

@@ -1,12 +1,19 @@
 """Trains a system: `python -m posekit.train --num_epochs=120`."""
 
 import dataclasses
-import os
 import pathlib
 import sys
 
 from posekit.systems import SYSTEMS
-from posekit.training.config import Options, UsageError, no_more, option, run_command, stored_in_run
+from posekit.training.config import (
+    Options,
+    UsageError,
+    import_tensorflow_quietly,
+    no_more,
+    option,
+    run_command,
+    stored_in_run,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,5 +66,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_tensorflow_quietly()
     sys.exit(main())

@@ -1,12 +1,11 @@
 """Evaluates trained weights: `python -m posekit.validate --run_dir=logs/...`."""
 
 import dataclasses
-import os
 import pathlib
 import sys
 
 from posekit.systems import SYSTEMS
-from posekit.training.config import no_more, option, run_command
+from posekit.training.config import import_tensorflow_quietly, no_more, option, run_command
 from posekit.weights import WeightsOptions, load_model, resolve, stored_with_weights
 
 
@@ -42,5 +41,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_tensorflow_quietly()
     sys.exit(main())

@@ -7,7 +7,6 @@ their keypoints (visible ones only) beside their silhouettes, or bodies in the p
 """
 
 import collections
-import os
 import pathlib
 import sys
 
@@ -30,6 +29,7 @@ from posekit.data.tfrecord import (
     summary_path,
 )
 from posekit.skeletons import COCO_PLUS19, LSP14
+from posekit.training.config import import_tensorflow_quietly
 
 _CELL = 224
 _COLUMNS = 4
@@ -53,7 +53,7 @@ def main(argv):
         Exit status: 0, or 1 if a dataset is missing or damaged.
     """
     # Drawing brings TensorFlow with it, which talks a lot when it is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_tensorflow_quietly()
     from posekit.drawing import save_image
 
     output = pathlib.Path(FLAGS.output or FLAGS.data_dir)

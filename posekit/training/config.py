@@ -6,7 +6,9 @@ from the fields, reads a run folder's `config.json` where one is named, and lets
 
 import dataclasses
 import difflib
+import importlib
 import json
+import os
 import pathlib
 import sys
 
@@ -109,6 +111,26 @@ def load_config(path):
 
 class UsageError(ValueError):
     """A command line that cannot be understood; commands print it without a traceback."""
+
+
+def import_tensorflow_quietly():
+    """Imports TensorFlow without the lines that it writes to the terminal whatever its log level is.
+
+    A failure to import still raises. Where `TF_CPP_MIN_LOG_LEVEL` is set, nothing is hidden.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    # Errors reach the user as exceptions; what is left are notices, such as that there is no GPU.
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        importlib.import_module("tensorflow")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def run_command(program, systems, command, run, argv=None, stored=None):
