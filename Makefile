@@ -9,7 +9,7 @@ RUN := $(BIN)/python
 
 $(VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e ".[dev]"
 	@$(RUN) -c "import cv2" 2>/dev/null || { \
 		echo "OpenCV's windows need libGL, which is missing here: installing the build without windows."; \
 		$(RUN) -m pip uninstall --quiet --yes opencv-python; \

@@ -10,11 +10,11 @@ from posekit.weights import WeightsOptions, stored_with_weights
 
 @dataclasses.dataclass(frozen=True)
 class Command(WeightsOptions):
-    """Shows predictions. Keys: s skeleton, m mesh, b both, r rotated, ESC quits."""
+    """Shows predictions. Keys: s skeleton, m mesh, b mesh and turned mesh, r turned mesh, ESC quits."""
 
     source: str = option("0", "camera number, video, image or folder")
     output: str = option("", "write a video (.mp4) or pictures (.png, .jpg) instead of opening a window")
-    view: str = option("", "view to begin with; empty: the system's first")
+    view: str = option("", "view to begin with: mesh (default), skeleton, both, rotated")
     predict_every: int = option(0, "predict every so many frames; 0: every 5 for a camera, else every frame", lower=0)
     rotate: str = option("0", "turn frames clockwise, degrees", choices=("0", "90", "180", "270"))
     mirror: bool = option(False, "mirror frames")

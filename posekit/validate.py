@@ -20,15 +20,20 @@ class Command(WeightsOptions):
 
 def run(name, system, config, options, rest):
     """Evaluates, prints the table and writes the files; returns the exit status."""
+    import keras
+
     from posekit.systems.evaluation import table, write_metrics, write_pictures
 
     no_more(rest)
+    # The untrained model is random; the same seed gives the same numbers.
+    keras.utils.set_random_seed(config.seed)
     found = resolve(options.reference, name)
     results = {"trained": system.evaluate(config, load_model(system, config, found), options.num_pictures)}
     if options.baseline:
         results["untrained"] = system.evaluate(config, load_model(system, config, None), 0)
     print(table(results))
-    folder = pathlib.Path(options.output_dir or pathlib.Path(options.run_dir or ".") / "validation")
+    run_dir = pathlib.Path(options.run_dir)
+    folder = pathlib.Path(options.output_dir or (run_dir if run_dir.is_dir() else pathlib.Path()) / "validation")
     print(f"Wrote {write_metrics(folder, found, results)}")
     for path in write_pictures(folder, results["trained"], options.num_pictures):
         print(f"Wrote {path}")

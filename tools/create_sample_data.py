@@ -40,6 +40,7 @@ from posekit.data.shards import interrupts_held_back, leave_with_parent
 from posekit.data.synthetic import sample_motion, sample_picture, sample_poses, sample_shapes
 from posekit.data.tfrecord import RecordWriter, explain_write_errors
 from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16
+from posekit.training.config import import_tensorflow_quietly
 
 DATASETS = ("lsp", "lsp_ext", "mpii", "coco", "mocap")
 MARK = "sample_data.json"
@@ -105,7 +106,10 @@ def main(argv):
     except KeyboardInterrupt:
         print("interrupted; the same command makes the sample data complete.", file=sys.stderr)
         return 130
-    print(f"Done in {time.monotonic() - start:.1f} s. Next: python tools/create_dataset.py --data_dir={FLAGS.data_dir}")
+    flags_of = {"lsp": "--lsp --lsp_val"}
+    sets = " ".join(flags_of.get(name, f"--{name}") for name in _chosen())
+    print(f"Done in {time.monotonic() - start:.1f} s. Next:")
+    print(f"  python tools/create_dataset.py {sets} --data_dir={FLAGS.data_dir}")
     return 0
 
 
@@ -273,6 +277,7 @@ def _pictures(pool, draw, count, name):
 def _start_worker():
     cv2.setNumThreads(1)
     leave_with_parent()
+    import_tensorflow_quietly()
 
 
 def _generator(seed, dataset, index):

@@ -11,7 +11,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 from absl import app, flags
+from scipy.io import loadmat
+
+from posekit.data.sources import read_image
+from posekit.drawing import save_image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -33,6 +38,30 @@ def step(title, *command):
     print(f"({time.perf_counter() - started:.0f} s)", flush=True)
 
 
+def centred_photos(dataset, folder, count=6, size=224):
+    """Cuts validation pictures around their person, as somebody would who photographs one.
+
+    Args:
+        dataset: Folder of the sample data, in LSP's layout.
+        folder: Folder to write to.
+        count: Number of pictures, from the end of the dataset: none of them is trained on.
+        size: Their height and width in pixels.
+
+    Returns:
+        Paths of the pictures.
+    """
+    joints = loadmat(dataset / "joints.mat")["joints"]
+    files = sorted((dataset / "images").glob("*.jpg"))
+    paths = []
+    for index in range(len(files) - count, len(files)):
+        image, half = read_image(files[index]), size // 2
+        x, y = np.round(joints[:2, :, index].mean(1)).astype(int)
+        padded = np.pad(image, ((size, size), (size, size), (0, 0)), "edge")
+        paths.append(folder / f"{files[index].stem}.png")
+        save_image(paths[-1], padded[y + half : y + half + size, x + half : x + half + size])
+    return paths
+
+
 def main(argv):
     """Runs all steps."""
     if argv[1:]:
@@ -51,14 +80,16 @@ def main(argv):
     losses = ["--use_mesh_repro_loss", "--loss_3d_weight=30", "--generator_lr=0.0005", "--dropout=0.2"]
     step("Training", "-m", "posekit.train", *training, *encoder, *losses, "--body=sample", "--verbose=2")
     step("Validation, beside the untrained model", "-m", "posekit.validate", f"--run_dir={run}", "--baseline")
-    photos = sorted((data / "lsp_dataset" / "images").glob("*.jpg"))[-6:]
-    preview = ["-m", "posekit.preview", f"--run_dir={run}", f"--source={photos[-1]}", "--view=both"]
+    photos = centred_photos(data / "lsp_dataset", out / "photos")
+    print("\nFour short epochs are rough; what follows uses the weights of checkpoints/, which posekit.load takes.")
+    preview = ["-m", "posekit.preview", f"--source={photos[0]}", "--view=both"]
     step("Preview", *preview, f"--output={out / 'preview.png'}")
     predict = ["-m", "posekit.predict", *map(str, photos)]
-    step("Prediction", *predict, f"--run_dir={run}", f"--output={out / 'predictions'}")
+    step("Prediction", *predict, f"--output={out / 'predictions'}")
     print("\nPictures to look at:")
-    for path in [out / "preview.png", *(run / "validation").glob("*.png"), *(out / "predictions").glob("*.png")]:
-        print(f"  {path}")
+    for folder in (out, run / "validation", out / "predictions"):
+        for path in sorted(folder.glob("*.png")):
+            print(f"  {path}")
 
 
 if __name__ == "__main__":

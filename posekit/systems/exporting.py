@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import warnings
 
 import keras
 import numpy as np
@@ -123,7 +124,10 @@ def _run_keras(path, images):
 
 
 def _run_tflite(path, images):
-    interpreter = tf.lite.Interpreter(model_path=path)
+    with warnings.catch_warnings():
+        # TensorFlow announces that the interpreter moves to a package of its own.
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(model_path=path)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
     interpreter.invoke()

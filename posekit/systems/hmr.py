@@ -420,6 +420,7 @@ def _evaluation(config, model, samples, keypoint_loss, shown):
     metrics = {
         "kpr_loss": config.kpr_loss_weight * keypoint_loss,
         "mr_loss": float(np.mean(samples["mesh_error"][drawn]) * config.batch_size) if drawn.any() else None,
+        "mr_loss_per_image": float(np.mean(samples["mesh_error"][drawn])) if drawn.any() else None,
         "pck_0.2": None if np.isnan(correct) else correct,
         "pixel_error": float(distance.mean()) if visible.any() else None,
         **_errors_3d(samples),
@@ -438,6 +439,7 @@ def _evaluation(config, model, samples, keypoint_loss, shown):
         {
             "kpr_loss": f"keypoint reprojection loss (x {config.kpr_loss_weight:g})",
             "mr_loss": f"mesh reprojection loss (sum over {config.batch_size} images)",
+            "mr_loss_per_image": "mesh reprojection loss, mean of the images",
             "pck_0.2": "PCK@0.2 of the torso",
             "pixel_error": f"mean keypoint error, px in the {size} crop",
             "mpjpe_mm": "MPJPE, mm (hips aligned)",
