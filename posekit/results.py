@@ -10,19 +10,11 @@ from collections.abc import Callable
 import numpy as np
 
 from posekit.files import write_file
-from posekit.skeletons import COCO17, Skeleton
+from posekit.skeletons import COCO17, OPENPOSE18, Skeleton
 
 STYLES = ("coco", "openpose", "json")
 
-_OPENPOSE18 = Skeleton(
-    "OPENPOSE18",
-    (
-        "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
-        "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
-        "right_ear", "left_ear",
-    ),
-)  # fmt: skip
-_LIMB_JOINTS = frozenset(_OPENPOSE18.joints[2:14])
+_LIMB_JOINTS = frozenset(OPENPOSE18.joints[2:14])
 _COORDINATES = {
     "keypoints": "pixels of the image, x to the right, y down, the centre of the upper left pixel at (0, 0)",
     "box": "left, top, width, height in pixels of the image",
@@ -280,9 +272,9 @@ class People:
 
     def _to_openpose(self):
         as_openpose = _LIMB_JOINTS <= set(self.skeleton.joints)
-        points, scores = self._converted(_OPENPOSE18 if as_openpose else self.skeleton)
+        points, scores = self._converted(OPENPOSE18 if as_openpose else self.skeleton)
         if as_openpose and "neck" not in self.skeleton.joints:
-            neck, right, left = (_OPENPOSE18.index(name) for name in ("neck", "right_shoulder", "left_shoulder"))
+            neck, right, left = (OPENPOSE18.index(name) for name in ("neck", "right_shoulder", "left_shoulder"))
             both = np.minimum(scores[:, right], scores[:, left])
             scores[:, neck] = both
             points[:, neck] = np.where(both[:, None] > 0, (points[:, right] + points[:, left]) / 2, 0.0)

@@ -19,9 +19,10 @@ class Skeleton:
         joints: Joint names in order. Sides are written `left_…` and `right_…`.
         bone_names: Pairs `(child, parent)` of joint names, in the order in which bone tables list them. A joint has at
             most one parent.
+        link_names: Pairs of joint names that are neighbours without a bone between them; `neighbours` follows them too.
 
     Raises:
-        ValueError: If a name occurs twice, a bone names an unknown joint, a joint has two parents, or a
+        ValueError: If a name occurs twice, a bone or link names an unknown joint, a joint has two parents, or a
             `left_` joint lacks its `right_` twin.
 
     Example:
@@ -33,16 +34,20 @@ class Skeleton:
     name: str
     joints: tuple[str, ...]
     bone_names: tuple[tuple[str, str], ...] = ()
+    link_names: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "joints", tuple(self.joints))
-        object.__setattr__(self, "bone_names", tuple(tuple(bone) for bone in self.bone_names))
+        for field in ("bone_names", "link_names"):
+            object.__setattr__(self, field, tuple(tuple(pair) for pair in getattr(self, field)))
         repeated = sorted({joint for joint in self.joints if self.joints.count(joint) > 1})
         if repeated:
             raise ValueError(f"Skeleton {self.name!r} names {repeated} more than once; give every joint its own name.")
-        unknown = sorted({joint for bone in self.bone_names for joint in bone} - set(self.joints))
+        pairs = self.bone_names + self.link_names
+        unknown = sorted({joint for pair in pairs for joint in pair} - set(self.joints))
         if unknown:
-            raise ValueError(f"Bones of skeleton {self.name!r} name {unknown}; its joints are {list(self.joints)}.")
+            joints = list(self.joints)
+            raise ValueError(f"Bones or links of skeleton {self.name!r} name {unknown}; its joints are {joints}.")
         children = [child for child, _ in self.bone_names]
         twice = sorted({child for child in children if children.count(child) > 1})
         if twice:
@@ -105,17 +110,17 @@ class Skeleton:
         return matrix
 
     def neighbours(self, hops=1):
-        """Joints that lie within a number of bones of each other.
+        """Joints that lie within a number of bones (or links) of each other.
 
         Args:
-            hops: Longest path, in bones; 0 gives the identity.
+            hops: Longest path, in bones or links; 0 gives the identity.
 
         Returns:
             Boolean `[joints, joints]`, true on the diagonal.
         """
         step = np.eye(self.num_joints, dtype=np.int64)
-        for child, parent in self.bones:
-            step[child, parent] = step[parent, child] = 1
+        for one, other in self.bone_names + self.link_names:
+            step[self.index(one), self.index(other)] = step[self.index(other), self.index(one)] = 1
         return np.linalg.matrix_power(step, hops) > 0 if hops else np.eye(self.num_joints, dtype=bool)
 
     def convert(self, points, to):
@@ -228,4 +233,76 @@ SMPL24 = Skeleton(
     ),
 )  # fmt: skip
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (LSP14, COCO_PLUS19, COCO17, MPII16, SMPL24)}
+_LIMBS = tuple(
+    (f"{side}_{end}", f"{side}_{start}")
+    for side in ("right", "left")
+    for end, start in (("knee", "hip"), ("ankle", "knee"), ("elbow", "shoulder"), ("wrist", "elbow"))
+)
+
+# Human3.6M's joints as the lifting networks use them. Its own names differ for three: the ankles are its "feet", the
+# nose its "neck/nose" and the head's top its "head". Beside the bones, the hips and shoulders know the spine.
+H36M17 = Skeleton(
+    "H36M17",
+    (
+        "pelvis", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "spine", "thorax",
+        "nose", "head_top", "left_shoulder", "left_elbow", "left_wrist", "right_shoulder", "right_elbow", "right_wrist",
+    ),
+    (
+        ("right_hip", "pelvis"), ("right_knee", "right_hip"), ("right_ankle", "right_knee"), ("left_hip", "pelvis"),
+        ("left_knee", "left_hip"), ("left_ankle", "left_knee"), ("spine", "pelvis"), ("thorax", "spine"),
+        ("nose", "thorax"), ("head_top", "nose"), ("left_shoulder", "thorax"), ("left_elbow", "left_shoulder"),
+        ("left_wrist", "left_elbow"), ("right_shoulder", "thorax"), ("right_elbow", "right_shoulder"),
+        ("right_wrist", "right_elbow"),
+    ),
+    (
+        ("right_hip", "spine"), ("left_hip", "spine"), ("left_shoulder", "spine"), ("right_shoulder", "spine"),
+    ),
+)  # fmt: skip
+
+# All rows of Human3.6M's own files; several lie on top of each other.
+H36M32 = Skeleton(
+    "H36M32",
+    (
+        "pelvis", "right_hip", "right_knee", "right_ankle", "right_foot", "right_toe", "left_hip", "left_knee",
+        "left_ankle", "left_foot", "left_toe", "spine_base", "spine", "thorax", "nose", "head_top", "left_collar",
+        "left_shoulder", "left_elbow", "left_wrist", "left_hand", "left_thumb", "left_finger", "left_fingertip",
+        "right_collar", "right_shoulder", "right_elbow", "right_wrist", "right_hand", "right_thumb", "right_finger",
+        "right_fingertip",
+    ),
+    H36M17.bone_names,
+)  # fmt: skip
+
+OPENPOSE18 = Skeleton(
+    "OPENPOSE18",
+    (
+        "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+        "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
+        "right_ear", "left_ear",
+    ),
+    (
+        ("right_shoulder", "neck"), ("left_shoulder", "neck"), ("right_hip", "neck"), ("left_hip", "neck"), *_LIMBS,
+        ("nose", "neck"), ("right_eye", "nose"), ("left_eye", "nose"), ("right_ear", "right_eye"),
+        ("left_ear", "left_eye"),
+    ),
+)  # fmt: skip
+
+# OpenPose's newer model; its pelvis is what it calls the mid hip.
+BODY25 = Skeleton(
+    "BODY25",
+    (
+        *OPENPOSE18.joints[:8], "pelvis", *OPENPOSE18.joints[8:], "left_big_toe", "left_small_toe", "left_heel",
+        "right_big_toe", "right_small_toe", "right_heel",
+    ),
+    (
+        ("pelvis", "neck"), ("right_hip", "pelvis"), ("left_hip", "pelvis"), ("right_shoulder", "neck"),
+        ("left_shoulder", "neck"), *_LIMBS, ("nose", "neck"), ("right_eye", "nose"), ("left_eye", "nose"),
+        ("right_ear", "right_eye"), ("left_ear", "left_eye"), ("left_big_toe", "left_ankle"),
+        ("left_small_toe", "left_big_toe"), ("left_heel", "left_ankle"), ("right_big_toe", "right_ankle"),
+        ("right_small_toe", "right_big_toe"), ("right_heel", "right_ankle"),
+    ),
+)  # fmt: skip
+
+SKELETONS = {
+    skeleton.name: skeleton
+    for skeleton in (LSP14, COCO_PLUS19, COCO17, MPII16, SMPL24, H36M17, H36M32, OPENPOSE18, BODY25)
+}
