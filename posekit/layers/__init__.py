@@ -1,7 +1,16 @@
-"""Keras layers: bodies, kinematic chains, iterative regression."""
+"""Keras layers: bodies, kinematic chains, iterative regression, graphs of joints."""
 
 from posekit.layers.kinematic_chain import KinematicChainSpace
+from posekit.layers.locally_connected import LocallyConnectedGraph, NeighbourMask
 from posekit.layers.smpl import SMPL
 from posekit.layers.stages import CorrectionNetwork, IterativeRegressor, MeanParameters
 
-__all__ = ["SMPL", "CorrectionNetwork", "IterativeRegressor", "KinematicChainSpace", "MeanParameters"]
+__all__ = [
+    "SMPL",
+    "CorrectionNetwork",
+    "IterativeRegressor",
+    "KinematicChainSpace",
+    "LocallyConnectedGraph",
+    "MeanParameters",
+    "NeighbourMask",
+]

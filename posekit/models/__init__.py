@@ -1,5 +1,6 @@
 """Importable Keras models."""
 
 from posekit.models.hmr import HMR, Critic
+from posekit.models.lcn import LCN
 
-__all__ = ["HMR", "Critic"]
+__all__ = ["HMR", "LCN", "Critic"]

@@ -5,7 +5,7 @@ All ops are plain TensorFlow: complete, differentiable, on CPU and GPU, with not
 
 import tensorflow as tf
 
-OPS = ("nearest_neighbors", "mesh_reprojection", "gradient_penalty")
+OPS = ("nearest_neighbors", "mesh_reprojection", "gradient_penalty", "locally_connected")
 
 
 def status():

@@ -1,0 +1,237 @@
+"""Layers on graphs of joints: each joint looks at its neighbours, with weights of its own for each of them."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from posekit.ops.locally_connected import locally_connected
+from posekit.skeletons import SKELETONS, Skeleton
+
+MASK_INITS = ("random", "ones", "same")
+
+@keras.saving.register_keras_serializable("posekit")
+class NeighbourMask(keras.layers.Layer):
+    """Weights of the connections between joints: constant, or learnt where joints are neighbours.
+
+    Args:
+        adjacency: `[joints, joints]`: row j tells how much joint j takes from every joint, 0 for nothing. It need not
+            be binary or symmetric.
+        learnable: Whether the weights are learnt: for every joint that gives, a softmax over the givers of each taker,
+            0 where `adjacency` is 0.
+        initial: Where learnt weights start: `"random"` (uniform in [0, 1)), `"ones"` or `"same"` (the adjacency).
+        name: Name of the layer.
+
+    Follows: CHUNYUWANG/lcn-pose/network/models_att.py:cgcnn._initialize_mask.
+    """
+
+    def __init__(self, adjacency, learnable=False, initial="random", name=None, dtype="float32", **kwargs):
+        super().__init__(name=name, dtype=dtype, **kwargs)
+        if initial not in MASK_INITS:
+            raise ValueError(f"The mask's init is {initial!r}; choose from {list(MASK_INITS)}.")
+        self.adjacency = check_adjacency(adjacency)
+        self.learnable, self.initial = bool(learnable), initial
+        self.num_joints = len(self.adjacency)
+        self.support = self.adjacency.T != 0
+
+    def build(self, input_shape=None):
+        """Makes the learnt weights, if any."""
+        if self.learnable:
+            start = {
+                "random": keras.initializers.RandomUniform(0.0, 1.0),
+                "ones": "ones",
+                "same": lambda shape, dtype: ops.convert_to_tensor(self.adjacency.T, dtype),
+            }[self.initial]
+            shape = (self.num_joints, self.num_joints)
+            self.weight = self.add_weight(name="mask", shape=shape, initializer=start)
+        self.built = True
+
+    def values(self):
+        """The weights of the connections: `[joints, joints]`, from the joint of the row to that of the column."""
+        if not self.learnable:
+            return ops.convert_to_tensor(self.adjacency.T, self.compute_dtype)
+        return ops.softmax(self.weight, axis=0) * ops.convert_to_tensor(self.support, self.compute_dtype)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "adjacency": self.adjacency.tolist(),
+            "learnable": self.learnable,
+            "initial": self.initial,
+        }
+
+
+@keras.saving.register_keras_serializable("posekit")
+class LocallyConnectedGraph(keras.layers.Layer):
+    """Linear layer between joints and their neighbours (locally connected network): no weights are shared.
+
+    Args:
+        units: Features of every joint in the output.
+        adjacency: `[joints, joints]` (see `NeighbourMask`), or None for `skeleton` and `hops`.
+        skeleton: `Skeleton` or the name of one whose joints are connected where they lie within `hops`.
+        hops: Longest path between neighbours, in bones or links.
+        mask: A `NeighbourMask` to share with other layers, instead of the arguments that describe one.
+        learnable: Whether the mask is learnt.
+        mask_init: Where a learnt mask starts: `"random"`, `"ones"` or `"same"`.
+        max_norm: Largest norm of the whole kernel; a longer one is scaled down when it is used. None leaves it.
+        regularization: Factor of the L2 loss `sum(w ** 2) / 2` of kernel and bias.
+        kernel_initializer: Initializer of the kernel; None draws from a normal distribution of variance 2 / rows
+            (`joints * features`), cut at two sigma.
+        bias_initializer: Initializer of the bias; None draws likewise, with 2 / its own length.
+        use_bias: Whether there is a bias.
+        name: Name of the layer.
+
+    Call arguments:
+        inputs: `[batch, joints, features]`.
+
+    Returns:
+        `[batch, joints, units]`.
+
+    Raises:
+        ValueError: If the graph or the inputs do not fit, or an option is unknown.
+
+    Example:
+        >>> layer = LocallyConnectedGraph(64, skeleton="H36M17", hops=3)
+        >>> layer(np.zeros((8, 17, 2), "float32")).shape
+        TensorShape([8, 17, 64])
+
+    Reference:
+        Ci et al., "Optimizing Network Structure for 3D Human Pose Estimation", ICCV 2019.
+
+    Follows: CHUNYUWANG/lcn-pose/network/models_att.py:cgcnn.two_linear.
+    """
+
+    def __init__(
+        self,
+        units,
+        adjacency=None,
+        skeleton=None,
+        hops=1,
+        mask=None,
+        learnable=False,
+        mask_init="random",
+        max_norm=1.0,
+        regularization=0.0,
+        kernel_initializer=None,
+        bias_initializer=None,
+        use_bias=True,
+        name=None,
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        if mask is None:
+            mask = NeighbourMask(graph_adjacency(adjacency, skeleton, hops), learnable, mask_init, name="mask")
+        self.units, self.mask_layer, self.use_bias = int(units), mask, use_bias
+        self.max_norm, self.regularization = max_norm, float(regularization)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer or _original_initializer())
+        self.bias_initializer = keras.initializers.get(bias_initializer or _original_initializer())
+
+    def build(self, input_shape):
+        """Makes the weights for `[batch, joints, features]`."""
+        joints = self.mask_layer.num_joints
+        if len(input_shape) != 3 or input_shape[1] != joints or input_shape[2] is None:
+            raise ValueError(f"{self.name} takes [batch, {joints}, features], not {tuple(input_shape)}.")
+        if not self.mask_layer.built:
+            self.mask_layer.build()
+        regularizer = keras.regularizers.L2(self.regularization / 2) if self.regularization else None
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(joints * input_shape[2], joints * self.units),
+            initializer=self.kernel_initializer,
+            regularizer=regularizer,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(joints * self.units,),
+                initializer=self.bias_initializer,
+                regularizer=regularizer,
+            )
+        self.input_spec = keras.layers.InputSpec(shape=(None, *input_shape[1:]))
+        self.built = True
+
+    def call(self, inputs):
+        """See the class."""
+        mask = ops.cast(self.mask_layer.values(), self.compute_dtype)
+        kernel = ops.convert_to_tensor(self.kernel)
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        return locally_connected(inputs, kernel, mask, bias, self.max_norm)
+
+    def compute_output_shape(self, input_shape):
+        """`[batch, joints, units]`."""
+        return (input_shape[0], self.mask_layer.num_joints, self.units)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "mask": keras.saving.serialize_keras_object(self.mask_layer),
+            "max_norm": self.max_norm,
+            "regularization": self.regularization,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "use_bias": self.use_bias,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Rebuilds the layer with a mask of its own."""
+        config = {**config, "mask": keras.saving.deserialize_keras_object(config["mask"])}
+        return cls(**config)
+
+
+def _original_initializer():
+    # Keras divides by the deviation that a normal distribution cut at two sigma has left; the original does not.
+    return keras.initializers.VarianceScaling(2.0 * 0.87962566103423978**2, "fan_in", "truncated_normal")
+
+
+def graph_adjacency(adjacency=None, skeleton=None, hops=1):
+    """Adjacency of a layer or model, given as a matrix or by skeleton and hops.
+
+    Args:
+        adjacency: `[joints, joints]` or None.
+        skeleton: `Skeleton`, the name of one, or None.
+        hops: Longest path between neighbours.
+
+    Returns:
+        Float32 `[joints, joints]`.
+
+    Raises:
+        ValueError: If neither is given, or they disagree.
+    """
+    if isinstance(skeleton, str):
+        if skeleton not in SKELETONS:
+            raise ValueError(f"skeleton is {skeleton!r}; choose from {list(SKELETONS)}, or pass a Skeleton.")
+        skeleton = SKELETONS[skeleton]
+    if adjacency is None:
+        if not isinstance(skeleton, Skeleton):
+            raise ValueError(f"skeleton is {skeleton!r}; pass an adjacency matrix, a Skeleton or a name of one.")
+        return skeleton.neighbours(hops).astype(np.float32)
+    adjacency = check_adjacency(adjacency)
+    if skeleton is not None and skeleton.num_joints != len(adjacency):
+        raise ValueError(
+            f"The adjacency has {len(adjacency)} joints and the skeleton {skeleton.name!r} {skeleton.num_joints}."
+        )
+    return adjacency
+
+
+def check_adjacency(adjacency):
+    """Refuses what is no square matrix of finite numbers.
+
+    Args:
+        adjacency: What was given.
+
+    Returns:
+        Float32 `[joints, joints]`.
+
+    Raises:
+        ValueError: If it is not square, empty or not finite.
+    """
+    matrix = np.asarray(adjacency, np.float32)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise ValueError(f"The adjacency has the shape {matrix.shape}; it must be square, [joints, joints].")
+    if not np.isfinite(matrix).all():
+        raise ValueError("The adjacency holds values that are not finite.")
+    return matrix

@@ -1,0 +1,192 @@
+"""LCN: from the joints of one person in a picture to their places in space."""
+
+import keras
+from keras import ops
+
+from posekit.layers.locally_connected import LocallyConnectedGraph, NeighbourMask, graph_adjacency
+from posekit.skeletons import H36M17, SKELETONS, Skeleton
+
+MASK_TYPES = ("locally_connected", "locally_connected_learnable")
+
+
+@keras.saving.register_keras_serializable("posekit")
+class LCN(keras.Model):
+    """Locally connected network that lifts 2-D joints to 3-D joints.
+
+    Args:
+        skeleton: `Skeleton` or the name of one.
+        adjacency: `[joints, joints]` (see `NeighbourMask`); None connects joints within `hops` in the skeleton.
+        hops: Longest path between neighbours, in bones or links.
+        channels: Features of every joint in the hidden layers.
+        num_layers: Number of blocks of two layers each.
+        in_features: 2, or 3 with the confidence of each joint.
+        mask_type: `"locally_connected"`, or `"locally_connected_learnable"` for connections with learnt weights.
+        mask_init: Where learnt weights start: `"random"`, `"ones"` or `"same"` (the adjacency).
+        residual: Whether a block adds its input to its output.
+        max_norm: Largest norm of a kernel as a whole; True for 1, False or None for no limit.
+        batch_norm: Whether there is batch normalisation, over the features of all joints alike.
+        dropout: Rate of dropout.
+        regularization: Factor of the L2 loss `sum(w ** 2) / 2` of all kernels and biases.
+        name: Name of the model.
+
+    Call arguments:
+        joints: `[batch, joints, in_features]`: x and y of a normalised screen pose, and the confidence if there is one.
+        training: Whether batch normalisation and dropout are in training mode.
+
+    Returns:
+        `[batch, joints, 3]` float32: the normalised screen pose; x and y are the input's with a correction.
+
+    Raises:
+        ValueError: If an option is unknown or does not fit the others.
+
+    Example:
+        >>> LCN()(np.zeros((4, 17, 2), "float32")).shape
+        TensorShape([4, 17, 3])
+
+    Reference:
+        Ci et al., "Optimizing Network Structure for 3D Human Pose Estimation", ICCV 2019.
+
+    Follows: CHUNYUWANG/lcn-pose/network/models_att.py:cgcnn.
+    """
+
+    def __init__(
+        self,
+        skeleton=H36M17,
+        adjacency=None,
+        hops=3,
+        channels=64,
+        num_layers=3,
+        in_features=2,
+        mask_type="locally_connected",
+        mask_init="random",
+        residual=True,
+        max_norm=True,
+        batch_norm=True,
+        dropout=0.25,
+        regularization=0.0,
+        name="lcn",
+        **kwargs,
+    ):
+        if mask_type not in MASK_TYPES:
+            raise ValueError(f"mask_type is {mask_type!r}; choose from {list(MASK_TYPES)}.")
+        if in_features not in (2, 3):
+            raise ValueError(f"in_features is {in_features!r}; choose 2 (x, y) or 3 (x, y, confidence).")
+        if isinstance(skeleton, dict):
+            skeleton = Skeleton(**skeleton)
+        if isinstance(skeleton, str) and skeleton in SKELETONS:
+            skeleton = SKELETONS[skeleton]
+        matrix = graph_adjacency(adjacency, skeleton, hops)
+        limit = {True: 1.0, False: None}.get(max_norm, max_norm)
+
+        # === Layers ===
+        mask = NeighbourMask(matrix, mask_type == "locally_connected_learnable", mask_init, name="mask")
+
+        def linear(features, units, layer_name):
+            layer = LocallyConnectedGraph(
+                units, mask=mask, max_norm=limit, regularization=regularization, name=layer_name
+            )
+            return layer(features)
+
+        def hidden(features, layer_name):
+            features = linear(features, channels, layer_name)
+            if batch_norm:
+                features = keras.layers.BatchNormalization(name=f"{layer_name}_norm")(features)
+            features = keras.layers.LeakyReLU(negative_slope=0.2, name=f"{layer_name}_activation")(features)
+            return keras.layers.Dropout(dropout, name=f"{layer_name}_dropout")(features)
+
+        # === Functional graph ===
+        joints = keras.Input((len(matrix), in_features), name="joints")
+        features = hidden(joints, "first")
+        for block in range(num_layers):
+            after = hidden(hidden(features, f"block_{block}_a"), f"block_{block}_b")
+            features = features + after if residual else after
+        offset = ops.cast(linear(features, 3, "last"), "float32")
+        moved = ops.cast(joints[..., :2], "float32") + offset[..., :2]
+        pose = ops.concatenate([moved, offset[..., 2:]], axis=-1)
+        super().__init__(inputs=joints, outputs=pose, name=name, **kwargs)
+
+        # === Config ===
+        self.skeleton = skeleton
+        self.adjacency = None if adjacency is None else matrix
+        self.hops = hops
+        self.channels = channels
+        self.num_layers = num_layers
+        self.in_features = in_features
+        self.mask_type = mask_type
+        self.mask_init = mask_init
+        self.residual = residual
+        self.max_norm = max_norm
+        self.batch_norm = batch_norm
+        self.dropout = dropout
+        self.regularization = regularization
+
+    def get_config(self):
+        """The constructor's arguments."""
+        skeleton = self.skeleton
+        if isinstance(skeleton, Skeleton):
+            known = SKELETONS.get(skeleton.name) == skeleton
+            skeleton = skeleton.name if known else _skeleton_config(skeleton)
+        return {
+            "skeleton": skeleton,
+            "adjacency": None if self.adjacency is None else self.adjacency.tolist(),
+            "hops": self.hops,
+            "channels": self.channels,
+            "num_layers": self.num_layers,
+            "in_features": self.in_features,
+            "mask_type": self.mask_type,
+            "mask_init": self.mask_init,
+            "residual": self.residual,
+            "max_norm": self.max_norm,
+            "batch_norm": self.batch_norm,
+            "dropout": self.dropout,
+            "regularization": self.regularization,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Rebuilds the model without its weights."""
+        return cls(**config)
+
+
+def original_variables(model):
+    """The model's variables under the names of the original's checkpoints.
+
+    Args:
+        model: An `LCN`.
+
+    Returns:
+        List of pairs `(name, variable)` in the original's order, such as `("linear_model/two_linear_0/w2_0", kernel)`.
+        Shapes are the same on both sides.
+
+    Follows: CHUNYUWANG/lcn-pose/network/models_att.py:cgcnn._inference_lcn.
+    """
+    pairs = []
+    first = model.get_layer("first")
+    if first.mask_layer.learnable:
+        pairs.append(("mask", first.mask_layer.weight))
+
+    def add(layer_name, scope, number, norm):
+        layer = model.get_layer(layer_name)
+        pairs.extend([(f"{scope}/w{number}", layer.kernel), (f"{scope}/b{number}", layer.bias)])
+        if norm and model.batch_norm:
+            values = model.get_layer(f"{layer_name}_norm")
+            for kind in ("gamma", "beta", "moving_mean", "moving_variance"):
+                pairs.append((f"{scope}/{norm}/{kind}", getattr(values, kind)))
+
+    add("first", "linear_model", "1", "batch_normalization")
+    for block in range(model.num_layers):
+        scope = f"linear_model/two_linear_{block}"
+        add(f"block_{block}_a", scope, f"2_{block}", f"batch_normalization1{block}")
+        add(f"block_{block}_b", scope, f"3_{block}", f"batch_normalization2{block}")
+    add("last", "linear_model", "4", None)
+    return pairs
+
+
+def _skeleton_config(skeleton):
+    return {
+        "name": skeleton.name,
+        "joints": list(skeleton.joints),
+        "bone_names": [list(pair) for pair in skeleton.bone_names],
+        "link_names": [list(pair) for pair in skeleton.link_names],
+    }
