@@ -40,10 +40,21 @@ class WeightsOptions(Options):
 
     run_dir: str = option("", "run folder with the weights", aliases=("checkpoint_dir",))
     weights: str = option("", "weights file, or name of the index, instead of a run folder")
+    checkpoint: str = option(
+        "best", "which weights of the run: of the best validation, or of the end",
+        choices=("best", "last", "final"), aliases=("checkpoints",),
+    )  # fmt: skip
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.checkpoint != "best" and (self.weights or not self.run_dir):
+            raise ValueError(f"--checkpoint={self.checkpoint} chooses among the weights of a run; name it: --run_dir=…")
 
     @property
     def reference(self):
         """What `resolve` looks up: the weights, else the run folder, else the index's default."""
+        if self.checkpoint != "best":
+            return str(pathlib.Path(self.run_dir) / "checkpoints" / "last")
         return self.weights or self.run_dir or "default"
 
 

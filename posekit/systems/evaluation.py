@@ -21,7 +21,9 @@ class Evaluation:
         ranking: Dict from name of a per-image error to `([images] values, unit)`; smaller is better.
         filenames: Name of every image.
         picture: Function `index -> uint8 picture` of one image with its prediction.
-        plots: Dict from file name to function `path -> None` that draws a curve.
+        plots: Dict from file name to function `path -> None` that draws a curve or writes a result file.
+        text: Further lines to print below the table.
+        unit: What a sample is called.
     """
 
     metrics: dict
@@ -30,6 +32,8 @@ class Evaluation:
     filenames: list
     picture: Callable
     plots: dict = dataclasses.field(default_factory=dict)
+    text: str = ""
+    unit: str = "images"
 
 
 def table(results):
@@ -42,8 +46,8 @@ def table(results):
         Text of several lines.
     """
     columns = list(results.values())
-    width = max(map(len, columns[0].labels.values()))
-    lines = [f"{len(columns[0].filenames)} images".ljust(width) + "".join(f"{title:>14s}" for title in results)]
+    width = max(map(len, columns[0].labels.values())) + 1
+    lines = [f"{len(columns[0].filenames)} {columns[0].unit}".ljust(width) + "".join(f"{title:>14s}" for title in results)]
     for name, label in columns[0].labels.items():
         values = [column.metrics[name] for column in columns]
         shown = ["-" if value is None else f"{value:.4g}" for value in values]
@@ -56,15 +60,15 @@ def write_metrics(folder, weights, results):
 
     Args:
         folder: Folder to write to; made where needed.
-        weights: `Weights` that were evaluated.
+        weights: Path of the weights, or of the result file, that was evaluated.
         results: Dict from column title to `Evaluation`.
 
     Returns:
         Path of the file.
     """
     path = pathlib.Path(folder) / "metrics.json"
-    content = {title: {"images": len(value.filenames), **value.metrics} for title, value in results.items()}
-    write_file(path, (json.dumps({"weights": str(weights.path), **content}, indent=2) + "\n").encode())
+    content = {title: {value.unit: len(value.filenames), **value.metrics} for title, value in results.items()}
+    write_file(path, (json.dumps({"weights": str(weights), **content}, indent=2) + "\n").encode())
     return path
 
 

@@ -135,6 +135,18 @@ def run_name(config):
     return "_".join(parts) + datetime.datetime.now().strftime("_%b%d_%H%M%S")
 
 
+def complete(config):
+    """Fills in options that depend on the training data; there are none here.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        The same `Config`.
+    """
+    return config
+
+
 def build_model(config, pretrained=True):
     """Builds the regressor.
 
@@ -526,8 +538,18 @@ def _people(config, model, image, cut, outputs, rows):
     )
 
 
+INPUT = "pictures"
 VIEWS = ("mesh", "skeleton", "both", "rotated")
 KEYS = {view[0]: view for view in VIEWS}
+
+
+def drawer():
+    """Makes the function with which one source is drawn.
+
+    Returns:
+        `draw`.
+    """
+    return draw
 
 
 def draw(people, image, view="mesh"):

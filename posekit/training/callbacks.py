@@ -82,21 +82,25 @@ class RunRecorder(keras.callbacks.Callback):
                 variable.assign(value)
             self._restored_metrics = None
         self._epoch_started = time.perf_counter()
+        self._batches_seen = 0
 
     def on_train_batch_end(self, batch, logs=None):
-        """Logs the step; saves and stops if an interrupt came."""
-        self.progress.step += 1
-        self.progress.global_step += 1
+        """Logs the step, or the last one of several taken together; saves and stops if an interrupt came."""
+        taken = batch + 1 - self._batches_seen
+        self._batches_seen = batch + 1
+        self.progress.step += taken
+        self.progress.global_step += taken
         step = self.progress.global_step
         values = {name: float(value) for name, value in (logs or {}).items()}
         self._steps.write(step, values)
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
-            if self.validate_every and step % self.validate_every == 0:
+            if self.validate_every and step // self.validate_every > (step - taken) // self.validate_every:
                 for name, value in self._validate_one_batch().items():
                     tf.summary.scalar(f"val/{name}", value)
-            if self.image_every and (step == 1 or step % self.image_every == 0):
+            pictures_due = self.image_every and step // self.image_every > (step - taken) // self.image_every
+            if pictures_due or (self.image_every and step == taken):
                 tf.summary.image("vis_images", self.draw()[None])
         if self._interrupted.is_set():
             self.run.save("last", self.progress, self.trained, self.model)

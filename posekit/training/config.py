@@ -148,7 +148,8 @@ def run_command(program, systems, command, run, argv=None, stored=None):
         Exit status: that of `run`; 1 after an error, 2 after a usage error, 130 after Ctrl-C.
     """
     try:
-        return run(*parse(sys.argv[1:] if argv is None else list(argv), systems, command, stored))
+        name = program.removeprefix("posekit.")
+        return run(*parse(sys.argv[1:] if argv is None else list(argv), systems, command, stored, name))
     except UsageError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
@@ -198,15 +199,17 @@ def stored_in_run(options, name):
     return values
 
 
-def parse(argv, systems, command, stored=None):
+def parse(argv, systems, command, stored=None, command_name=""):
     """Reads a command line into a system, its configuration and the command's own options.
 
     Args:
-        argv: Arguments after the program name.
+        argv: Arguments after the program name; `--mask-type` is read as `--mask_type`.
         systems: Dict from system name to a function that returns the system's module.
         command: `Options` class of the command itself.
         stored: Function `(command options, system name) -> dict` that reads the configuration which explicit flags
             override; the defaults where None.
+        command_name: Name of the command, such as `"validate"`. Where the system's module has further options for it,
+            in a dict `OPTIONS` from command name to `Options` class, they are parsed with the command's.
 
     Returns:
         `(system name, system module, config, command options, positional arguments)`.
@@ -214,10 +217,16 @@ def parse(argv, systems, command, stored=None):
     Raises:
         UsageError: If a flag is unknown or a value is not allowed.
     """
+    argv = _with_underscores(argv)
     name = _prescan(argv, "model") or _model_of_run(_prescan(argv, "run_dir", "model_dir", "checkpoint_dir")) or "hmr"
     if name not in systems:
         raise UsageError(f"--model={name} is not a system; choose one of {', '.join(systems)}.")
     module = systems[name]()
+    further = getattr(module, "OPTIONS", {}).get(command_name)
+    if further:
+        command = dataclasses.make_dataclass(
+            command.__name__, (), bases=(further, command), frozen=True, namespace={"__doc__": command.__doc__}
+        )
     values = flags.FlagValues()
     flags.DEFINE_string("model", name, f"system: {', '.join(systems)}", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
@@ -263,6 +272,32 @@ def _names(options):
 def _model_of_run(run_dir):
     path = pathlib.Path(run_dir) / "config.json" if run_dir else None
     return load_config(path)[0] if path and path.exists() else None
+
+
+def _with_underscores(argv):
+    """Flags may be written with dashes, as argparse has them."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    return [_with_underscore(argument) for argument in argv[:end]] + argv[end:]
+
+
+def _with_underscore(argument):
+    flag, equals, value = argument.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value if flag.startswith("--") else argument
+
+
+def further_options(module, command_name, options):
+    """Picks a system's further options out of a command's.
+
+    Args:
+        module: System module.
+        command_name: Name of the command.
+        options: The command's parsed options.
+
+    Returns:
+        Dict of the options that only this system has for this command.
+    """
+    further = getattr(module, "OPTIONS", {}).get(command_name)
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(further)} if further else {}
 
 
 def _prescan(argv, *names):

@@ -81,6 +81,7 @@ def train(name, system, config, run, *, resume=False, verbose="auto"):
     keras.utils.set_random_seed(config.seed)
     if config.debug_numerics:
         tf.debugging.enable_check_numerics()
+    config = system.complete(config)
     if resume and run.config_path.exists():
         check_resumable(run, config)
     with precision(config.mixed_precision), strategy_scope(config.strategy):
@@ -126,6 +127,7 @@ def dry_run(system, config):
         Dict of losses of the step.
     """
     keras.utils.set_random_seed(config.seed)
+    config = system.complete(config)
     with precision(config.mixed_precision), strategy_scope(config.strategy):
         model = system.build_model(config)
         trainer = system.build_trainer(config, model)

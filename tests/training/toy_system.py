@@ -28,6 +28,10 @@ def run_name(config):
     return "toy"
 
 
+def complete(config):
+    return config
+
+
 def build_model(config):
     hidden = [keras.layers.Dense(config.width), keras.layers.Dropout(0.3)]
     return keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(1)])
