@@ -47,7 +47,8 @@ def table(results):
     """
     columns = list(results.values())
     width = max(map(len, columns[0].labels.values())) + 1
-    lines = [f"{len(columns[0].filenames)} {columns[0].unit}".ljust(width) + "".join(f"{title:>14s}" for title in results)]
+    count = f"{len(columns[0].filenames)} {columns[0].unit}"
+    lines = [count.ljust(width) + "".join(f"{title:>14s}" for title in results)]
     for name, label in columns[0].labels.items():
         values = [column.metrics[name] for column in columns]
         shown = ["-" if value is None else f"{value:.4g}" for value in values]
