@@ -100,7 +100,30 @@ def random_graph(num_nodes, num_edges, seed=146):
     return edges
 
 
-def laplacian(skeleton, points, normalized=True, rescale=True):
+def limb_lengths(skeleton, points):
+    """Mean lengths of a skeleton's limbs, its bones and links, over poses.
+
+    Args:
+        skeleton: `Skeleton`.
+        points: `[poses, joints, coordinates]`, in any unit.
+
+    Returns:
+        Float32 `[limbs]`, ordered by the limbs' smaller joint number, then by the larger.
+
+    Raises:
+        ValueError: If the poses do not fit the skeleton.
+    """
+    points, count = np.asarray(points, np.float64), skeleton.num_joints
+    if points.ndim != 3 or points.shape[1] != count or not len(points):
+        raise ValueError(
+            f"Poses of shape {points.shape} are not in skeleton {skeleton.name!r}; "
+            f"[poses, {count}, coordinates] is needed, with at least 1 pose."
+        )
+    start, end = _limbs(skeleton).T
+    return np.linalg.norm(points[:, start] - points[:, end], axis=-1).mean(axis=0).astype(np.float32)
+
+
+def laplacian(skeleton, lengths, normalized=True, rescale=True):
     """Laplacian of a skeleton whose joints are the closer connected, the shorter the limb between them.
 
     With the mean length l of a limb over all poses, and the mean m and standard deviation s of all these lengths, the
@@ -111,7 +134,7 @@ def laplacian(skeleton, points, normalized=True, rescale=True):
 
     Args:
         skeleton: `Skeleton`; its bones and links are the limbs.
-        points: `[poses, joints, coordinates]` joints of training poses, in any unit.
+        lengths: `[limbs]`, as `limb_lengths` gives them for training poses.
         normalized: Whether to normalise.
         rescale: Whether to rescale.
 
@@ -119,23 +142,14 @@ def laplacian(skeleton, points, normalized=True, rescale=True):
         Float32 `[joints, joints]`.
 
     Raises:
-        ValueError: If the poses do not fit the skeleton or are not finite, or all limbs have the length zero.
+        ValueError: If there is not one length a limb, or the lengths are not finite or all zero.
 
     Follows: CHUNYUWANG/lcn-pose/tools/params_help.py:get_laplacian_matrix.
     """
-    points = np.asarray(points, np.float64)
-    count = skeleton.num_joints
-    if points.ndim != 3 or points.shape[1] != count or not len(points):
-        raise ValueError(
-            f"Poses of shape {points.shape} are not in skeleton {skeleton.name!r}; "
-            f"[poses, {count}, coordinates] is needed, with at least 1 pose."
-        )
-    step = np.triu(skeleton.neighbours(1), 1)
-    limbs = np.argwhere(step)
-    if not len(limbs):
-        raise ValueError(f"Skeleton {skeleton.name!r} has neither bones nor links; its graph has no edges.")
-    vectors = points[:, limbs[:, 0]] - points[:, limbs[:, 1]]
-    lengths = np.linalg.norm(vectors, axis=-1).mean(axis=0).astype(np.float32)
+    limbs, count = _limbs(skeleton), skeleton.num_joints
+    lengths = np.asarray(lengths, np.float32)
+    if lengths.shape != (len(limbs),):
+        raise ValueError(f"Lengths of shape {lengths.shape}; {skeleton.name!r} has {len(limbs)} limbs, one length each.")
     scale = lengths.mean() + lengths.std()
     if not np.isfinite(scale) or scale <= 0:
         raise ValueError(f"The limbs of the poses have the mean length {lengths.mean()}; it must be positive.")
@@ -152,6 +166,13 @@ def laplacian(skeleton, points, normalized=True, rescale=True):
         matrix = np.diag(degrees) - weights
         largest = np.linalg.eigvalsh(matrix)[-1]
     return matrix / (largest / 2) - identity if rescale else matrix
+
+
+def _limbs(skeleton):
+    limbs = np.argwhere(np.triu(skeleton.neighbours(1), 1))
+    if not len(limbs):
+        raise ValueError(f"Skeleton {skeleton.name!r} has neither bones nor links; its graph has no edges.")
+    return limbs
 
 
 def row_normalized(matrix):
