@@ -149,7 +149,7 @@ def laplacian(skeleton, lengths, normalized=True, rescale=True):
     limbs, count = _limbs(skeleton), skeleton.num_joints
     lengths = np.asarray(lengths, np.float32)
     if lengths.shape != (len(limbs),):
-        raise ValueError(f"Lengths of shape {lengths.shape}; {skeleton.name!r} has {len(limbs)} limbs, one length each.")
+        raise ValueError(f"Lengths of shape {lengths.shape}; give {len(limbs)}, one a limb of {skeleton.name!r}.")
     scale = lengths.mean() + lengths.std()
     if not np.isfinite(scale) or scale <= 0:
         raise ValueError(f"The limbs of the poses have the mean length {lengths.mean()}; it must be positive.")
