@@ -1,6 +1,6 @@
 """Turns raw datasets, in the layout in which they are downloaded, into the TFRecords that training reads.
 
-    python tools/create_dataset.py --lsp --lsp_val --lsp_ext --mpii --coco --mocap --data_dir=data
+    python tools/create_dataset.py --lsp --lsp_val --lsp_ext --mpii --coco --mocap --h36m --data_dir=data
 
 Where the raw data is expected below --data_dir (every folder has a flag of its own):
 
@@ -9,6 +9,8 @@ Where the raw data is expected below --data_dir (every folder has a flag of its 
     --mpii             upi-s1h/data/mpii/{poses.npz,images}, as Unite the People hands it out
     --coco             coco/annotations/person_keypoints_*.json, coco/train2017, …
     --mocap            mocap_neutrMosh/neutrSMPL_*.tfrecord; neutrMosh/neutrSMPL_*/*/*.pkl; amass/**/*.npz
+    --h36m             h36m/{h36m_train.pkl,h36m_test.pkl,h36m_sh_dt_ft.pkl}, as CHUNYUWANG/lcn-pose hands them out;
+                       becomes h36m_train.h5 and h36m_test.h5
 
 Images without a silhouette are kept. A run that was interrupted continues where it was when started again, and what
 is there already is not made again. Exit status: 0 if all is well, 3 if something had to be skipped (0 with
@@ -19,7 +21,7 @@ import pathlib
 import sys
 
 from absl import app, flags
-from converters import coco, lsp, mocap, mpii
+from converters import coco, h36m, lsp, mocap, mpii
 from tqdm import tqdm
 
 from posekit.data.shards import NothingUsableError, ShardWriter
@@ -35,6 +37,7 @@ flags.DEFINE_bool("lsp_ext", False, "Make lsp_ext: Leeds Sports Pose, extended."
 flags.DEFINE_bool("mpii", False, "Make mpii: MPII Human Pose in Unite the People's layout.")
 flags.DEFINE_bool("coco", False, "Make coco: COCO's person keypoints.")
 flags.DEFINE_bool("mocap", False, "Make motion capture for the critic: SMPL pickles, AMASS, or records as they are.")
+flags.DEFINE_bool("h36m", False, "Make h36m_train and h36m_test: Human3.6M's poses, for lifting 2-D joints to 3-D.")
 for _name in ("lsp", "lsp_val", "lsp_ext", "mpii"):
     flags.DEFINE_alias(f"create_{_name}", _name)
 
@@ -61,6 +64,18 @@ flags.DEFINE_integer("coco_min_box", 60, "People whose box has no longer side, i
 flags.DEFINE_string("mocap_dir", None, "SMPL pickles; {data_dir}/neutrMosh if not given.")
 flags.DEFINE_string("amass_dir", None, "AMASS's folder; {data_dir}/amass if not given.")
 flags.DEFINE_integer("amass_stride", 1, "Every how many frames of an AMASS recording one is taken.", lower_bound=1)
+flags.DEFINE_string("h36m_dir", None, "Human3.6M's folder; {data_dir}/h36m or {data_dir}/dataset if not given.")
+flags.DEFINE_string(
+    "h36m_detections",
+    None,
+    "File of 2-D detections for Human3.6M; the one in its folder if not given, none to do without.",
+)
+flags.DEFINE_integer("h36m_stride", 1, "Every how many frames of a Human3.6M video one is taken.", lower_bound=1)
+flags.DEFINE_bool(
+    "h36m_distortion", True, "Put the joints in the picture (joints_px) where the lens of the camera puts them."
+)
+flags.DEFINE_list("h36m_image_size", [], "Width,height of the pictures of cameras that are not Human3.6M's own.")
+flags.DEFINE_float("h36m_max_gib", 8, "Largest file, in GiB, that is read into memory whole.", lower_bound=0)
 flags.DEFINE_enum(
     "silhouette_format",
     "png",
@@ -125,7 +140,8 @@ def report(summaries):
     notes = []
     for summary in summaries:
         by_rule = sum(entry["count"] for entry in summary.skips.values() if entry["by_rule"])
-        without = "-" if summary.name.startswith("neutrSMPL_") else str(summary.without_silhouette)
+        pictures = not summary.name.startswith("neutrSMPL_") and summary.without_silhouette is not None
+        without = str(summary.without_silhouette) if pictures else "-"
         numbers = (str(summary.found), str(summary.written), without, str(by_rule), str(summary.defects))
         rows.append((summary.name, *numbers, "" if summary.fresh else "(already there)"))
         for reason, entry in summary.skips.items():
@@ -161,8 +177,10 @@ def _jobs():
     jobs = [(name, output_dir, FLAGS.shard_size, listing) for name, listing in jobs]
     if FLAGS.mocap:
         jobs.extend(_mocap_jobs(data_dir, output_dir))
+    if FLAGS.h36m:
+        jobs.extend(_h36m_jobs(data_dir, output_dir))
     if not jobs:
-        raise app.UsageError("No dataset chosen; give any of --lsp --lsp_val --lsp_ext --mpii --coco --mocap.")
+        raise app.UsageError("No dataset chosen; give any of --lsp --lsp_val --lsp_ext --mpii --coco --mocap --h36m.")
     return jobs
 
 
@@ -245,6 +263,37 @@ def _mocap_jobs(data_dir, output_dir):
 def _gathered(recordings, output_dir):
     with tqdm(total=len(recordings.files), desc=f"reading {recordings.name}", unit="file", disable=None) as bar:
         return mocap.mocap(recordings, output_dir, bar.update)
+
+
+def _h36m_jobs(data_dir, output_dir):
+    folder = pathlib.Path(FLAGS.h36m_dir or data_dir / "h36m")
+    # The original's name for it.
+    if not FLAGS.h36m_dir and not folder.exists() and (data_dir / "dataset").exists():
+        folder = data_dir / "dataset"
+    try:
+        image_size = tuple(float(length) for length in FLAGS.h36m_image_size) or None
+    except ValueError:
+        image_size = ()
+    if image_size is not None and (len(image_size) != 2 or not all(0 < length < 1e6 for length in image_size)):
+        raise app.UsageError(f"--h36m_image_size={','.join(FLAGS.h36m_image_size)} is not width,height in pixels.")
+    options = h36m.Options(
+        stride=FLAGS.h36m_stride,
+        distortion=FLAGS.h36m_distortion,
+        image_size=image_size,
+        detections=FLAGS.h36m_detections,
+        max_bytes=int(FLAGS.h36m_max_gib * 2**30),
+    )
+
+    def making(split):
+        with tqdm(desc=f"h36m_{split}", unit="pose", disable=None) as bar:
+
+            def progress(total, count):
+                bar.total = total
+                bar.update(count)
+
+            return h36m.h36m(split, folder, output_dir, options, FLAGS.overwrite, progress)
+
+    return [(f"h36m_{split}", output_dir, 0, lambda split=split: making(split)) for split in ("train", "test")]
 
 
 def _make(name, folder, shard_size, listing):

@@ -188,7 +188,7 @@ class ShardWriter:
         staging = staging_folder(self.output_dir, raw.name)
         with explain_write_errors(staging):
             staging.mkdir(exist_ok=True)
-        with _locked(staging):
+        with locked(staging):
             state = _load_state(staging, fingerprint)
             if not state.get("moving"):
                 earlier = read_summary(self.output_dir / f"{raw.name}.json")
@@ -271,7 +271,7 @@ class ShardWriter:
         return summary
 
     def _summarise(self, raw, shards):
-        tally = _Tally()
+        tally = Tally()
         for skip in raw.skips:
             tally.add(skip)
         for shard in shards:
@@ -310,18 +310,28 @@ class ShardWriter:
 # ------------------------------------------------------------------------------------------------- one shard
 
 
-class _Tally:
+class Tally:
     """Counts skips by reason and keeps the first names."""
 
     def __init__(self):
         self.reasons = {}
 
     def add(self, skip):
+        """Counts one more.
+
+        Args:
+            skip: A `Skip`.
+        """
         entry = self.reasons.setdefault(skip.reason, {"count": 0, "first": [], "by_rule": skip.by_rule})
         entry["count"] += 1
         entry["first"] = [*entry["first"], skip.name][:_NAMES_KEPT]
 
     def merge(self, reasons):
+        """Adds what was counted elsewhere.
+
+        Args:
+            reasons: Dict of reason to `{"count", "first", "by_rule"}`.
+        """
         for reason, other in reasons.items():
             entry = self.reasons.setdefault(reason, {"count": 0, "first": [], "by_rule": other["by_rule"]})
             entry["count"] += other["count"]
@@ -329,7 +339,7 @@ class _Tally:
 
 
 def _convert_shard(convert, items, path, progress):
-    tally = _Tally()
+    tally = Tally()
     without = 0
     with RecordWriter(path) as writer:
         for item in items:
@@ -482,8 +492,15 @@ def _move_parts(parts, path):
 
 
 @contextlib.contextmanager
-def _locked(staging):
-    """Keeps two conversions of one dataset apart; the lock goes with the process, however that ends."""
+def locked(staging):
+    """Makes a context that keeps two conversions of one dataset apart; the lock goes with the process, ended or killed.
+
+    Args:
+        staging: Folder as of `staging_folder`; it must exist.
+
+    Raises:
+        RuntimeError: If another process is at it.
+    """
     try:
         import fcntl
     except ImportError:

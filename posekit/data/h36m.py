@@ -1,0 +1,767 @@
+"""Human3.6M as the lifting network reads it: poses with their cameras, and streams of training batches.
+
+`tools/create_dataset.py --h36m` writes one pose file a split (`posekit.data.hdf5` has the columns). From it come
+
+* `Poses`, arrays with a row a pose, for evaluation and drawing;
+* inputs float32 `[poses, 17, 2]` (with confidence `[poses, 17, 3]`) and labels float32 `[poses, 17, 3]`, both
+  normalised by the size of each camera's picture, as `codecs.screen_pose` does;
+* batches of both, whose order is a pure function of (seed, epoch, step), so that a resumed run sees the same ones.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from posekit.codecs import screen_pose
+from posekit.data.hdf5 import CAMERA_COLUMNS, COLUMNS, PoseFile, PoseFileError
+from posekit.data.pickles import DEFAULT_MAX_BYTES, load_pickle
+from posekit.skeletons import H36M17, Skeleton
+
+SPLITS = ("train", "test")
+MODES = ("gt", "dt_ft")
+TRAIN_SUBJECTS = (1, 5, 6, 7, 8)
+TEST_SUBJECTS = (9, 11)
+ACTIONS = {
+    2: "Directions",
+    3: "Discussion",
+    4: "Eating",
+    5: "Greeting",
+    6: "Phoning",
+    7: "Posing",
+    8: "Purchases",
+    9: "Sitting",
+    10: "SittingDown",
+    11: "Smoking",
+    12: "Photo",
+    13: "Waiting",
+    14: "Walking",
+    15: "WalkDog",
+    16: "WalkTogether",
+}
+# Name of a camera → (width, height) of its pictures. In this order they are the cameras 1 to 4.
+CAMERA_SIZES = {
+    "54138969": (1000, 1002),
+    "55011271": (1000, 1000),
+    "58860488": (1000, 1000),
+    "60457274": (1000, 1002),
+}
+_BLOCK = 1 << 15
+_FOREVER = 2**31 - 1
+
+
+class UnknownCameraError(ValueError):
+    """A camera whose pictures' size is not known."""
+
+
+# ------------------------------------------------------------------------------------------------------- poses
+
+
+@dataclasses.dataclass(frozen=True)
+class Cameras:
+    """A table of calibrated cameras, a row each.
+
+    Args:
+        name: Tuple of names.
+        subject: Int32 `[cameras]`: who was recorded; each subject has calibrations of its own.
+        index: Int32 `[cameras]`: 0 to 3 in Human3.6M.
+        R: `[cameras, 3, 3]`, world to camera.
+        T: `[cameras, 3]`: where it stands, millimetres.
+        f: `[cameras, 2]` focal lengths in pixels.
+        c: `[cameras, 2]` principal point in pixels.
+        k: `[cameras, 3]` radial distortion.
+        p: `[cameras, 2]` tangential distortion.
+        image_size: `[cameras, 2]` width and height of its pictures in pixels.
+    """
+
+    name: tuple
+    subject: np.ndarray
+    index: np.ndarray
+    R: np.ndarray
+    T: np.ndarray
+    f: np.ndarray
+    c: np.ndarray
+    k: np.ndarray
+    p: np.ndarray
+    image_size: np.ndarray
+
+    def __post_init__(self):
+        object.__setattr__(self, "name", tuple(self.name))
+
+    def __len__(self):
+        return len(self.name)
+
+    def columns(self):
+        """Dict of column name to array, as a pose file keeps them."""
+        return {name: getattr(self, name) for name in CAMERA_COLUMNS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Poses:
+    """Poses, a row each; `posekit.data.hdf5` describes the columns. Columns that were not read are `None`.
+
+    Indexing with a slice or an array of rows gives `Poses` again.
+
+    Args:
+        cameras: The table that `camera` points into.
+        skeleton: Of the joints.
+
+    Example:
+        >>> poses = read_poses("data", "test")  # doctest: +SKIP
+        >>> screen_pose.image_to_camera(
+        ...     poses.joints_image, poses.box_px, poses.intrinsics, poses.root_depth_mm
+        ... )  # doctest: +SKIP
+    """
+
+    cameras: Cameras
+    joints_image: np.ndarray | None = None
+    joints_px: np.ndarray | None = None
+    joints_cam_mm: np.ndarray | None = None
+    box_px: np.ndarray | None = None
+    root_depth_mm: np.ndarray | None = None
+    subject: np.ndarray | None = None
+    action: np.ndarray | None = None
+    subaction: np.ndarray | None = None
+    video: np.ndarray | None = None
+    frame: np.ndarray | None = None
+    camera: np.ndarray | None = None
+    detections_px: np.ndarray | None = None
+    detection_confidence: np.ndarray | None = None
+    skeleton: Skeleton = H36M17
+
+    def __post_init__(self):
+        lengths = {name: len(values) for name, values in self.columns().items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"Columns of poses have different lengths: {lengths}.")
+
+    def __len__(self):
+        return next((len(values) for values in self.columns().values()), 0)
+
+    def __getitem__(self, rows):
+        rows = slice(rows, rows + 1 or None) if isinstance(rows, (int, np.integer)) else rows
+        return dataclasses.replace(self, **{name: values[rows] for name, values in self.columns().items()})
+
+    def columns(self):
+        """Dict of the columns that were read."""
+        return {name: getattr(self, name) for name in COLUMNS if getattr(self, name) is not None}
+
+    @property
+    def image_size(self):
+        """`[poses, 2]` width and height in pixels of the picture that each pose is in."""
+        return self.cameras.image_size[self.camera]
+
+    @property
+    def intrinsics(self):
+        """`[poses, 4]`: fx, fy, cx, cy of each pose's camera in pixels."""
+        return np.concatenate([self.cameras.f, self.cameras.c], 1)[self.camera]
+
+    def names(self, rows=None):
+        """What Human3.6M's pictures of the poses are called.
+
+        Args:
+            rows: One row, which gives a text, or several, which give a list of them; all of them if `None`.
+
+        Returns:
+            Such as `"s_09_act_02_subact_01_ca_01_000001"`.
+        """
+        if isinstance(rows, (int, np.integer)):
+            camera = self.cameras.index[self.camera[rows]] + 1
+            head = f"s_{self.subject[rows]:02d}_act_{self.action[rows]:02d}_subact_{self.subaction[rows]:02d}"
+            return f"{head}_ca_{camera:02d}_{self.frame[rows] + 1:06d}"
+        return [self.names(int(row)) for row in (range(len(self)) if rows is None else rows)]
+
+
+class CameraTable:
+    """Collects cameras; each different one gets a row.
+
+    Args:
+        image_size: `(width, height)` for cameras whose name is not one of Human3.6M's and that bring no size.
+    """
+
+    def __init__(self, image_size=None):
+        self.default_size = image_size
+        self._rows = {}
+
+    def row(self, name, subject, index, R, T, f, c, k, p, image_size=None):
+        """Row of a camera.
+
+        Args:
+            name: Its name.
+            subject: Who was recorded.
+            index: Number of the camera, from 0.
+            R: Rotation, 9 numbers.
+            T: Translation, 3 numbers.
+            f: Focal lengths, 2.
+            c: Principal point, 2.
+            k: Radial distortion, 3.
+            p: Tangential distortion, 2.
+            image_size: `(width, height)` of its pictures if known.
+
+        Returns:
+            The row's number.
+
+        Raises:
+            UnknownCameraError: If the size of its pictures is not known.
+            ValueError: If a parameter has the wrong length or is not finite.
+        """
+        numbers = []
+        for what, values, length in (("R", R, 9), ("T", T, 3), ("f", f, 2), ("c", c, 2), ("k", k, 3), ("p", p, 2)):
+            values = np.asarray(values, np.float64).ravel()
+            if values.size != length or not np.isfinite(values).all():
+                raise ValueError(f"camera {name!r:.40} has {values.size} values in {what}, {length} numbers are needed")
+            numbers.append(values)
+        size = image_size if image_size is not None else CAMERA_SIZES.get(name, self.default_size)
+        if size is None:
+            raise UnknownCameraError(
+                f"The camera {name!r:.40} is not one of Human3.6M's ({', '.join(CAMERA_SIZES)}), and the size of its "
+                "pictures is not in the file; give it, such as --h36m_image_size=1000,1002."
+            )
+        key = (str(name), int(subject), int(index), np.concatenate(numbers).tobytes(), (float(size[0]), float(size[1])))
+        return self._rows.setdefault(key, len(self._rows))
+
+    def cameras(self):
+        """The `Cameras` so far."""
+        numbers = np.array([np.frombuffer(key[3]) for key in self._rows]).reshape(-1, 21)
+        split = np.split(numbers, [9, 12, 14, 16, 19], 1)
+        return Cameras(
+            tuple(key[0] for key in self._rows),
+            np.array([key[1] for key in self._rows], np.int32),
+            np.array([key[2] for key in self._rows], np.int32),
+            split[0].reshape(-1, 3, 3),
+            *split[1:],
+            np.array([key[4] for key in self._rows]).reshape(-1, 2),
+        )
+
+
+# ----------------------------------------------------------------------------------------------- reading poses
+
+
+def pose_file(data_dir, split):
+    """Path of a split's pose file.
+
+    Args:
+        data_dir: Folder of the datasets.
+        split: `"train"` or `"test"`.
+
+    Returns:
+        `pathlib.Path` of `{data_dir}/h36m_{split}.h5`.
+
+    Raises:
+        ValueError: If there is no such split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"There is no split {split!r}; Human3.6M has {' and '.join(SPLITS)}.")
+    return pathlib.Path(data_dir) / f"h36m_{split}.h5"
+
+
+def read_poses(data_dir, split, columns=None, start=0, stop=None):
+    """Reads poses of a split.
+
+    Args:
+        data_dir: Folder of the datasets.
+        split: `"train"` or `"test"`.
+        columns: Names of the columns wanted; all if `None`. `camera` comes always.
+        start: First pose.
+        stop: Pose after the last; the end if `None`.
+
+    Returns:
+        `Poses`.
+
+    Raises:
+        DatasetNotFoundError: If there is no such file; the message says how to make it.
+        PoseFileError: If it is damaged or lacks a column.
+    """
+    return read_pose_file(pose_file(data_dir, split), columns, start, stop)
+
+
+def read_pose_file(path, columns=None, start=0, stop=None):
+    """Reads poses of a file; see `read_poses`.
+
+    Args:
+        path: A pose file.
+        columns: Names of the columns wanted; all if `None`. `camera` comes always.
+        start: First pose.
+        stop: Pose after the last; the end if `None`.
+
+    Returns:
+        `Poses`.
+
+    Raises:
+        DatasetNotFoundError: If there is no such file; the message says how to make it.
+        PoseFileError: If it is damaged or lacks a column.
+    """
+    with PoseFile(path) as file:
+        return _read(file, columns, start, stop)
+
+
+def _read(file, columns, start, stop):
+    names = file.columns if columns is None else dict.fromkeys(("camera", *columns))
+    arrays = {name: file.read(name, start, stop) for name in names}
+    return Poses(cameras=Cameras(**file.cameras), skeleton=file.skeleton, **arrays)
+
+
+def network_inputs(poses, mode="gt", confidence=False):
+    """What the network reads.
+
+    Args:
+        poses: `Poses`.
+        mode: `"gt"` for where the joints really are, `"dt_ft"` for what a detector found.
+        confidence: Whether a third coordinate tells how sure the detector is; 1 for the truth.
+
+    Returns:
+        Float32 `[poses, joints, 2]`, or 3 with confidence, normalised.
+
+    Raises:
+        ValueError: If there is no such mode, or the poses have no detections or confidences.
+
+    Follows: CHUNYUWANG/lcn-pose tools/data.py:DataReader.read_2d.
+    """
+    joints = getattr(poses, _input_columns(mode, confidence)[0])
+    if joints is None:
+        raise ValueError(_no_detections(mode))
+    result = screen_pose.normalize(joints, poses.image_size).astype(np.float32)
+    if not confidence:
+        return result
+    scores = np.ones(joints.shape[:2]) if mode == "gt" else poses.detection_confidence
+    if scores is None:
+        raise ValueError("The detections come without confidences; use in_F 2, which does without.")
+    return np.concatenate([result, scores[..., None].astype(np.float32)], -1)
+
+
+def network_labels(poses):
+    """What the network is to predict.
+
+    Args:
+        poses: `Poses`.
+
+    Returns:
+        Float32 `[poses, joints, 3]`, normalised.
+
+    Follows: CHUNYUWANG/lcn-pose tools/data.py:DataReader.read_3d.
+    """
+    return screen_pose.normalize(poses.joints_image, poses.image_size).astype(np.float32)
+
+
+def read_network_data(path, mode="gt", confidence=False):
+    """Inputs and labels of a whole pose file, read and converted block by block.
+
+    Args:
+        path: A pose file, as of `pose_file(data_dir, split)`.
+        mode: `"gt"` or `"dt_ft"`.
+        confidence: Whether the inputs have a third coordinate.
+
+    Returns:
+        `(inputs, labels)`: float32 `[poses, joints, 2 or 3]` and `[poses, joints, 3]`.
+
+    Raises:
+        DatasetNotFoundError: If there is no such file; the message says how to make it.
+        PoseFileError: If it is damaged, or has no detections for a mode that needs them.
+    """
+    with PoseFile(path) as file:
+        joints = file.skeleton.num_joints
+        inputs = np.empty((len(file), joints, 3 if confidence else 2), np.float32)
+        labels = np.empty((len(file), joints, 3), np.float32)
+        for start in range(0, len(file), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            inputs[rows], labels[rows] = _network_block(file, rows.start, rows.stop, mode, confidence)
+    return inputs, labels
+
+
+def _network_block(file, start, stop, mode, confidence):
+    columns = _input_columns(mode, confidence)
+    missing = [name for name in columns if name not in file.columns]
+    if missing:
+        raise PoseFileError(f"{file.path} has no column {missing[0]!r}: {_no_detections(mode)}")
+    poses = _read(file, ("joints_image", *columns), start, stop)
+    return network_inputs(poses, mode, confidence), network_labels(poses)
+
+
+def _input_columns(mode, confidence):
+    if mode not in MODES:
+        raise ValueError(f"There is no mode {mode!r}; choose one of {', '.join(MODES)}.")
+    if mode == "gt":
+        return ("joints_px",)
+    return ("detections_px", "detection_confidence") if confidence else ("detections_px",)
+
+
+def _no_detections(mode):
+    return (
+        f"mode {mode} needs the joints, and for in_F 3 the confidences, of a 2-D detector. Give them to "
+        "`python tools/create_dataset.py --h36m --h36m_detections=…`, or use mode gt."
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- batches
+
+
+def steps_per_epoch(num_poses, batch_size, flip=False):
+    """Training steps in one pass over the poses.
+
+    Args:
+        num_poses: Poses of the dataset.
+        batch_size: Poses in a step.
+        flip: Whether every pose comes a second time, mirrored.
+
+    Returns:
+        Number of full batches; 1 if there are fewer poses than one holds, which then repeat to fill it.
+    """
+    return max(1, (2 if flip else 1) * num_poses // batch_size)
+
+
+def pose_batches(
+    inputs,
+    labels,
+    batch_size,
+    *,
+    num_epochs=None,
+    start_epoch=0,
+    start_step=0,
+    seed=0,
+    flip=False,
+    skeleton=H36M17,
+):
+    """The stream of training batches, epoch after epoch, each a fresh order of all poses.
+
+    The arrays stay in memory as they are: every batch works out which rows it needs and gathers them.
+
+    Args:
+        inputs: Float32 `[poses, joints, 2 or 3]` of `network_inputs`.
+        labels: Float32 `[poses, joints, 3]` of `network_labels`.
+        batch_size: Poses in a batch.
+        num_epochs: Epoch at which the stream ends; None for an endless one.
+        start_epoch: First epoch.
+        start_step: First step of the first epoch.
+        seed: Integer of up to 31 bits.
+        flip: Whether every pose comes a second time in each epoch, mirrored.
+        skeleton: Whose sides change places in mirror images.
+
+    Returns:
+        `tf.data.Dataset` of `(inputs [batch, joints, 2 or 3], labels [batch, joints, 3])`, `steps_per_epoch` an epoch.
+
+    Raises:
+        ValueError: If an argument makes no sense.
+
+    Follows: CHUNYUWANG/lcn-pose network/models_att.py:fit.
+    Differs: the original's batches run on from one order of all poses to the next and cannot be resumed.
+    """
+    import tensorflow as tf
+
+    if len(inputs) != len(labels) or not len(inputs):
+        raise ValueError(f"There are {len(inputs)} inputs and {len(labels)} labels; give as many, and at least one.")
+    with tf.device("/CPU:0"):
+        inputs, labels = tf.convert_to_tensor(inputs), tf.convert_to_tensor(labels)
+    total = len(inputs)
+    permutation = tf.constant(skeleton.flip_permutation)
+
+    def batch(number):
+        rows = _rows(number, total * (2 if flip else 1), batch_size, seed)
+        if not flip:
+            return tf.gather(inputs, rows), tf.gather(labels, rows)
+        mirrored = (rows >= total)[:, None, None]
+        return tuple(
+            tf.where(mirrored, _mirrored(taken, permutation), taken)
+            for taken in (tf.gather(inputs, rows % total), tf.gather(labels, rows % total))
+        )
+
+    numbers = _batch_numbers(total, batch_size, num_epochs, start_epoch, start_step, flip)
+    return numbers.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+def _batch_numbers(total, batch_size, num_epochs, start_epoch, start_step, flip):
+    import tensorflow as tf
+
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+    steps = steps_per_epoch(total, batch_size, flip)
+    if num_epochs is not None and num_epochs <= start_epoch:
+        raise ValueError(f"A stream from epoch {start_epoch} to num_epochs={num_epochs} is empty; raise num_epochs.")
+    if not 0 <= start_step < steps:
+        raise ValueError(f"start_step={start_step} is not a step of an epoch of {steps} steps; give 0 to {steps - 1}.")
+    last = _FOREVER if num_epochs is None else num_epochs
+    return tf.data.Dataset.range(start_epoch * steps + start_step, last * steps)
+
+
+def _rows(number, total, batch_size, seed):
+    """Rows of a batch: a piece of the epoch's order of `total` rows."""
+    import tensorflow as tf
+
+    steps = max(1, total // batch_size)
+    epoch, step = number // steps, number % steps
+    places = (step * batch_size + tf.range(batch_size, dtype=tf.int64)) % total
+    seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+    return tf.random.experimental.index_shuffle(places, seeds, tf.constant(total - 1, tf.int64))
+
+
+def _mirrored(joints, permutation):
+    import tensorflow as tf
+
+    swapped = tf.gather(joints, permutation, axis=1)
+    return tf.concat([-swapped[..., :1], swapped[..., 1:]], -1)
+
+
+# ----------------------------------------------------------------------------------- the original's pickles
+
+
+class PickledPoses:
+    """Poses in the original's pickles: a list of dicts, one a pose.
+
+    Args:
+        path: `h36m_train.pkl` or `h36m_test.pkl`.
+        detections: `h36m_sh_dt_ft.pkl`, or `None`.
+        split: `"train"` or `"test"`: which part of the detections.
+        max_bytes: Largest file that is read.
+        image_size: `(width, height)` of pictures of cameras that are not Human3.6M's.
+
+    Raises:
+        ValueError: If a file is not what it should be, or the detections are not as many as the poses.
+        pickle.UnpicklingError: If a file is damaged or asks for more than plain data; nothing is executed.
+        OSError: If a file cannot be read.
+    """
+
+    def __init__(self, path, detections=None, split="train", max_bytes=DEFAULT_MAX_BYTES, image_size=None):
+        self.path = pathlib.Path(path)
+        self.table = CameraTable(image_size)
+        self._rows_of_dicts = {}
+        self._items = load_pickle(path, max_bytes)
+        if not isinstance(self._items, list) or not self._items:
+            raise ValueError(f"{path} holds a {type(self._items).__name__}; a list of poses (dicts) is needed.")
+        self._detections = None
+        if detections is not None:
+            self._detections = _read_detections(detections, split, len(self._items), max_bytes)
+
+    def __len__(self):
+        return len(self._items)
+
+    def blocks(self, size=_BLOCK, stride=1):
+        """Yields the poses in blocks; an item is forgotten once it was read, so this works once.
+
+        Args:
+            size: Items in a block.
+            stride: Only frames whose number is a multiple of this.
+
+        Yields:
+            `(columns, skipped)`: dict of the columns of the poses that are sound, and a list of `(name, reason)` of
+            the others; the reason is `None` for frames between strides.
+
+        Raises:
+            UnknownCameraError: If the size of a camera's pictures is not known.
+        """
+        for start in range(0, len(self._items), size):
+            rows, taken, skipped = [], [], []
+            for number in range(start, min(start + size, len(self._items))):
+                item, self._items[number] = self._items[number], None
+                try:
+                    row = self._row(item)
+                except _UnusableItem as problem:
+                    skipped.append((_item_name(item, number), str(problem)))
+                    continue
+                if row[-2] % stride:
+                    skipped.append((_item_name(item, number), None))
+                else:
+                    rows.append(row)
+                    taken.append((number, item))
+            columns = {
+                name: np.array([row[place] for row in rows], spec.dtype).reshape(len(rows), *spec.row_shape(17))
+                for place, (name, spec) in enumerate(_PICKLED.items())
+            }
+            columns["joints_px"] = columns["joints_image"][..., :2]
+            for name, values in (self._detections or {}).items():
+                columns[name] = values[[number for number, _ in taken]]
+            sound, problems = _sound_rows(columns)
+            skipped += [(_item_name(taken[row][1], taken[row][0]), reason) for row, reason in problems]
+            yield {name: columns[name][sound] for name in COLUMNS if name in columns}, skipped
+
+    def cameras(self):
+        """The `Cameras` of the items read so far."""
+        return self.table.cameras()
+
+    def _row(self, item):
+        if type(item) is not dict:
+            raise _UnusableItem("not a dict")
+        missing = [key for key in _KEYS if key not in item]
+        if missing:
+            raise _UnusableItem(f"no key {missing[0]!r}")
+        return (
+            _numbers(item, "joint_3d_image", (17, 3)),
+            _numbers(item, "joint_3d_camera", (17, 3)),
+            _numbers(item, "box", (4,)),
+            _numbers(item, "root_depth", ()),
+            _integer(item, "subject"),
+            _integer(item, "action"),
+            _integer(item, "subaction"),
+            _integer(item, "videoid"),
+            _integer(item, "imageid"),
+            self._camera(item),
+        )
+
+    def _camera(self, item):
+        camera, subject, index = item["camera_param"], _integer(item, "subject"), _integer(item, "cameraid")
+        # All poses of a video share one dict; the dicts live as long as the items do, so their ids may be kept.
+        known = self._rows_of_dicts.get((id(camera), subject, index))
+        if known is not None and known[1] is camera:
+            return known[0]
+        if type(camera) is not dict or any(key not in camera for key in _CAMERA_KEYS):
+            raise _UnusableItem(f"a camera without {', '.join(_CAMERA_KEYS)}")
+        try:
+            row = self.table.row(
+                str(camera["name"]),
+                subject,
+                index,
+                camera["R"],
+                camera["T"],
+                (camera["fx"], camera["fy"]),
+                (camera["cx"], camera["cy"]),
+                camera["k"],
+                camera["p"],
+                _camera_size(camera),
+            )
+        except UnknownCameraError as error:
+            raise UnknownCameraError(f"{self.path}: {error}") from None
+        except (TypeError, ValueError):
+            raise _UnusableItem("a camera whose parameters are not numbers") from None
+        self._rows_of_dicts[id(camera), subject, index] = (row, camera)
+        return row
+
+
+def read_pickles(path, detections=None, split="train", max_bytes=DEFAULT_MAX_BYTES, image_size=None):
+    """Reads poses from the original's pickles, without executing anything.
+
+    Args:
+        path: `h36m_train.pkl` or `h36m_test.pkl`.
+        detections: `h36m_sh_dt_ft.pkl`, or `None`.
+        split: `"train"` or `"test"`: which part of the detections.
+        max_bytes: Largest file that is read.
+        image_size: `(width, height)` of pictures of cameras that are not Human3.6M's.
+
+    Returns:
+        `Poses`, in the file's order.
+
+    Raises:
+        ValueError: If a file is not what it should be, or a pose cannot be used.
+        pickle.UnpicklingError: If a file is damaged or asks for more than plain data; nothing is executed.
+        OSError: If a file cannot be read.
+    """
+    pickled = PickledPoses(path, detections, split, max_bytes, image_size)
+    blocks = []
+    for columns, skipped in pickled.blocks():
+        if skipped:
+            raise ValueError(f"{path}: {skipped[0][0]} cannot be used: {skipped[0][1]}.")
+        blocks.append(columns)
+    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return Poses(cameras=pickled.cameras(), **columns)
+
+
+_PICKLED = {
+    name: COLUMNS[name]
+    for name in (
+        "joints_image",
+        "joints_cam_mm",
+        "box_px",
+        "root_depth_mm",
+        "subject",
+        "action",
+        "subaction",
+        "video",
+        "frame",
+        "camera",
+    )
+}
+_KEYS = (
+    "joint_3d_image",
+    "joint_3d_camera",
+    "box",
+    "root_depth",
+    "subject",
+    "action",
+    "subaction",
+    "videoid",
+    "imageid",
+    "cameraid",
+    "camera_param",
+)
+_CAMERA_KEYS = ("name", "R", "T", "fx", "fy", "cx", "cy", "k", "p")
+
+
+class _UnusableItem(ValueError):
+    """What is wrong with one item of a pickle."""
+
+
+def _numbers(item, key, shape):
+    value = item[key]
+    try:
+        value = value if isinstance(value, np.ndarray) else np.asarray(value)
+    except ValueError:
+        value = np.empty(0)
+    if value.shape != shape or value.dtype.kind not in "fiu":
+        raise _UnusableItem(f"{key!r} is not {list(shape) or 'a number'}" + (" numbers" if shape else ""))
+    return value
+
+
+def _integer(item, key):
+    value = item[key]
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise _UnusableItem(f"{key!r} is not a whole number of 0 or more")
+    return int(value)
+
+
+def _camera_size(camera):
+    """`(width, height)` where a camera brings it."""
+    size = camera.get("image_size")
+    if size is None and "res_w" in camera and "res_h" in camera:
+        size = camera["res_w"], camera["res_h"]
+    if size is None:
+        return None
+    size = np.asarray(size, np.float64).ravel()
+    if size.size != 2 or not (size > 0).all():
+        raise ValueError("the size of its pictures is not two lengths")
+    return size
+
+
+def _item_name(item, number):
+    path = item.get("image_path") if isinstance(item, dict) else None
+    return pathlib.PurePath(path).stem[:80] if isinstance(path, str) and path else f"item {number}"
+
+
+def _sound_rows(columns):
+    """Boolean `[rows]`, and `(row, reason)` of those that are not."""
+    reasons = {}
+
+    def reject(wrong, reason):
+        for row in np.flatnonzero(wrong).tolist():
+            reasons.setdefault(row, reason)
+
+    for name, values in columns.items():
+        if values.dtype.kind == "f":
+            wrong = ~np.isfinite(values).reshape(len(values), -1).all(1)
+            reject(wrong, f"{'detections' if name.startswith('detect') else 'values'} that are not finite")
+    with np.errstate(invalid="ignore"):
+        reject(~(columns["box_px"][:, 2] > columns["box_px"][:, 0]), "a box of no width")
+        reject(~(columns["root_depth_mm"] > 0), "a root that is not in front of the camera")
+    reject(~np.isin(columns["action"], list(ACTIONS)), f"an action that is not among {min(ACTIONS)} to {max(ACTIONS)}")
+    sound = np.ones(len(columns["action"]), bool)
+    sound[list(reasons)] = False
+    return sound, sorted(reasons.items())
+
+
+def _read_detections(path, split, count, max_bytes):
+    content = load_pickle(path, max_bytes)
+    part = content.get(split) if isinstance(content, dict) else None
+    if not isinstance(part, dict) or "joint3d_image" not in part:
+        raise ValueError(f"{path} has no {split!r} with 'joint3d_image'; it is not a file of detections.")
+    joints = part["joint3d_image"]
+    ndarray = isinstance(joints, np.ndarray) and joints.dtype.kind in "fiu"
+    if not ndarray or joints.ndim != 3 or joints.shape[1] != 17 or joints.shape[2] < 2:
+        raise ValueError(f"{path}: 'joint3d_image' of {split!r} must be [poses, 17, 2 or more] numbers.")
+    if len(joints) != count:
+        raise ValueError(
+            f"{path} has detections of {len(joints)} poses in {split!r}, but there are {count} poses; detections must "
+            "be made from the same list. Give --h36m_detections=none to do without."
+        )
+    detections = {"detections_px": joints[..., :2].astype(np.float64)}
+    confidence = part.get("confidence")
+    if confidence is not None:
+        ndarray = isinstance(confidence, np.ndarray) and confidence.dtype.kind in "fiu"
+        if not ndarray or confidence.size != 17 * count:
+            raise ValueError(f"{path}: 'confidence' of {split!r} must be [poses, 17, 1] numbers.")
+        detections["detection_confidence"] = confidence.reshape(count, 17).astype(np.float64)
+    return detections

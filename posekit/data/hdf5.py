@@ -1,0 +1,396 @@
+"""Pose files: many poses of one skeleton with their cameras, in HDF5, one dataset a quantity.
+
+| column | type and shape | |
+|---|---|---|
+| joints_image | float64 `[poses, 17, 3]` | x, y in pixels as a pinhole camera sees them, z as in `codecs.screen_pose` |
+| joints_px | float64 `[poses, 17, 2]` | where the joints are in the picture, the lens's distortion included if known |
+| joints_cam_mm | float64 `[poses, 17, 3]` | camera frame, millimetres |
+| box_px | float64 `[poses, 4]` | left, top, right, bottom of two metres around the root |
+| root_depth_mm | float64 `[poses]` | |
+| subject, action, subaction, video, frame, camera | int32 `[poses]` | `camera` is a row of the table of cameras |
+| detections_px | float64 `[poses, 17, 2]` | what a 2-D detector found; need not be there |
+| detection_confidence | float64 `[poses, 17]` | need not be there |
+
+The group `cameras` holds, a row a camera: `name`, `subject`, `index` (0 to 3 in Human3.6M), `R` `[3, 3]`, `T` `[3]`,
+`f` `[2]`, `c` `[2]`, `k` `[3]`, `p` `[2]` and `image_size` `[2]` (width, height). Attributes of the file: `format`,
+`version`, `skeleton`, `source`, `fingerprint`.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import re
+
+import h5py
+import numpy as np
+
+from posekit.data.tfrecord import DatasetNotFoundError, explain_write_errors
+from posekit.files import replacing
+from posekit.skeletons import H36M17, SKELETONS
+
+FORMAT = "posekit poses"
+VERSION = 1
+MAX_CAMERAS = 100_000
+_NAME_LENGTH = 64
+_CHUNK_BYTES = 1 << 16
+_MAX_CHUNK_BYTES = 64 << 20
+
+
+class PoseFileError(ValueError):
+    """A file that is no pose file, or a damaged one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One quantity of a pose file.
+
+    Args:
+        dtype: As it is stored.
+        shape: Of one row; `None` stands for the number of joints.
+        required: Whether every pose file has it.
+    """
+
+    dtype: str
+    shape: tuple = ()
+    required: bool = True
+
+    def row_shape(self, num_joints):
+        """Shape of one row.
+
+        Args:
+            num_joints: Joints of the file's skeleton.
+
+        Returns:
+            Tuple of lengths.
+        """
+        return tuple(num_joints if length is None else length for length in self.shape)
+
+
+COLUMNS = {
+    "joints_image": Column("<f8", (None, 3)),
+    "joints_px": Column("<f8", (None, 2)),
+    "joints_cam_mm": Column("<f8", (None, 3)),
+    "box_px": Column("<f8", (4,)),
+    "root_depth_mm": Column("<f8"),
+    "subject": Column("<i4"),
+    "action": Column("<i4"),
+    "subaction": Column("<i4"),
+    "video": Column("<i4"),
+    "frame": Column("<i4"),
+    "camera": Column("<i4"),
+    "detections_px": Column("<f8", (None, 2), required=False),
+    "detection_confidence": Column("<f8", (None,), required=False),
+}
+CAMERA_COLUMNS = {
+    "name": Column(f"S{_NAME_LENGTH}"),
+    "subject": Column("<i4"),
+    "index": Column("<i4"),
+    "R": Column("<f8", (3, 3)),
+    "T": Column("<f8", (3,)),
+    "f": Column("<f8", (2,)),
+    "c": Column("<f8", (2,)),
+    "k": Column("<f8", (3,)),
+    "p": Column("<f8", (2,)),
+    "image_size": Column("<f8", (2,)),
+}
+
+
+class PoseWriter:
+    """Writes a pose file block by block; it takes its final name only when it is complete.
+
+    Use it as a context manager. If the body raises, the unfinished file is removed and an earlier file of the same
+    name stays as it was.
+
+    Args:
+        path: The file's final path; its folder must exist.
+        skeleton: Of the joints.
+        source: What the poses were made from, kept as an attribute.
+        fingerprint: Digest of everything that the poses depend on, kept as an attribute.
+
+    Raises:
+        OSError: If the file cannot be written, with the reason and what to do in the message.
+
+    Example:
+        >>> with PoseWriter("h36m_train.h5") as writer:  # doctest: +SKIP
+        ...     writer.append({"joints_image": …, …})
+        ...     writer.set_cameras({"name": …, …})
+    """
+
+    def __init__(self, path, skeleton=H36M17, source="", fingerprint=""):
+        self.path = pathlib.Path(path)
+        self.skeleton = skeleton
+        self.source = source
+        self.fingerprint = fingerprint
+        self.count = 0
+        self._cameras = None
+        self._columns = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self):
+        with _explained(self.path):
+            temporary = self._stack.enter_context(replacing(self.path))
+            self._file = h5py.File(temporary, "w")
+        return self
+
+    def append(self, columns):
+        """Adds poses.
+
+        Args:
+            columns: Dict of column to array, all of one length. Every block must have the columns of the first.
+
+        Raises:
+            ValueError: If a column is missing, unknown or of the wrong shape.
+        """
+        self._check_names(columns)
+        arrays = {}
+        for name, values in columns.items():
+            spec, values = COLUMNS[name], np.asarray(values)
+            wanted = spec.row_shape(self.skeleton.num_joints)
+            if values.shape[1:] != wanted or not np.can_cast(values.dtype, spec.dtype, "same_kind"):
+                raise ValueError(
+                    f"Column {name!r} has the shape {values.shape} of {values.dtype}; it must be [poses, "
+                    f"{', '.join(map(str, wanted))}] of {np.dtype(spec.dtype)}."
+                )
+            arrays[name] = values
+        lengths = {len(values) for values in arrays.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"The columns have different lengths: {({n: len(a) for n, a in arrays.items()})}.")
+        (length,) = lengths
+        with _explained(self.path):
+            for name, values in arrays.items():
+                dataset = self._dataset(name)
+                dataset.resize(self.count + length, axis=0)
+                dataset[self.count :] = values
+        self.count += length
+
+    def set_cameras(self, cameras):
+        """Writes the table of cameras; it may be given at any time, the last one counts.
+
+        Args:
+            cameras: Dict of the columns of `CAMERA_COLUMNS`, all of one length.
+
+        Raises:
+            ValueError: If a column is missing, unknown or of the wrong shape.
+        """
+        if set(cameras) != set(CAMERA_COLUMNS):
+            raise ValueError(f"The cameras have {sorted(cameras)}; needed are {sorted(CAMERA_COLUMNS)}.")
+        names = np.asarray([name.encode() for name in cameras["name"]], bytes).reshape(-1)
+        if names.dtype.itemsize > _NAME_LENGTH:
+            raise ValueError(f"A camera's name has {names.dtype.itemsize} bytes; at most {_NAME_LENGTH} are kept.")
+        arrays = {"name": names}
+        for name, spec in CAMERA_COLUMNS.items():
+            values = arrays.get(name, cameras[name])
+            arrays[name] = np.asarray(values, spec.dtype).reshape(len(names), *spec.shape)
+        self._cameras = arrays
+
+    def __exit__(self, kind, error, trace):
+        with _explained(self.path):
+            try:
+                if kind is None:
+                    self._finish()
+                self._file.close()
+            except BaseException as problem:
+                with contextlib.suppress(Exception):
+                    self._file.close()
+                self._stack.__exit__(type(problem), problem, problem.__traceback__)
+                raise
+            self._stack.__exit__(kind, error, trace)
+
+    def _finish(self):
+        if self._columns is None or self._cameras is None:
+            raise ValueError(f"{self.path} got no {'cameras' if self._columns else 'poses'}.")
+        group = self._file.create_group("cameras")
+        for name, values in self._cameras.items():
+            group.create_dataset(name, data=values)
+        self._file.attrs.update(
+            format=FORMAT,
+            version=VERSION,
+            skeleton=self.skeleton.name,
+            source=self.source,
+            fingerprint=self.fingerprint,
+        )
+
+    def _check_names(self, columns):
+        if self._columns is None:
+            missing = [name for name, spec in COLUMNS.items() if spec.required and name not in columns]
+            unknown = sorted(set(columns) - set(COLUMNS))
+            if missing or unknown:
+                raise ValueError(f"Columns are missing: {missing}; or unknown: {unknown}. Known: {list(COLUMNS)}.")
+            self._columns = set(columns)
+        if set(columns) != self._columns:
+            raise ValueError(f"This block has the columns {sorted(columns)}, the first had {sorted(self._columns)}.")
+
+    def _dataset(self, name):
+        if name in self._file:
+            return self._file[name]
+        spec = COLUMNS[name]
+        shape = spec.row_shape(self.skeleton.num_joints)
+        rows = max(1, _CHUNK_BYTES // (np.dtype(spec.dtype).itemsize * math.prod(shape)))
+        return self._file.create_dataset(
+            name, shape=(0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype=spec.dtype
+        )
+
+
+class PoseFile:
+    """A pose file, open for reading; nothing of it is believed before it is compared with what is there.
+
+    Use it as a context manager.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DatasetNotFoundError: If there is no such file.
+        PoseFileError: If it is no pose file, or a damaged one.
+
+    Example:
+        >>> with PoseFile("data/h36m_test.h5") as file:  # doctest: +SKIP
+        ...     joints = file.read("joints_image", 0, 1000)
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        if not self.path.is_file():
+            raise DatasetNotFoundError(
+                f"There is no pose file {self.path}; make it with `python tools/create_dataset.py --h36m`."
+            )
+        with self._damage():
+            self._file = h5py.File(self.path, "r")
+        try:
+            with self._damage():
+                self._check()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.close()
+
+    def close(self):
+        """Closes the file."""
+        self._file.close()
+
+    def __len__(self):
+        return self.count
+
+    def read(self, name, start=0, stop=None):
+        """Reads rows of a column.
+
+        Args:
+            name: A column that the file has (`columns`).
+            start: First row.
+            stop: Row after the last; the end if `None`.
+
+        Returns:
+            Array `[stop - start, ...]`.
+
+        Raises:
+            PoseFileError: If the file lacks the column, or a value is no number or names no camera.
+        """
+        if name not in self.columns:
+            raise PoseFileError(f"{self.path} has no column {name!r}; it has {list(self.columns)}.")
+        start, stop, _ = slice(start, stop).indices(self.count)
+        with self._damage():
+            values = self._file[name][start : max(start, stop)]
+        self._check_values(name, values, start)
+        return values
+
+    def _check_values(self, name, values, start):
+        if values.dtype.kind == "f":
+            wrong, what = ~np.isfinite(values), "a value that is not finite"
+        elif name == "camera":
+            wrong, what = (values < 0) | (values >= len(self.cameras["name"])), "a camera that is not in the table"
+        else:
+            return
+        if wrong.any():
+            row = start + np.argwhere(wrong)[0][0]
+            raise PoseFileError(f"{self.path}: row {row} of {name!r} has {what}; make the file again.")
+
+    def _check(self):
+        attributes = self._file.attrs
+        if attributes.get("format") != FORMAT:
+            raise ValueError(f"its format is {attributes.get('format')!r:.80}, not {FORMAT!r}")
+        if attributes.get("version") != VERSION:
+            raise ValueError(f"its version is {attributes.get('version')!r:.80}; this posekit reads {VERSION}")
+        if attributes.get("skeleton") not in SKELETONS:
+            raise ValueError(f"its skeleton is {attributes.get('skeleton')!r:.80}; known are {sorted(SKELETONS)}")
+        self.skeleton = SKELETONS[attributes["skeleton"]]
+        self.source, self.fingerprint = (str(attributes.get(key, "")) for key in ("source", "fingerprint"))
+        names = [name for name, spec in COLUMNS.items() if spec.required or name in self._file]
+        counts = {name: self._checked(self._file, name, COLUMNS[name]) for name in names}
+        if len(set(counts.values())) != 1:
+            raise ValueError(f"its columns have different lengths: {counts}")
+        self.columns = tuple(names)
+        self.count = counts["joints_image"]
+        self.cameras = self._read_cameras()
+
+    def _read_cameras(self):
+        link = self._file.get("cameras", getlink=True)
+        if not isinstance(link, h5py.HardLink) or not isinstance(self._file["cameras"], h5py.Group):
+            raise ValueError("it has no group of cameras")
+        group = self._file["cameras"]
+        counts = {name: self._checked(group, name, spec) for name, spec in CAMERA_COLUMNS.items()}
+        if len(set(counts.values())) != 1 or counts["name"] > MAX_CAMERAS:
+            raise ValueError(f"its cameras' columns have unfitting lengths: {counts}; at most {MAX_CAMERAS}")
+        cameras = {name: group[name][()] for name in CAMERA_COLUMNS}
+        for name, values in cameras.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise ValueError(f"its cameras' {name!r} holds values that are not finite")
+        if not (cameras["image_size"] > 0).all():
+            raise ValueError("a camera's image size is not positive")
+        cameras["name"] = [name.decode("utf-8", "replace") for name in cameras["name"].tolist()]
+        return cameras
+
+    def _checked(self, group, name, spec):
+        """Number of rows of a dataset that is really all there, with the type and shape it should have."""
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Dataset):
+            raise ValueError(f"it has no column {name!r} in {group.name!r} but {sorted(group)[:20]}")
+        dataset = group[name]
+        wanted = spec.row_shape(self.skeleton.num_joints)
+        if dataset.shape[1:] != wanted or len(dataset.shape) != 1 + len(wanted) or dataset.dtype != spec.dtype:
+            raise ValueError(
+                f"its column {name!r} has the shape {dataset.shape} of {dataset.dtype}; it must be [rows, "
+                f"{', '.join(map(str, wanted))}] of {np.dtype(spec.dtype)}"
+            )
+        if dataset.external or dataset.is_virtual:
+            raise ValueError(f"its column {name!r} lies in another file")
+        claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+        there = dataset.id.get_storage_size()
+        if dataset.compression or there < claimed:
+            raise ValueError(
+                f"its column {name!r} claims {claimed} bytes, of which {there} are there; write it without compression"
+            )
+        if math.prod(dataset.chunks or ()) * dataset.dtype.itemsize > max(_MAX_CHUNK_BYTES, claimed):
+            raise ValueError(f"its column {name!r} comes in pieces of {dataset.chunks}")
+        return dataset.shape[0]
+
+    @contextlib.contextmanager
+    def _damage(self):
+        try:
+            yield
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # HDF5 has all of them
+            raise PoseFileError(
+                f"{self.path} cannot be read as a pose file: {error!s:.400}. Make it again with "
+                "`python tools/create_dataset.py --h36m --overwrite`."
+            ) from error
+
+
+@contextlib.contextmanager
+def _explained(path):
+    """`explain_write_errors`, also for what HDF5 only says in words."""
+    with explain_write_errors(path):
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            number = re.search(r"errno = (\d+)", str(error))
+            if number is None or getattr(error, "errno", None):
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+__all__ = ["COLUMNS", "CAMERA_COLUMNS", "FORMAT", "VERSION", "Column", "PoseFile", "PoseFileError", "PoseWriter"]
