@@ -38,13 +38,16 @@ _PALETTE = {
     "white": (255, 255, 255),
 }
 _BODY_PARTS = {
-    "leg": ("hip", "knee", "ankle", "foot"),
-    "arm": ("collar", "shoulder", "elbow", "wrist", "hand"),
-    "trunk": ("pelvis", "spine1", "spine2", "spine3", "thorax", "upper_neck", "neck", "head", "head_top"),
+    "leg": ("hip", "knee", "ankle", "foot", "heel", "toe", "big_toe", "small_toe"),
+    "arm": ("collar", "shoulder", "elbow", "wrist", "hand", "thumb", "finger", "fingertip"),
+    "trunk": (
+        "pelvis", "spine", "spine_base", "spine1", "spine2", "spine3", "thorax", "upper_neck", "neck", "head",
+        "head_top",
+    ),
     "nose": ("nose",),
     "eye": ("eye",),
     "ear": ("ear",),
-}
+}  # fmt: skip
 # Body part -> colours of its right and left joints, and of the bones that end there.
 _PART_COLORS = {
     "leg": (("light_pink", "pink"), ("light_pink", "pink")),
@@ -318,10 +321,22 @@ def draw_skeleton(
     canvas = uint8_image(image).copy()
     if radius is None:
         radius = max(4, int(np.mean(canvas.shape[:2]) * 0.01))
-    colors = [_joint_colors(name, index) for index, name in enumerate(skeleton.joints)]
+    colors = joint_colors(skeleton)
     draw = _draw_smoothly if antialiased else _draw_as_original
     draw(canvas, joints, seen, skeleton.parents, colors, draw_edges, int(radius))
     return canvas if np.asarray(image).dtype == np.uint8 else canvas.astype(np.float32) / 255.0
+
+
+def joint_colors(skeleton):
+    """Colours of joints and bones by the joints' names: left and right differ, and so do legs, arms and trunk.
+
+    Args:
+        skeleton: A `Skeleton`.
+
+    Returns:
+        List of `(joint, bone)` for every joint: its colour and that of the bone to its parent, RGB from 0 to 255.
+    """
+    return [_joint_colors(name, index) for index, name in enumerate(skeleton.joints)]
 
 
 def draw_text(image, content, antialiased=True):

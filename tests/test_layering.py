@@ -10,7 +10,7 @@ FLOORS = (
     ("files", "skeletons", "results", "bodies", "sample_body"),
     ("geometry",),
     ("ops",),
-    ("layers", "losses", "metrics", "drawing"),
+    ("layers", "losses", "metrics", "drawing", "drawing3d"),
     ("codecs", "models"),
     ("data",),
     ("training",),
