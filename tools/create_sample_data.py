@@ -12,6 +12,9 @@ needed. `python tools/create_dataset.py --data_dir=data …` then runs as with r
     coco/             annotations/person_keypoints_{train2017,val2017}.json, train2017, val2017
     mocap_neutrMosh/  neutrSMPL_{CMU,jointLim}_*.tfrecord
     amass/            one folder a subject with *_poses.npz
+    h36m/             h36m_train.pkl, h36m_test.pkl (one dict a pose: joints of one camera, box, camera) and
+                      h36m_sh_dt_ft.pkl (what a detector would say), as CHUNYUWANG/lcn-pose has them: seven people do
+                      15 actions twice before four cameras
 
 Each folder gets a file sample_data.json that says so. A folder without it holds somebody's data and is left alone;
 with --overwrite it is renamed to <folder>.old. Folders that are complete already are not made again.
@@ -35,14 +38,25 @@ from absl import app, flags
 from tqdm import tqdm
 
 from posekit.bodies import sample_body
+from posekit.codecs.screen_pose import camera_to_image
+from posekit.data.plain_pickles import dumps_plain, growing_list
 from posekit.data.schema import MocapRecord
 from posekit.data.shards import interrupts_held_back, leave_with_parent
 from posekit.data.synthetic import sample_motion, sample_picture, sample_poses, sample_shapes
+from posekit.data.synthetic_motion import (
+    ACTIONS,
+    TEST_SUBJECTS,
+    TRAIN_SUBJECTS,
+    Actor,
+    sample_cameras,
+    sample_detections,
+    sample_recording,
+)
 from posekit.data.tfrecord import RecordWriter, explain_write_errors
 from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16
 from posekit.training.config import import_tensorflow_quietly
 
-DATASETS = ("lsp", "lsp_ext", "mpii", "coco", "mocap")
+DATASETS = ("lsp", "lsp_ext", "mpii", "coco", "mocap", "h36m")
 MARK = "sample_data.json"
 # Part of every mark: raise it when the same settings give other data.
 _RECIPE = 1
@@ -54,6 +68,13 @@ flags.DEFINE_string("data_dir", "data", "Folder to write to.")
 flags.DEFINE_alias("output_dir", "data_dir")
 flags.DEFINE_integer("num_images", 200, "Images of each image dataset.", lower_bound=1, upper_bound=9999)
 flags.DEFINE_integer("num_poses", 4000, "Poses of each motion-capture dataset.", lower_bound=1, upper_bound=1_000_000)
+flags.DEFINE_integer(
+    "num_h36m_poses",
+    20000,
+    "Poses of h36m, four fifths of them for training; every camera's view counts.",
+    lower_bound=20,
+    upper_bound=3_000_000,
+)
 flags.DEFINE_integer("seed", 0, "Seed: the same seed gives the same data.", lower_bound=0)
 flags.DEFINE_integer(
     "image_size", 0, "Side of the images in pixels; 0 draws sides between 224 and 280.", lower_bound=0, upper_bound=2048
@@ -75,6 +96,7 @@ _LEFTOVERS = {
     "coco": ("train2017/????????????.jpg", "val2017/????????????.jpg"),
     "mocap_neutrMosh": ("neutrSMPL_CMU_???.tfrecord", "neutrSMPL_jointLim_???.tfrecord"),
     "amass": ("SampleSet/*/*_poses.npz",),
+    "h36m": ("h36m_train.pkl", "h36m_test.pkl", "h36m_sh_dt_ft.pkl"),
 }
 
 
@@ -126,6 +148,7 @@ def _make(name, data_dir, pool):
         "mpii": (["upi-s1h/data/mpii"], _write_mpii),
         "coco": (["coco"], _write_coco),
         "mocap": (["mocap_neutrMosh", "amass"], _write_mocap),
+        "h36m": (["h36m"], _write_h36m),
     }[name]
     marks = [_Mark(data_dir, folder, _settings(name)) for folder in folders]
     if all(mark.complete() for mark in marks):
@@ -141,9 +164,10 @@ def _make(name, data_dir, pool):
 
 
 def _settings(name):
-    amount = {"num_poses": FLAGS.num_poses} if name == "mocap" else {"num_images": FLAGS.num_images}
-    size = {} if name == "mocap" else {"image_size": FLAGS.image_size}
-    return {"made_by": "tools/create_sample_data.py", "recipe": _RECIPE, "seed": FLAGS.seed, **amount, **size}
+    of_poses = {"mocap": "num_poses", "h36m": "num_h36m_poses"}
+    keys = [of_poses[name]] if name in of_poses else ["num_images", "image_size"]
+    amounts = {key: FLAGS[key].value for key in keys}
+    return {"made_by": "tools/create_sample_data.py", "recipe": _RECIPE, "seed": FLAGS.seed, **amounts}
 
 
 class _Mark:
@@ -255,7 +279,7 @@ def _processes():
     """Processes that draw, as a context manager; None in place of a single one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = FLAGS.num_workers or min(8, cores)
-    if workers == 1 or FLAGS.num_images < 4 or _chosen() == ["mocap"]:
+    if workers == 1 or FLAGS.num_images < 4 or not set(_chosen()) - {"mocap", "h36m"}:
         return contextlib.nullcontext()
     # Spawned, not forked: OpenCV's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -280,8 +304,8 @@ def _start_worker():
     import_tensorflow_quietly()
 
 
-def _generator(seed, dataset, index):
-    return np.random.default_rng([seed, DATASETS.index(dataset), index])
+def _generator(seed, dataset, *indices):
+    return np.random.default_rng([seed, DATASETS.index(dataset), *indices])
 
 
 def _size():
@@ -521,6 +545,105 @@ def _recording(rng, betas, gender):
         mocap_framerate=np.array(60.0),
         gender=np.array(gender),
     )
+
+
+# ------------------------------------------------------------------------------------------------------- Human3.6M
+
+_TEST_SHARE = 0.2
+_FIRST_ACTION = 2
+_SUBACTIONS = (1, 2)
+_CAMERAS = 4
+
+
+def _write_h36m(_, folder):
+    num_test = round(_TEST_SHARE * FLAGS.num_h36m_poses)
+    splits = {
+        "train": (TRAIN_SUBJECTS, FLAGS.num_h36m_poses - num_test),
+        "test": (TEST_SUBJECTS, num_test),
+    }
+    detections, first_video = {}, 0
+    with tqdm(total=FLAGS.num_h36m_poses, desc="h36m", unit="pose", file=sys.stderr) as progress:
+        for split, (subjects, count) in splits.items():
+            path = folder.folder / f"h36m_{split}.pkl"
+            with explain_write_errors(path), growing_list(path) as extend:
+                recordings = _h36m_recordings(subjects, count)
+                detections[split] = _write_recordings(recordings, first_video, count, extend, progress)
+            folder.add([path.name])
+            first_video += _CAMERAS * len(recordings)
+    folder.write_bytes("h36m_sh_dt_ft.pkl", dumps_plain(detections))
+    return f"{FLAGS.num_h36m_poses - num_test} poses to train and {num_test} to test"
+
+
+def _h36m_recordings(subjects, count):
+    """Recordings `(subject, action, subaction, [frames of each camera])` that have `count` poses together."""
+    takes = [(s, a, sub) for s in subjects for a in range(len(ACTIONS)) for sub in _SUBACTIONS]
+    # Dealt out action by action, so that few poses still show all of them.
+    order = sorted(range(len(takes)), key=lambda take: (takes[take][1], takes[take][2], takes[take][0]))
+    shares = np.diff(np.arange(len(takes) + 1) * -(-count // _CAMERAS) // len(takes))
+    frames = np.zeros((len(takes), _CAMERAS), int)
+    frames[order] = shares[:, None]
+    # Where the poses do not come out even, some cameras miss the last moment.
+    surplus = frames.sum() - count
+    frames[np.flatnonzero(frames[:, 0])[-1], _CAMERAS - surplus :] -= 1
+    return [(*take, list(views)) for take, views in zip(takes, frames)]
+
+
+def _write_recordings(takes, first_video, count, extend, progress):
+    """Hands over the items of all recordings; returns what the detector says about them."""
+    points, confidence = np.empty((count, 17, 3)), np.empty((count, 17, 1))
+    done = 0
+    actors = {subject: _h36m_actor(subject) for subject in sorted({take[0] for take in takes})}
+    for number, (subject, action, subaction, frames) in enumerate(takes):
+        actor, cameras = actors[subject]
+        rng = _generator(FLAGS.seed, "h36m", subject, action, subaction)
+        joints_mm = 1000 * sample_recording(rng, actor, ACTIONS[action], max(frames))
+        for camera, (lens, length) in enumerate(zip(cameras, frames)):
+            joints_cam = lens.see(joints_mm[:length])
+            joints_image, boxes = camera_to_image(joints_cam, (*lens.f, *lens.c))
+            video = first_video + _CAMERAS * number + camera
+            extend(_h36m_items(video, subject, action, subaction, camera, lens, joints_image, joints_cam, boxes))
+            here = slice(done, done + length)
+            points[here] = joints_image
+            points[here, :, :2], confidence[here] = sample_detections(
+                rng, joints_image[..., :2], boxes[:, 2] - boxes[:, 0]
+            )
+            done += length
+            progress.update(length)
+    return {"joint3d_image": points, "confidence": confidence}
+
+
+def _h36m_actor(subject):
+    """A subject's body and the cameras as they stood that day."""
+    rng = _generator(FLAGS.seed, "h36m", subject)
+    body = sample_body()
+    return Actor(body, 0.8 * sample_shapes(rng, 1, body.num_shape)[0]), sample_cameras(rng)
+
+
+def _h36m_items(video, subject, action, subaction, camera, lens, joints_image, joints_cam, boxes):
+    name = f"s_{subject:02d}_act_{action + _FIRST_ACTION:02d}_subact_{subaction:02d}_ca_{camera + 1:02d}"
+    parameters = {"R": lens.R, "T": lens.T, "fx": lens.f[0], "fy": lens.f[1], "cx": lens.c[0], "cy": lens.c[1]}
+    parameters = {key: float(value) if np.ndim(value) == 0 else value for key, value in parameters.items()}
+    parameters |= {"k": lens.k, "p": lens.p, "name": lens.name}
+    centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 200
+    return [
+        {
+            "videoid": video,
+            "cameraid": camera,
+            "camera_param": parameters,
+            "imageid": frame,
+            "image_path": f"{name}/{name}_{frame + 1:06d}.jpg",
+            "joint_3d_image": joints_image[frame],
+            "joint_3d_camera": joints_cam[frame],
+            "center": tuple(centres[frame]),
+            "scale": tuple(sizes[frame]),
+            "box": boxes[frame],
+            "subject": subject,
+            "action": action + _FIRST_ACTION,
+            "subaction": subaction,
+            "root_depth": joints_cam[frame, 0, 2],
+        }
+        for frame in range(len(boxes))
+    ]
 
 
 if __name__ == "__main__":

@@ -120,10 +120,8 @@ def sample_poses(rng, count, motion="everyday", upright="camera"):
     draw = _everyday_angles if motion == "everyday" else _limit_angles
     angles = np.zeros((count, SMPL24.num_joints, 4))
     for figure in angles:
-        _fill_angles(figure, draw(rng), rng)
-    local = Rotation.from_euler("XYZ", angles[..., :3].reshape(-1, 3), degrees=True)
-    twist = Rotation.from_rotvec(np.radians(angles[..., 3:].reshape(-1, 1)) * (1, 0, 0))
-    rotations = (local * twist).as_rotvec().reshape(count, SMPL24.num_joints, 3)
+        _fill_angles(figure, _complete(draw(rng), rng))
+    rotations = _rotations(angles).as_rotvec().reshape(count, SMPL24.num_joints, 3)
     mirrored = rng.random(count) < 0.5
     rotations[mirrored] = _mirror(rotations[mirrored])
     rotations[:, 0] = _global_rotations(rng, rotations[:, 0], upright)
@@ -217,37 +215,73 @@ def _limit_angles(rng):
     return {part: {k: rng.uniform(*r) for k, r in _LIMITS[group].items()} for part, group in groups.items()}
 
 
-def _fill_angles(angles, figure, rng):
-    """Writes a figure's angles as degrees `[24, 4]` about x, y, z and, last, the bone's own axis."""
+def _complete(figure, rng):
+    """Adds to a figure's angles those of the small joints: drawn at random, the soles about level."""
+    figure["head"] = {k: np.clip(v, *_LIMITS["head"][k]) for k, v in figure["head"].items()}
+    for side in ("left", "right"):
+        leg, arm = figure[f"{side}_leg"], figure[f"{side}_arm"]
+        leg["turn"] = rng.normal(6, 7)
+        level = np.clip(leg["flex"] - leg["bend"], -35, 25) * 0.5
+        leg["ankle"], leg["toes"] = level + rng.normal(0, 5), rng.normal(3, 4)
+        arm["wrist"] = rng.normal(0, 8), rng.normal(0, 8), rng.normal(-4, 12)
+        arm["fingers"] = rng.uniform(0, 30)
+    return figure
 
-    def joint(name):
-        return angles[SMPL24.index(name)]
 
-    trunk, head = figure["trunk"], {k: np.clip(v, *_LIMITS["head"][k]) for k, v in figure["head"].items()}
-    joint("pelvis")[0] = trunk["tip"]
+def figure_rotations(figure):
+    """Joint rotations of figures whose parts are described by angles in degrees, as `ARMS`, `LEGS`, `TRUNKS` do.
+
+    Args:
+        figure: Dict of dicts of numbers, or of arrays of one shape `[...]`. `"left_arm"` and `"right_arm"` have swing,
+            turn, raise, twist, bend, fingers (which curl the hand) and wrist, a triple about x, y and z;
+            `"left_leg"` and `"right_leg"` have flex, turn (outwards), spread, bend, ankle (toes down) and toes
+            (outwards); `"trunk"` has tip, flex, side, turn; `"head"` nod, side, turn.
+
+    Returns:
+        `scipy.spatial.transform.Rotation` of `[... * 24]` rotations of SMPL's joints, the last axis fastest.
+    """
+    angles = np.zeros((*np.shape(figure["trunk"]["tip"]), SMPL24.num_joints, 4))
+    _fill_angles(angles, figure)
+    return _rotations(angles)
+
+
+def _rotations(angles):
+    local = Rotation.from_euler("XYZ", angles[..., :3].reshape(-1, 3), degrees=True)
+    return local * Rotation.from_rotvec(np.radians(angles[..., 3:].reshape(-1, 1)) * (1, 0, 0))
+
+
+def _fill_angles(angles, figure):
+    """Writes a figure's angles as degrees `[..., 24, 4]` about x, y, z and, last, the bone's own axis."""
+
+    def turn(name, x=0.0, y=0.0, z=0.0, twist=0.0):
+        for axis, values in enumerate((x, y, z, twist)):
+            angles[..., SMPL24.index(name), axis] = values
+
+    trunk, head = figure["trunk"], figure["head"]
+    turn("pelvis", trunk["tip"])
     for name, share in _SPINE_SHARES.items():
-        joint(name)[:3] = share * np.array([trunk["flex"], trunk["turn"], trunk["side"]])
+        turn(name, share * trunk["flex"], share * trunk["turn"], share * trunk["side"])
     for name in ("neck", "head"):
-        joint(name)[:3] = 0.5 * head["nod"], 0.5 * head["turn"], 0.5 * head["side"]
+        turn(name, 0.5 * head["nod"], 0.5 * head["turn"], 0.5 * head["side"])
     for side, sign in (("left", 1), ("right", -1)):
         leg, arm = figure[f"{side}_leg"], figure[f"{side}_arm"]
         # A tipped trunk takes the hips along; they turn back, so that the legs stay where they are.
-        flex = min(leg["flex"] + trunk["tip"], 118.0)
-        joint(f"{side}_hip")[:3] = -flex, sign * rng.normal(6, 7), sign * leg["spread"]
-        joint(f"{side}_knee")[0] = leg["bend"]
-        level = np.clip(leg["flex"] - leg["bend"], -35, 25) * 0.5
-        joint(f"{side}_ankle")[:3] = level + rng.normal(0, 5), sign * rng.normal(3, 4), 0
+        flex = np.minimum(leg["flex"] + trunk["tip"], 118.0)
+        turn(f"{side}_hip", -flex, sign * leg["turn"], sign * leg["spread"])
+        turn(f"{side}_knee", leg["bend"])
+        turn(f"{side}_ankle", leg["ankle"], sign * leg["toes"])
         shrug = 0.14 * (arm["raise"] + 10)
-        joint(f"{side}_collar")[:3] = 0, sign * 0.10 * arm["turn"], sign * shrug
-        joint(f"{side}_shoulder")[:] = (
+        turn(f"{side}_collar", 0, sign * 0.10 * arm["turn"], sign * shrug)
+        turn(
+            f"{side}_shoulder",
             arm["swing"],
             sign * 0.9 * arm["turn"],
             sign * (arm["raise"] - shrug),
             0.7 * arm["twist"],
         )
-        joint(f"{side}_elbow")[:] = 0, -sign * arm["bend"], 0, 0.3 * arm["twist"]
-        joint(f"{side}_wrist")[:3] = rng.normal(0, 8), sign * rng.normal(0, 8), sign * rng.normal(-4, 12)
-        joint(f"{side}_hand")[2] = -sign * rng.uniform(0, 30)
+        turn(f"{side}_elbow", 0, -sign * arm["bend"], 0, 0.3 * arm["twist"])
+        turn(f"{side}_wrist", arm["wrist"][0], sign * arm["wrist"][1], sign * arm["wrist"][2])
+        turn(f"{side}_hand", 0, 0, -sign * arm["fingers"])
 
 
 def _mirror(rotations):

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 import scipy.io
 
+from posekit.codecs.screen_pose import camera_to_image
+from posekit.data.pickles import load_pickle
 from posekit.data.schema import MocapRecord
 from posekit.data.tfrecord import count_records, read_records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COUNT = 8
+H36M = ("--num_h36m_poses=301",)
 
 
 def run(*flags, status=0):
@@ -32,7 +35,7 @@ def run(*flags, status=0):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
-    run(f"--data_dir={folder}", f"--num_images={COUNT}", "--num_poses=250", "--seed=3", "--num_workers=2")
+    run(f"--data_dir={folder}", f"--num_images={COUNT}", "--num_poses=250", *H36M, "--seed=3", "--num_workers=2")
     return folder
 
 
@@ -64,7 +67,16 @@ def check_labels(joints, visible, image, silhouette):
 
 def test_help():
     text = run("--helpfull", status=1)
-    for flag in ("--data_dir", "--num_images", "--seed", "--image_size", "--[no]lsp_ext", "--[no]overwrite"):
+    for flag in (
+        "--data_dir",
+        "--num_images",
+        "--seed",
+        "--image_size",
+        "--[no]lsp_ext",
+        "--[no]h36m",
+        "--num_h36m_poses",
+        "--[no]overwrite",
+    ):
         assert flag in text
 
 
@@ -174,8 +186,70 @@ def test_mocap(data):
         assert float(file["mocap_framerate"]) == 60.0 and str(file["gender"]) in ("male", "female", "neutral")
 
 
+def kinds(value):
+    """What a value is made of: types, dtypes and shapes, without the numbers."""
+    if isinstance(value, dict):
+        return {key: kinds(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return tuple(kinds(entry) for entry in value)
+    return (type(value), value.dtype, value.shape) if isinstance(value, (np.ndarray, np.generic)) else type(value)
+
+
+def test_h36m_has_the_original_layout(data):
+    real = load_pickle(ROOT / "tests/fixtures/lcn_h36m_test.pkl")
+    detections = load_pickle(data / "h36m/h36m_sh_dt_ft.pkl")
+    real_detections = load_pickle(ROOT / "tests/fixtures/lcn_h36m_sh_dt_ft.pkl")
+    videos = {}
+    for split, count, subjects in (("train", 241, {1, 5, 6, 7, 8}), ("test", 60, {9, 11})):
+        items = load_pickle(data / f"h36m/h36m_{split}.pkl")
+        assert isinstance(items, list) and len(items) == count
+        assert all(kinds(item) == kinds(real[0]) and list(item) == list(real[0]) for item in items)
+        assert {item["subject"] for item in items} <= subjects
+        assert {item["action"] for item in items} == set(range(2, 17))
+        assert {item["cameraid"] for item in items} == {0, 1, 2, 3}
+        for key, array in real_detections[split].items():
+            ours = detections[split][key]
+            assert ours.dtype == array.dtype and ours.shape == (count, *array.shape[1:]) and np.isfinite(ours).all()
+        for item in items:
+            check_pose(item)
+            place = (item["subject"], item["action"], item["subaction"], item["cameraid"])
+            videos.setdefault(item["videoid"], []).append((place, item["imageid"]))
+        truth = np.array([item["joint_3d_image"][:, :2] for item in items])
+        error = np.linalg.norm(detections[split]["joint3d_image"][..., :2] - truth, axis=-1)
+        assert 2 < np.median(error) < 8 and error.max() > 30
+    for frames in videos.values():
+        assert len({place for place, _ in frames}) == 1
+        assert [image for _, image in frames] == list(range(len(frames)))
+    assert len({frames[0][0] for frames in videos.values()}) == len(videos)
+
+
+def check_pose(item):
+    lens = item["camera_param"]
+    names = ["54138969", "55011271", "58860488", "60457274"]
+    assert lens["name"] == names[item["cameraid"]]
+    image, box = camera_to_image(item["joint_3d_camera"], [lens[key] for key in ("fx", "fy", "cx", "cy")])
+    np.testing.assert_allclose(item["joint_3d_image"], image, atol=1e-9)
+    np.testing.assert_allclose(item["box"], box, atol=1e-9)
+    np.testing.assert_allclose(item["center"], (box[:2] + box[2:]) / 2)
+    np.testing.assert_allclose(item["scale"], (box[2:] - box[:2]) / 200)
+    assert item["root_depth"] == item["joint_3d_camera"][0, 2] > 2000
+    assert np.linalg.det(lens["R"]) > 0.99 and np.linalg.norm(lens["T"]) < 7000
+    video = "s_{subject:02d}_act_{action:02d}_subact_{subaction:02d}_ca_{camera:02d}".format(
+        camera=item["cameraid"] + 1, **item
+    )
+    assert item["image_path"] == f"{video}/{video}_{item['imageid'] + 1:06d}.jpg"
+
+
+@pytest.mark.parametrize("count", [20, 62, 1203])
+def test_h36m_has_the_number_of_poses_asked_for(tmp_path, count):
+    text = run(f"--data_dir={tmp_path}", "--h36m", f"--num_h36m_poses={count}")
+    assert "python tools/create_dataset.py --h36m --data_dir" in text
+    train, test = (load_pickle(tmp_path / f"h36m/h36m_{split}.pkl") for split in ("train", "test"))
+    assert len(train) + len(test) == count and len(test) == round(0.2 * count)
+
+
 def test_same_seed_same_data_whatever_the_processes(data, tmp_path):
-    flags = ("--num_poses=250", f"--num_images={COUNT}", "--lsp", "--mocap", "--num_workers=1")
+    flags = ("--num_poses=250", f"--num_images={COUNT}", *H36M, "--lsp", "--mocap", "--h36m", "--num_workers=1")
     run(f"--output_dir={tmp_path / 'same'}", "--seed=3", *flags)
     same, everything = digests(tmp_path / "same"), digests(data)
     assert same.items() <= everything.items() and len(same) > 2 * COUNT
@@ -184,8 +258,8 @@ def test_same_seed_same_data_whatever_the_processes(data, tmp_path):
 
 def test_finished_data_is_not_made_again(data):
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*.jpg")}
-    text = run(f"--data_dir={data}", f"--num_images={COUNT}", "--num_poses=250", "--seed=3")
-    assert text.count("already") == 5
+    text = run(f"--data_dir={data}", f"--num_images={COUNT}", "--num_poses=250", *H36M, "--seed=3")
+    assert text.count("already") == 6
     assert before == {path: path.stat().st_mtime_ns for path in data.rglob("*.jpg")}
 
 
