@@ -23,6 +23,7 @@ setup(
         "keras>=3.11",
         "numpy>=2.0",
         "opencv-python>=4.10",
+        "pillow>=10.1",
         "scipy>=1.14",
         "absl-py>=2.1",
         "matplotlib>=3.9",

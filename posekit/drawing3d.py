@@ -382,22 +382,26 @@ def plot_learning_curves(curves, path=None, xlabel="epoch", ylabel="MPJPE, mm", 
         curves: Dict of labels to `(x [n], y [n])`; the legend tells the lowest value of each.
         path: Picture to write; none by default.
         xlabel: Under the horizontal axis.
-        ylabel: Beside the vertical axis.
+        ylabel: Beside the vertical axis, which is logarithmic where values differ by more than a factor of three.
         title: Above the plot; none by default.
 
     Returns:
         uint8 `[height, width, 3]`.
     """
     canvas, axes = _figure(6.4)
+    seen = np.zeros(0)
     for label, (x, y) in curves.items():
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         finite = np.isfinite(x) & np.isfinite(y)
+        seen = np.append(seen, y[finite])
         if finite.any():
             label = f"{label} ({_short(y[finite].min())})"
         marker = "o" if finite.sum() <= 30 else None
         axes.plot(x[finite], y[finite], label=label, linewidth=1.8, marker=marker, markersize=3.5)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(seen) and 0 < 3 * seen.min() < seen.max():
+        _logarithmic(axes.yaxis)
     axes.grid(alpha=0.3)
     if curves:
         axes.legend(frameon=False, loc="upper right", fontsize="small")
@@ -431,12 +435,14 @@ def plot_errors_by_action(errors, path=None, ylabel="MPJPE, mm", title=None):
         texts = [_short(value) if np.isfinite(value) else "" for value in heights]
         axes.bar_label(bars, texts, fontsize=6.5, padding=1, rotation=90 if len(errors) > 1 else 0)
     axes.set_xticks(places, [*actions, "mean"], rotation=40, ha="right", rotation_mode="anchor")
-    axes.set(ylabel=ylabel, title=title)
-    axes.margins(x=0.01, y=0.16)
+    axes.set(ylabel=ylabel)
+    axes.set_title(title or "", loc="left")
+    axes.margins(x=0.01, y=0.12)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     if errors:
-        axes.legend(frameon=False, loc="upper left", fontsize="small", ncols=len(errors))
+        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}
+        axes.legend(frameon=False, fontsize="small", ncols=len(errors), **place)
     return _drawn(canvas, path)
 
 
@@ -448,6 +454,16 @@ def _figure(width):
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return FigureCanvasAgg(figure), axes
+
+
+def _logarithmic(axis):
+    """Gives an axis a logarithmic scale with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axis.axes.set_yscale("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _drawn(canvas, path):

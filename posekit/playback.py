@@ -1,4 +1,4 @@
-"""Plays predictions: in a window with keys, or into a video or pictures where there is no display."""
+"""Plays predictions: in a window with keys, or into a video, an animation or pictures where there is no display."""
 
 import os
 import pathlib
@@ -7,11 +7,18 @@ import time
 
 import cv2
 import numpy as np
+from absl import logging
+from PIL import Image
 
-from posekit.data.sources import open_source
+from posekit.data.sources import Frame, Source, open_source
 from posekit.drawing import draw_text, save_image
+from posekit.files import replacing
 
 ESCAPE = 27
+OUTPUTS = (".mp4", ".gif", ".png", ".jpg")
+ANIMATION_FPS = 20.0
+GIF_MAX_SIDE = 1000
+GIF_MAX_PIXELS = 150_000_000  # of all pictures together; they are kept in memory, one byte a pixel
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -26,13 +33,29 @@ def has_display():
         return False
 
 
-def play(predictor, source, output="", *, view, keys, draw, every=0, rotate=0, mirror=False, max_frames=0):
+def play(
+    predictor,
+    source,
+    output="",
+    *,
+    view,
+    keys,
+    draw,
+    every=0,
+    rotate=0,
+    mirror=False,
+    max_frames=0,
+    animate=None,
+):
     """Predicts and shows a source until it ends or ESC is pressed.
 
     Args:
-        predictor: `Predictor`.
-        source: Image, folder, video or camera number.
-        output: `.mp4` video, `.png` or `.jpg` picture (numbered where there are several), or empty for a window.
+        predictor: `Predictor`, called with each picture; or what takes the frames of a source of keypoints, called
+            with each frame.
+        source: Image, folder, video or camera number; or a `Source` that is open already. Its frames are pictures
+            (`Frame`) or carry one, or None, as `image`.
+        output: `.mp4` video, `.gif` animation, `.png` or `.jpg` picture (numbered where there are several), or empty
+            for a window.
         view: View to begin with.
         keys: Dict from key to view.
         draw: Function `(people, image, view) -> picture`.
@@ -40,51 +63,70 @@ def play(predictor, source, output="", *, view, keys, draw, every=0, rotate=0, m
         rotate: Degrees clockwise to turn frames: 0, 90, 180 or 270.
         mirror: Whether to mirror frames.
         max_frames: Stop after so many frames, 0 for no limit.
+        animate: Function `(people, image, view) -> pictures` that makes a moving picture of a single one, such as a
+            walk around it; used where the source is one picture and the output a video or an animation.
 
     Returns:
         `(frames shown, frames per second, paths written)`.
 
     Raises:
-        ValueError: If there is neither an output nor a display.
+        ValueError: If there is neither an output nor a display, or frames that bring keypoints are to be turned.
     """
     if not output and not has_display():
-        raise ValueError("There is no display here; write a file instead: --output=out.mp4 or --output=out.png.")
-    opened = open_source(source)
+        raise ValueError("There is no display here; write a file instead: --output=out.mp4, or .gif or .png.")
+    opened = source if isinstance(source, Source) else open_source(source)
     every = every or (5 if opened.kind == "camera" else 1)
-    sink = _sink(output, opened)
-    people, count, started = None, 0, time.perf_counter()
+    animated = animate is not None and opened.length == 1 and _suffix(output) in (".mp4", ".gif")
+    sink = _sink(output, ANIMATION_FPS if animated else opened.fps or 2.0, opened)
+    people, count, ended, started = None, 0, False, time.perf_counter()
     try:
-        for frame in opened:
-            image = cv2.rotate(frame.image, _TURNS[rotate]) if rotate else frame.image
-            image = np.ascontiguousarray(image[:, ::-1]) if mirror else image
-            if people is None or count % every == 0:
-                people = predictor(image)
-            picture = draw(people, image, view)
-            count += 1
-            rate = count / (time.perf_counter() - started)
-            key = sink.show(picture, rate)
-            if key == ESCAPE or count == max_frames:
+        for index, frame in enumerate(opened):
+            image = _turned(frame, rotate, mirror)
+            if people is None or index % every == 0:
+                people = predictor(image if isinstance(frame, Frame) else frame)
+            for picture in animate(people, image, view) if animated else (draw(people, image, view),):
+                key = sink.show(picture, (count + 1) / (time.perf_counter() - started))
+                count += not sink.full
+                ended = key == ESCAPE or count == max_frames or sink.full
+                if ended:
+                    break
+                view = keys.get(chr(key), view) if key > 0 else view
+            if ended:
                 break
-            view = keys.get(chr(key), view) if key > 0 else view
         paths = sink.finish()
     finally:
         sink.close()
     return count, count / (time.perf_counter() - started), paths
 
 
-def _sink(output, opened):
+def _turned(frame, rotate, mirror):
+    if (rotate or mirror) and not isinstance(frame, Frame):
+        raise ValueError("Keypoints from a file cannot be turned or mirrored; leave out --rotate and --mirror.")
+    image = cv2.rotate(frame.image, _TURNS[rotate]) if rotate else frame.image
+    return np.ascontiguousarray(image[:, ::-1]) if mirror else image
+
+
+def _suffix(output):
+    return pathlib.Path(output).suffix.lower()
+
+
+def _sink(output, fps, opened):
     if not output:
         return _Window(wait=0 if opened.kind in ("image", "folder") else 1)
     path = pathlib.Path(output)
-    if path.suffix.lower() == ".mp4":
-        return _Video(path, opened.fps or 2.0)
-    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+    if _suffix(output) == ".mp4":
+        return _Video(path, fps)
+    if _suffix(output) == ".gif":
+        return _Animation(path, fps)
+    if _suffix(output) in (".png", ".jpg", ".jpeg"):
         return _Pictures(path, single=opened.length == 1)
-    raise ValueError(f"--output={output} must end in .mp4, .png or .jpg.")
+    raise ValueError(f"--output={output} must end in {', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]}.")
 
 
 class _Window:
     """Shows frames; pictures wait for a key, moving sources do not."""
+
+    full = False
 
     def __init__(self, wait):
         self.wait = wait
@@ -102,6 +144,8 @@ class _Window:
 
 class _Video:
     """Writes an MP4 beside its final name and renames it at the end."""
+
+    full = False
 
     def __init__(self, path, fps):
         self.path = path
@@ -139,8 +183,85 @@ class _Video:
         self.temporary.unlink(missing_ok=True)
 
 
+class _Animation:
+    """Writes a GIF: 256 colours chosen from the first picture, and anew where later ones look different."""
+
+    def __init__(self, path, fps):
+        self.path = path
+        self.fps = fps
+        self.pictures, self.durations_ms = [], []
+        self.palette, self.error = None, 0.0
+        self.count = self.pixels = self.shown_cs = 0
+        self.size = None
+        self.full = False
+
+    def show(self, picture, rate):
+        # Players take whole hundredths of a second and play anything below two of them slowly: frames that come
+        # faster are left out, and rounding never adds up.
+        until_cs = round(100.0 * (self.count + 1) / self.fps)
+        if not self.pictures or until_cs - self.shown_cs >= 2:
+            picture = self._fitted(picture)
+            self.full = bool(self.pictures) and self.pixels + picture.size // 3 > GIF_MAX_PIXELS
+            if self.full:
+                return -1
+            self.durations_ms.append(10 * max(until_cs - self.shown_cs, 2))
+            self.pictures.append(self._with_palette(picture))
+            self.pixels += picture.size // 3
+            self.shown_cs = until_cs
+        self.count += 1
+        return -1
+
+    def _fitted(self, picture):
+        if self.size is None:
+            height, width = picture.shape[:2]
+            scale = min(1.0, GIF_MAX_SIDE / max(height, width))
+            self.size = max(1, round(width * scale)), max(1, round(height * scale))
+        if picture.shape[1::-1] == self.size:
+            return picture
+        return _letterbox(picture, self.size)
+
+    def _with_palette(self, picture):
+        # Dithering would make still parts flicker, and the file three times as large.
+        image, plain = Image.fromarray(picture), Image.Dither.NONE
+        if self.palette is not None:
+            result = image.quantize(palette=self.palette, dither=plain)
+            if _difference(result, picture) <= 1.3 * self.error + 0.5:
+                return result
+        self.palette = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=plain)
+        result = image.quantize(palette=self.palette, dither=plain)
+        self.error = _difference(result, picture)
+        return result
+
+    def finish(self):
+        if not self.pictures:
+            return []
+        if self.full:
+            logging.warning(
+                "%s holds the first %d pictures, as many as go into an animation of this size; write --output=%s for "
+                "all of them.",
+                self.path,
+                self.count,
+                self.path.with_suffix(".mp4"),
+            )
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path) as temporary:
+                first, *rest = self.pictures
+                times = {"duration": self.durations_ms, "loop": 0}
+                first.save(temporary, "GIF", save_all=True, append_images=rest, optimize=False, **times)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise type(error)(f"Cannot write {self.path}: {reason}. Free some space, or name another file.") from error
+        return [self.path]
+
+    def close(self):
+        self.pictures = []
+
+
 class _Pictures:
     """Writes pictures, numbered unless the source is a single image."""
+
+    full = False
 
     def __init__(self, path, single):
         self.path = path
@@ -161,11 +282,18 @@ class _Pictures:
         pass
 
 
+def _difference(quantized, picture):
+    """Mean difference between a picture and what its palette makes of it, on every eighth pixel each way."""
+    shown = np.asarray(quantized.convert("RGB"))[::8, ::8]
+    return float(np.abs(shown.astype(np.int16) - picture[::8, ::8]).mean())
+
+
 def _letterbox(picture, size):
     """Fits a picture into a frame of another size, on black."""
     width, height = size
     scale = min(width / picture.shape[1], height / picture.shape[0])
-    inner = cv2.resize(picture, (max(1, int(picture.shape[1] * scale)), max(1, int(picture.shape[0] * scale))))
+    inner = max(1, int(picture.shape[1] * scale)), max(1, int(picture.shape[0] * scale))
+    inner = cv2.resize(picture, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     frame = np.zeros((height, width, 3), np.uint8)
     top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
     frame[top : top + inner.shape[0], left : left + inner.shape[1]] = inner

@@ -3,9 +3,10 @@ import types
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from posekit import playback
-from posekit.data.sources import open_source
+from posekit.data.sources import Frame, Source, open_source
 
 KEYS = {"s": "skeleton", "m": "mesh"}
 
@@ -109,8 +110,134 @@ def test_without_display_an_output_is_asked_for(video, monkeypatch):
 
 
 def test_other_outputs_are_refused(video, tmp_path):
-    with pytest.raises(ValueError, match=r"\.mp4, \.png or \.jpg"):
-        play(video, tmp_path / "out.gif")
+    with pytest.raises(ValueError, match=r"\.mp4, \.gif, \.png or \.jpg"):
+        play(video, tmp_path / "out.webm")
+
+
+def frames_of(path):
+    """Pictures and milliseconds of a GIF."""
+    with Image.open(path) as animation:
+        assert animation.info["loop"] == 0
+        frames = list(ImageSequence.all_frames(animation))
+        times = []
+        for number in range(animation.n_frames):
+            animation.seek(number)
+            times.append(animation.info["duration"])
+    return [np.asarray(frame.convert("RGB")) for frame in frames], times
+
+
+def test_video_to_animation(video, tmp_path):
+    _, (count, _, paths) = play(video, tmp_path / "new" / "out.gif")
+    frames, times = frames_of(paths[0])
+    assert count == 5 and paths == [tmp_path / "new" / "out.gif"] and times == [100] * 5
+    for level, frame in zip(range(0, 200, 40), frames):
+        assert frame.shape == (48, 64, 3) and abs(int(frame[20, 20, 0]) - level) < 12
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.gif"]
+
+
+def moving(fps, count, size=(40, 60)):
+    """A source of pictures that differ."""
+    pictures = (np.full((*size, 3), 10 * index, np.uint8) for index in range(count))
+    return Source("video", (Frame(picture, "a", index) for index, picture in enumerate(pictures)), count, fps)
+
+
+@pytest.mark.parametrize("fps, count, kept", [(30, 15, 15), (25, 10, 10), (60, 12, 12), (100, 20, 10), (3, 2, 2)])
+def test_an_animation_takes_the_time_of_its_source(tmp_path, fps, count, kept):
+    _, (shown, _, paths) = play(moving(fps, count), tmp_path / "out.gif")
+    frames, times = frames_of(paths[0])
+    assert shown == count and sum(times) == pytest.approx(1000 * count / fps, abs=25) and min(times) >= 20
+    assert len(frames) <= kept and (fps > 50 or len(frames) == kept)
+
+
+def test_animations_get_new_colours_where_the_scene_changes(tmp_path):
+    rng = np.random.default_rng(0)
+    scenes = [np.uint8(rng.uniform(0, 90, (40, 60, 3)) + low) for low in ((0, 100, 160), (160, 0, 20))]
+    frames = (Frame(scenes[index // 2], "a", index) for index in range(4))
+    _, (_, _, paths) = play(Source("video", frames, 4, 10.0), tmp_path / "out.gif")
+    for frame, scene in zip(frames_of(paths[0])[0], scenes):
+        assert np.abs(frame.astype(int) - scene).mean() < 12
+
+
+def test_large_pictures_are_scaled_down_for_animations(tmp_path, monkeypatch):
+    monkeypatch.setattr(playback, "GIF_MAX_SIDE", 30)
+    frames, _ = frames_of(play(moving(10, 2), tmp_path / "out.gif")[1][2][0])
+    assert frames[0].shape == (20, 30, 3)
+
+
+def test_long_animations_end_with_a_word(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(playback, "GIF_MAX_PIXELS", 3 * 40 * 60)
+    predictor, (count, _, paths) = play(moving(10, 9), tmp_path / "out.gif")
+    assert count == 3 and len(frames_of(paths[0])[0]) == 3 and len(predictor.images) == 4
+    assert "first 3 pictures" in caplog.text and "out.mp4" in caplog.text
+    caplog.clear()
+    play(moving(10, 3), tmp_path / "whole.gif")
+    assert not caplog.text
+
+
+def test_a_failing_prediction_leaves_no_half_animation(tmp_path):
+    def failing(image):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        playback.play(failing, moving(10, 3), str(tmp_path / "out.gif"), view="mesh", keys=KEYS, draw=draw)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_animation_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "out.gif").write_bytes(b"old")
+
+    def full_disk(image, path, *_, **__):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        play(moving(10, 3), tmp_path / "out.gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gif"] and (tmp_path / "out.gif").read_bytes() == b"old"
+
+
+def walk_around(people, image, view):
+    """Five pictures of one."""
+    return (np.full_like(image, 50 * number + people.number) for number in range(5))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_one_picture_moves_where_the_output_can(tmp_path, suffix):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 48, 3), np.uint8))
+    predictor, (count, _, paths) = play(tmp_path / "a.png", tmp_path / f"out{suffix}", animate=walk_around)
+    assert count == 5 and len(predictor.images) == 1
+    if suffix == ".gif":
+        frames, times = frames_of(paths[0])
+        assert len(frames) == 5 and times == [50] * 5 and frames[4][0, 0, 0] == 201
+    else:
+        opened = open_source(paths[0])
+        assert opened.fps == playback.ANIMATION_FPS and len(list(opened)) == 5
+    assert play(tmp_path / "a.png", tmp_path / f"b{suffix}", animate=walk_around, max_frames=2)[1][0] == 2
+
+
+def test_one_picture_stands_still_otherwise(video, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 48, 3), np.uint8))
+    assert play(tmp_path / "a.png", tmp_path / "out.png", animate=walk_around)[1][0] == 1
+    assert play(tmp_path / "a.png", tmp_path / "out.gif")[1][0] == 1
+    assert play(video, tmp_path / "out.mp4", animate=walk_around)[1][0] == 5
+
+
+def test_frames_of_keypoints_reach_the_predictor_whole(tmp_path):
+    frames = [types.SimpleNamespace(image=None, number=3), types.SimpleNamespace(image=None, number=4)]
+    given = []
+
+    def predictor(frame):
+        given.append(frame)
+        return frame
+
+    def number_of(people, image, view):
+        return np.full((8, 8, 3), people.number, np.uint8)
+
+    options = {"view": "both", "keys": {}, "draw": number_of}
+    playback.play(predictor, Source("folder", iter(frames), 2), str(tmp_path / "out.png"), **options)
+    assert given == frames and cv2.imread(str(tmp_path / "out_000001.png"))[0, 0, 0] == 4
+    with pytest.raises(ValueError, match="--mirror"):
+        playback.play(predictor, Source("folder", iter(frames), 2), str(tmp_path / "o.png"), mirror=True, **options)
 
 
 def test_a_failing_prediction_leaves_no_half_video(video, tmp_path):
