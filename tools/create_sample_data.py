@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from posekit.bodies import sample_body
 from posekit.codecs.screen_pose import camera_to_image
-from posekit.data.plain_pickles import dumps_plain, growing_list
+from posekit.data.plain_pickles import growing_list, write_plain
 from posekit.data.schema import MocapRecord
 from posekit.data.shards import interrupts_held_back, leave_with_parent
 from posekit.data.synthetic import sample_motion, sample_picture, sample_poses, sample_shapes
@@ -570,7 +570,10 @@ def _write_h36m(_, folder):
                 detections[split] = _write_recordings(recordings, first_video, count, extend, progress)
             folder.add([path.name])
             first_video += _CAMERAS * len(recordings)
-    folder.write_bytes("h36m_sh_dt_ft.pkl", dumps_plain(detections))
+    path = folder.folder / "h36m_sh_dt_ft.pkl"
+    with explain_write_errors(path):
+        write_plain(path, detections)
+    folder.add([path.name])
     return f"{FLAGS.num_h36m_poses - num_test} poses to train and {num_test} to test"
 
 

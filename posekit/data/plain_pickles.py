@@ -10,6 +10,8 @@ from posekit.files import replacing
 
 PROTOCOL = 2
 _NEW_NAME, _OLD_NAME = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+# Python's pickler hands over what is longer than this, in bytes, on its own.
+_LARGE = 1 << 16
 _LIST_START = pickle.PROTO + bytes([PROTOCOL]) + pickle.EMPTY_LIST
 
 
@@ -23,6 +25,28 @@ def dumps_plain(value):
         Bytes of protocol 2.
     """
     return pickle.dumps(value, PROTOCOL).replace(_NEW_NAME, _OLD_NAME)
+
+
+def write_plain(path, value):
+    """Writes a pickle file, which takes its name only when it is complete.
+
+    Args:
+        path: File to write; its folder must exist.
+        value: As for `dumps_plain`; of large arrays, one at a time is copied.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        pickle.Pickler(_OldNames(file), PROTOCOL).dump(value)
+
+
+class _OldNames:
+    """A file to which large pieces, which are the numbers of arrays, go as they are, and others with old names."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def write(self, data):
+        data = data if len(data) > _LARGE else bytes(data).replace(_NEW_NAME, _OLD_NAME)
+        return self._file.write(data)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from posekit.data.pickles import load_pickle, loads_pickle
-from posekit.data.plain_pickles import dumps_plain, growing_list
+from posekit.data.plain_pickles import dumps_plain, growing_list, write_plain
 
 
 def test_names_and_opcodes_are_those_of_numpy_1_and_protocol_2():
@@ -24,6 +24,20 @@ def test_names_and_opcodes_are_those_of_numpy_1_and_protocol_2():
     read = loads_pickle(data)
     np.testing.assert_array_equal(read.pop("result"), value.pop("result"))
     assert read == value
+
+
+def test_large_arrays_go_to_the_file_the_same_way(tmp_path):
+    rng = np.random.default_rng(0)
+    value = {
+        "first": rng.normal(size=(3000, 17, 3)),
+        "small": np.arange(3),
+        "second": np.asfortranarray(rng.random((99, 999))),
+    }
+    write_plain(tmp_path / "arrays.pkl", value)
+    data = (tmp_path / "arrays.pkl").read_bytes()
+    assert data == dumps_plain(value) and b"numpy._core" not in data
+    for key, array in load_pickle(tmp_path / "arrays.pkl").items():
+        np.testing.assert_array_equal(array, value[key])
 
 
 @pytest.mark.parametrize("parts", [[], [0], [1], [3, 0, 1, 2500, 1]])
@@ -45,4 +59,6 @@ def test_nothing_half_written_stays(tmp_path):
     with pytest.raises(KeyError), growing_list(tmp_path / "list.pkl") as extend:
         extend([1, 2])
         raise KeyError("stop")
+    with pytest.raises(TypeError, match="pickle"):
+        write_plain(tmp_path / "value.pkl", (value for value in ()))
     assert not list(tmp_path.iterdir())

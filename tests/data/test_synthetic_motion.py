@@ -123,6 +123,12 @@ def test_many_frames_are_smooth_and_few_are_spread(actor):
     assert sample_recording(np.random.default_rng(0), actor, "Posing", 1).shape == (1, 17, 3)
 
 
+def test_actions_are_those_of_human36m():
+    from posekit.data import h36m
+
+    assert ACTIONS == tuple(h36m.ACTIONS.values())
+
+
 def test_same_seed_same_recording(actor):
     first, second = (sample_recording(np.random.default_rng(5), actor, "Greeting", 30) for _ in range(2))
     np.testing.assert_array_equal(first, second)
