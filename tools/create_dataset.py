@@ -9,8 +9,10 @@ Where the raw data is expected below --data_dir (every folder has a flag of its 
     --mpii             upi-s1h/data/mpii/{poses.npz,images}, as Unite the People hands it out
     --coco             coco/annotations/person_keypoints_*.json, coco/train2017, …
     --mocap            mocap_neutrMosh/neutrSMPL_*.tfrecord; neutrMosh/neutrSMPL_*/*/*.pkl; amass/**/*.npz
-    --h36m             h36m/{h36m_train.pkl,h36m_test.pkl,h36m_sh_dt_ft.pkl}, as CHUNYUWANG/lcn-pose hands them out;
-                       becomes h36m_train.h5 and h36m_test.h5
+    --h36m             h36m/{h36m_train.pkl,h36m_test.pkl,h36m_sh_dt_ft.pkl}, as CHUNYUWANG/lcn-pose hands them out,
+                       h36m/{data_3d_h36m.npz,data_2d_h36m_*.npz} of VideoPose3D,
+                       h36m/S1/MyPoseFeatures/D3_Positions/*.cdf and so on, Human3.6M's own, or
+                       h36m/S1/MyPoses/3D_positions/*.h5; becomes the pose files h36m_train.h5 and h36m_test.h5
 
 Images without a silhouette are kept. A run that was interrupted continues where it was when started again, and what
 is there already is not made again. Exit status: 0 if all is well, 3 if something had to be skipped (0 with
@@ -65,6 +67,12 @@ flags.DEFINE_string("mocap_dir", None, "SMPL pickles; {data_dir}/neutrMosh if no
 flags.DEFINE_string("amass_dir", None, "AMASS's folder; {data_dir}/amass if not given.")
 flags.DEFINE_integer("amass_stride", 1, "Every how many frames of an AMASS recording one is taken.", lower_bound=1)
 flags.DEFINE_string("h36m_dir", None, "Human3.6M's folder; {data_dir}/h36m or {data_dir}/dataset if not given.")
+flags.DEFINE_enum(
+    "h36m_source",
+    None,
+    list(h36m.SOURCES),
+    "Which of Human3.6M's layouts is read; the first one that is there if not given.",
+)
 flags.DEFINE_string(
     "h36m_detections",
     None,
@@ -286,12 +294,7 @@ def _h36m_jobs(data_dir, output_dir):
 
     def making(split):
         with tqdm(desc=f"h36m_{split}", unit="pose", disable=None) as bar:
-
-            def progress(total, count):
-                bar.total = total
-                bar.update(count)
-
-            return h36m.h36m(split, folder, output_dir, options, FLAGS.overwrite, progress)
+            return h36m.h36m(split, folder, output_dir, options, FLAGS.h36m_source, FLAGS.overwrite, bar.update)
 
     return [(f"h36m_{split}", output_dir, 0, lambda split=split: making(split)) for split in ("train", "test")]
 

@@ -233,6 +233,35 @@ class CameraTable:
         )
 
 
+def sound_rows(columns):
+    """Tells poses that can be used from others.
+
+    Args:
+        columns: Dict of the columns of a pose file, all of one length.
+
+    Returns:
+        `(sound, problems)`: boolean `[poses]`, and a list of `(row, reason)` of the poses that are not.
+    """
+    reasons = {}
+
+    def reject(wrong, reason):
+        for row in np.flatnonzero(wrong).tolist():
+            reasons.setdefault(row, reason)
+
+    for name, values in columns.items():
+        if values.dtype.kind == "f":
+            wrong = ~np.isfinite(values).reshape(len(values), -1).all(1)
+            reject(wrong, f"{'detections' if name.startswith('detect') else 'values'} that are not finite")
+    with np.errstate(invalid="ignore"):
+        behind = ~(columns["joints_cam_mm"][..., 2] > 0).all(1) | ~(columns["root_depth_mm"] > 0)
+        reject(behind, "joints that are not in front of the camera")
+        reject(~(columns["box_px"][:, 2] > columns["box_px"][:, 0]), "a box of no width")
+    reject(~np.isin(columns["action"], list(ACTIONS)), f"an action that is not among {min(ACTIONS)} to {max(ACTIONS)}")
+    sound = np.ones(len(columns["action"]), bool)
+    sound[list(reasons)] = False
+    return sound, sorted(reasons.items())
+
+
 # ----------------------------------------------------------------------------------------------- reading poses
 
 
@@ -567,7 +596,7 @@ class PickledPoses:
             columns["joints_px"] = columns["joints_image"][..., :2]
             for name, values in (self._detections or {}).items():
                 columns[name] = values[[number for number, _ in taken]]
-            sound, problems = _sound_rows(columns)
+            sound, problems = sound_rows(columns)
             skipped += [(_item_name(taken[row][1], taken[row][0]), reason) for row, reason in problems]
             yield {name: columns[name][sound] for name in COLUMNS if name in columns}, skipped
 
@@ -692,6 +721,8 @@ def _numbers(item, key, shape):
         value = value if isinstance(value, np.ndarray) else np.asarray(value)
     except ValueError:
         value = np.empty(0)
+    # The original's cameras come from a file in which every number is a column of its own.
+    value = value.squeeze() if value.shape != shape else value
     if value.shape != shape or value.dtype.kind not in "fiu":
         raise _UnusableItem(f"{key!r} is not {list(shape) or 'a number'}" + (" numbers" if shape else ""))
     return value
@@ -720,27 +751,6 @@ def _camera_size(camera):
 def _item_name(item, number):
     path = item.get("image_path") if isinstance(item, dict) else None
     return pathlib.PurePath(path).stem[:80] if isinstance(path, str) and path else f"item {number}"
-
-
-def _sound_rows(columns):
-    """Boolean `[rows]`, and `(row, reason)` of those that are not."""
-    reasons = {}
-
-    def reject(wrong, reason):
-        for row in np.flatnonzero(wrong).tolist():
-            reasons.setdefault(row, reason)
-
-    for name, values in columns.items():
-        if values.dtype.kind == "f":
-            wrong = ~np.isfinite(values).reshape(len(values), -1).all(1)
-            reject(wrong, f"{'detections' if name.startswith('detect') else 'values'} that are not finite")
-    with np.errstate(invalid="ignore"):
-        reject(~(columns["box_px"][:, 2] > columns["box_px"][:, 0]), "a box of no width")
-        reject(~(columns["root_depth_mm"] > 0), "a root that is not in front of the camera")
-    reject(~np.isin(columns["action"], list(ACTIONS)), f"an action that is not among {min(ACTIONS)} to {max(ACTIONS)}")
-    sound = np.ones(len(columns["action"]), bool)
-    sound[list(reasons)] = False
-    return sound, sorted(reasons.items())
 
 
 def _read_detections(path, split, count, max_bytes):

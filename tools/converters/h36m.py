@@ -4,6 +4,8 @@
 h36m/h36m_train.pkl, h36m_test.pkl       the pickles of CHUNYUWANG/lcn-pose
 h36m/h36m_sh_dt_ft.pkl                   2-D detections for them; may be absent
 ```
+
+or any of what `converters.h36m_recordings` reads.
 """
 
 import contextlib
@@ -15,14 +17,14 @@ import pathlib
 import pickle
 import shutil
 
-from posekit.data.h36m import PickledPoses, UnknownCameraError, pose_file
+from converters.h36m_recordings import CdfFiles, Hdf5Files, VideoPose
+from posekit.data.h36m import SPLITS, PickledPoses, UnknownCameraError, pose_file
 from posekit.data.hdf5 import PoseFile, PoseFileError, PoseWriter
-from posekit.data.shards import NothingUsableError, Skip, Summary, Tally, locked
+from posekit.data.shards import NothingUsableError, Summary, Tally, locked
 from posekit.data.tfrecord import DatasetNotFoundError, explain_write_errors, read_summary, staging_folder, write_json
 
 # Part of every fingerprint: raise it when the poses made of unchanged raw data change.
 _FORMAT = 1
-_BETWEEN = "frame between the strides"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Pickles:
         chosen = options.detections or (default if default.exists() else None)
         self.detections = None if chosen in (None, "none") else pathlib.Path(chosen)
 
+    @classmethod
+    def is_in(cls, folder):
+        """Whether a folder holds them."""
+        return any((pathlib.Path(folder) / f"h36m_{split}.pkl").is_file() for split in SPLITS)
+
     @property
     def files(self):
         """Files whose size and time tell whether poses made earlier are still valid."""
@@ -71,7 +78,7 @@ class Pickles:
         """Reads the files.
 
         Returns:
-            An object with a length, `blocks()` and `cameras()`.
+            `PickledPoses`.
 
         Raises:
             NothingUsableError: If they cannot be used.
@@ -90,7 +97,37 @@ class Pickles:
         return poses
 
 
-def h36m(split, folder, output_dir, options=Options(), overwrite=False, progress=None):
+# In the order in which they are looked for.
+SOURCES = {"pickles": Pickles, "videopose3d": VideoPose, "cdf": CdfFiles, "h5": Hdf5Files}
+
+
+def find_source(folder, split, options, source=None):
+    """What the poses of a split are made from.
+
+    Args:
+        folder: Folder of the raw files.
+        split: `"train"` or `"test"`.
+        options: `Options`.
+        source: One of `SOURCES`; the first one that is there if `None`.
+
+    Returns:
+        An object with `title`, `files` and `open()`, which gives one with `blocks()` and `cameras()`.
+
+    Raises:
+        NothingUsableError: If there is none.
+    """
+    if source is not None:
+        return SOURCES[source](folder, split, options)
+    for kind in SOURCES.values():
+        if kind.is_in(folder):
+            return kind(folder, split, options)
+    raise NothingUsableError(
+        f"There is nothing of Human3.6M in {folder}: neither h36m_{split}.pkl, nor data_3d_h36m.npz, nor "
+        f"S1/{CdfFiles.folders[0]}/*.cdf, nor S1/{Hdf5Files.folders[0]}/*.h5. Give its folder with --h36m_dir."
+    )
+
+
+def h36m(split, folder, output_dir, options=Options(), source=None, overwrite=False, progress=None):
     """Makes the pose file of one split.
 
     Args:
@@ -98,8 +135,9 @@ def h36m(split, folder, output_dir, options=Options(), overwrite=False, progress
         folder: Folder of the raw files.
         output_dir: Folder of the pose files.
         options: `Options`.
+        source: One of `SOURCES`; the first one that is there if `None`.
         overwrite: Make it again if it is there, and replace a file that was not made here.
-        progress: Called with the number of poses in all, and the number done since the last call.
+        progress: Called with the number of poses done since the last call.
 
     Returns:
         A `Summary`.
@@ -109,7 +147,7 @@ def h36m(split, folder, output_dir, options=Options(), overwrite=False, progress
         FileExistsError: If a file of that name is there that was not made here.
         OSError: If the file cannot be written.
     """
-    raw = Pickles(folder, split, options)
+    raw = find_source(folder, split, options, source)
     path = pose_file(output_dir, split)
     name = path.stem
     fingerprint = _fingerprint(raw, split, options)
@@ -125,7 +163,7 @@ def h36m(split, folder, output_dir, options=Options(), overwrite=False, progress
             # What a killed run has left; nobody else writes while the lock is held.
             for leftover in path.parent.glob(f".{path.name}.*.tmp"):
                 leftover.unlink(missing_ok=True)
-            return _write(raw, path, options, fingerprint, progress or (lambda total, count: None))
+            return _write(raw, path, options, fingerprint, progress or (lambda count: None))
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -133,18 +171,21 @@ def h36m(split, folder, output_dir, options=Options(), overwrite=False, progress
 def _write(raw, path, options, fingerprint, progress):
     poses = raw.open()
     tally = Tally()
+    for skip in getattr(poses, "skips", ()):
+        tally.add(skip)
+    found = 0
     with PoseWriter(path, source=raw.title, fingerprint=fingerprint) as writer:
         for columns, skipped in _blocks(poses, options):
-            between = [name for name, reason in skipped if reason is None]
-            if between:
-                tally.merge({_BETWEEN: {"count": len(between), "first": between[:5], "by_rule": True}})
-            for name, reason in skipped:
-                if reason is not None:
-                    tally.add(Skip(name, reason))
-            if len(columns["action"]):
+            count = len(skipped)
+            for reason, names in _by_reason(skipped).items():
+                entry = {"count": len(names), "first": names[:5], "by_rule": reason is None}
+                tally.merge({reason or "frame between the strides": entry})
+            if columns is not None and len(columns["action"]):
                 writer.append(columns)
-            progress(len(poses), len(columns["action"]) + len(skipped))
-        summary = Summary(path.stem, len(poses), writer.count, None, tally.reasons, {})
+                count += len(columns["action"])
+            found += count
+            progress(count)
+        summary = Summary(path.stem, found, writer.count, None, tally.reasons, {})
         if not writer.count:
             reasons = "; ".join(f"{reason} ({entry['count']})" for reason, entry in tally.reasons.items())
             raise NothingUsableError(f"Nothing of {path.stem} can be used: {reasons}.", summary)
@@ -161,6 +202,13 @@ def _write(raw, path, options, fingerprint, progress):
     }
     write_json(path.with_suffix(".json"), content)
     return dataclasses.replace(summary, files=files)
+
+
+def _by_reason(skipped):
+    names = {}
+    for name, reason in skipped:
+        names.setdefault(reason, []).append(name)
+    return names
 
 
 def _blocks(poses, options):
