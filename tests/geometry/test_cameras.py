@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -53,3 +56,76 @@ def test_pinhole_camera_sees_what_the_weak_one_sees():
     pinhole_px = 500 * seen[:, :2] / seen[:, 2:] + 112
     weak_px = cameras.ndc_to_px(cameras.orthographic_projection(points, weak), 224)
     np.testing.assert_allclose(pinhole_px, weak_px, atol=1e-9)
+
+
+# Calibrated cameras
+
+
+@pytest.fixture(scope="module")
+def lifting():
+    return load_fixture("lcn_data_eval")
+
+
+def test_lens_equals_the_original(lifting):
+    rotation, translation = lifting["ppr_R"], lifting["ppr_T"]
+    seen = cameras.world_to_camera(lifting["ppr_P"], rotation, translation)
+    # The reference was made with these round numbers.
+    focal, center = 1145.0, [512.0, 515.0]
+    projected = cameras.project(seen, focal, center, lifting["ppr_k"], lifting["ppr_p"])
+    np.testing.assert_allclose(projected, lifting["ppr_proj"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(seen[:, 2], lifting["ppr_depth"], rtol=0, atol=1e-6)
+    # What the two parts of the distortion and the radius alone do, seen through a camera that only shows them.
+    plain = cameras.project(seen, 1.0, [0, 0])
+    np.testing.assert_allclose(np.sum(plain**2, -1), lifting["ppr_r2"], rtol=0, atol=1e-6)
+    radial = cameras.project(seen, 1.0, [0, 0], lifting["ppr_k"])
+    np.testing.assert_allclose(radial, plain * lifting["ppr_radial"][:, None], rtol=0, atol=1e-6)
+    tangential = cameras.project(seen, 1.0, [0, 0], None, lifting["ppr_p"])
+    shift = lifting["ppr_r2"][:, None] * lifting["ppr_p"][::-1, 0]
+    np.testing.assert_allclose(tangential, plain * (1 + lifting["ppr_tan"][:, None]) + shift, rtol=0, atol=1e-6)
+
+
+def test_camera_frames_equal_the_original(lifting):
+    there = cameras.world_to_camera(lifting["ppr_P"], lifting["ppr_R"], lifting["ppr_T"])
+    np.testing.assert_allclose(there, lifting["w2c"], rtol=0, atol=1e-6)
+    back = cameras.camera_to_world(lifting["ppr_P"], lifting["ppr_R"], lifting["ppr_T"])
+    np.testing.assert_allclose(back, lifting["c2w"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        cameras.camera_to_world(there, lifting["ppr_R"], lifting["ppr_T"]), lifting["ppr_P"], rtol=0, atol=1e-9
+    )
+
+
+def test_camera_by_hand():
+    # A quarter turn about z: the camera's x is the world's y.
+    rotation = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    point = np.array([[1.0, 2, 9]])
+    np.testing.assert_allclose(cameras.world_to_camera(point, rotation, [0, 0, 5]), [[2, -1, 4]])
+    np.testing.assert_allclose(cameras.camera_to_world([[2, -1, 4]], rotation, [[0], [0], [5]]), point)
+    # x, y = 0.5, -0.25; r² = 0.3125.
+    np.testing.assert_allclose(cameras.project([[2, -1, 4]], [100, 200], [10, 20]), [[60, -30]])
+    np.testing.assert_allclose(cameras.project([[2, -1, 4]], 100, [0, 0], [1, 0, 0]), [[65.625, -32.8125]])
+    # factor = 1 + 0.1 y + 0.2 x = 1.075; shift = (0.2, 0.1) r².
+    np.testing.assert_allclose(cameras.project([[2, -1, 4]], 1, [0, 0], None, [0.1, 0.2]), [[0.6, -0.2375]])
+
+
+def test_cameras_in_batches():
+    rng = np.random.default_rng(3)
+    rotation = np.linalg.qr(rng.normal(size=(4, 3, 3)))[0]
+    translation, k, p = (rng.normal(size=(4, n)) for n in (3, 3, 2))
+    focal, center = rng.uniform(900, 1100, (4, 2)), rng.uniform(400, 600, (4, 2))
+    points = rng.normal(size=(4, 7, 3)) + [0, 0, 9]
+    seen = cameras.world_to_camera(points, rotation, translation)
+    px = cameras.project(points, focal, center, 0.1 * k, 0.01 * p)
+    for n in range(4):
+        np.testing.assert_allclose(seen[n], (points[n] - translation[n]) @ rotation[n].T)
+        one = cameras.project(points[n], focal[n], center[n], 0.1 * k[n][:, None], 0.01 * p[n])
+        np.testing.assert_allclose(px[n], one, rtol=1e-12)
+    assert cameras.project(np.zeros((0, 3)), 1.0, [0, 0], k[0], p[0]).shape == (0, 2)
+    with pytest.raises(ValueError, match=r"must be \[..., 3\]"):
+        cameras.project(points, focal, center, [0.1])
+
+
+def test_calibrated_cameras_do_without_keras():
+    code = "import sys; from posekit.geometry import cameras; cameras.project([[1, 1, 1]], 1, [0, 0]); "
+    code += "print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "numpy" in modules and "keras" not in modules and "tensorflow" not in modules
