@@ -10,8 +10,8 @@ FLOORS = (
     ("files", "skeletons", "results", "bodies", "sample_body"),
     ("geometry",),
     ("ops",),
-    ("layers", "losses", "metrics", "drawing", "drawing3d"),
-    ("codecs", "models"),
+    ("layers", "losses", "drawing", "drawing3d"),
+    ("codecs", "models", "metrics"),  # some metrics decode what they measure
     ("data",),
     ("training",),
     ("systems", "weights"),

@@ -32,10 +32,7 @@ def mpjpe(joints, target, root=None, visible=None):
 
     Follows: akanazawa/hmr/src/benchmark/eval_util.py:compute_errors.
     """
-    joints, target = _same_shape(joints, target)
-    if root is not None:
-        joints, target = align_root(joints, root), align_root(target, root)
-    return _mean_distance(joints, target, visible)
+    return _mean_over_joints(joint_distances(joints, target, root), visible)
 
 
 def procrustes_mpjpe(joints, target, visible=None, scale=True, reflection=False):
@@ -59,14 +56,35 @@ def procrustes_mpjpe(joints, target, visible=None, scale=True, reflection=False)
     joints, target = _same_shape(joints, target)
     if visible is None or np.all(visible):
         aligned, _ = procrustes(joints, target, scale, reflection)
-        return _mean_distance(aligned, target, None)
+        return joint_distances(aligned, target).mean(-1)
     visible = np.broadcast_to(np.asarray(visible, bool), joints.shape[:-1])
     errors = np.full(joints.shape[:-2], np.nan)
     for sample in zip(*np.nonzero(visible.any(-1))):
         there = visible[sample]
         aligned, _ = procrustes(joints[sample][there], target[sample][there], scale, reflection)
-        errors[sample] = _mean_distance(aligned, target[sample][there], None)
+        errors[sample] = joint_distances(aligned, target[sample][there]).mean()
     return errors
+
+
+def joint_distances(joints, target, root=None):
+    """Distance of every predicted joint from the true one.
+
+    Args:
+        joints: `[..., joints, dimensions]`, in any unit.
+        target: An array of the same shape, in the same unit.
+        root: As in `mpjpe`.
+
+    Returns:
+        Float64 `[..., joints]` in that unit.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    joints, target = _same_shape(joints, target)
+    if root is not None:
+        joints, target = align_root(joints, root), align_root(target, root)
+    away = joints - target
+    return np.sqrt(np.einsum("...d,...d->...", away, away))
 
 
 def _same_shape(joints, target):
@@ -79,8 +97,7 @@ def _same_shape(joints, target):
     return joints, target
 
 
-def _mean_distance(joints, target, visible):
-    distances = np.linalg.norm(joints - target, axis=-1)
+def _mean_over_joints(distances, visible):
     if visible is None:
         return distances.mean(-1)
     visible = np.broadcast_to(np.asarray(visible, bool), distances.shape)

@@ -3,6 +3,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from posekit.geometry.alignment import align_root, procrustes
+from posekit.testing import load_fixture
 
 
 def random_similarity(rng, batch):
@@ -58,6 +59,65 @@ def test_no_other_similarity_is_better():
         assert np.square(other - target).sum() >= least
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("best", {"reflection": "best"}),
+        ("noreflect", {"reflection": False}),
+        ("reflect", {"reflection": True}),
+        ("noscale", {"reflection": "best", "scale": False}),
+    ],
+)
+def test_equals_the_original(kind, options):
+    fixture = load_fixture("lcn_data_eval")
+    points, target = fixture["camera_frame_test2"][:6], fixture["test_joint_3d_camera"][:6]
+    aligned, transform = procrustes(points, target, **options)
+    np.testing.assert_allclose(aligned, fixture[f"procr_{kind}_Z"], rtol=0, atol=1e-4)
+    for key, name in (("d", "residual"), ("scale", "scale"), ("R", "rotation")):
+        np.testing.assert_allclose(transform[name], fixture[f"procr_{kind}_{key}"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(transform["translation"], fixture[f"procr_{kind}_t"], rtol=0, atol=1e-4)
+
+
+def test_mirroring_can_be_asked_for():
+    points, target = np.random.default_rng(5).normal(size=(2, 40, 9, 3))
+    determinants, residuals = {}, {}
+    for reflection in (False, True, "best"):
+        aligned, transform = procrustes(points, target, reflection=reflection)
+        determinants[reflection] = np.linalg.det(transform["rotation"])
+        residuals[reflection] = transform["residual"]
+        spread = np.square(target - target.mean(1, keepdims=True)).sum((1, 2))
+        np.testing.assert_allclose(transform["residual"], np.square(aligned - target).sum((1, 2)) / spread)
+    np.testing.assert_allclose(determinants[False], 1)
+    np.testing.assert_allclose(determinants[True], -1)
+    np.testing.assert_allclose(residuals["best"], np.minimum(residuals[False], residuals[True]))
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("reflection", [True, False, "best"])
+def test_degenerate_samples_have_defined_results(scale, reflection):
+    rng = np.random.default_rng(6)
+    sound, target = rng.normal(300, 100, (2, 17, 3))
+    line = np.outer(np.linspace(-1, 1, 17), [1.0, 2, 3])
+    plane = sound * [1, 1, 0]
+    coinciding = np.full((17, 3), (0.1, 4500.3, 1 / 3))  # their mean is not quite their place
+    holes, endless = sound.copy(), sound.copy()
+    holes[3] = np.nan
+    endless[5, 1] = np.inf
+    points = np.stack([sound, line, plane, coinciding, holes, endless, sound, sound * 1e-200])
+    targets = np.stack([target, target, target, target, target, target, coinciding, target])
+    with np.errstate(all="raise", under="ignore"):
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            aligned, transform = procrustes(points, targets, scale=scale, reflection=reflection)
+    np.testing.assert_allclose(aligned[0], procrustes(sound, target, scale, reflection)[0], atol=1e-9)
+    assert np.isfinite(aligned[[0, 1, 2, 3, 6, 7]]).all()
+    assert np.isnan(aligned[[4, 5]]).all() and np.isnan(transform["residual"][[4, 5]]).all()
+    np.testing.assert_allclose(aligned[3], np.tile(target.mean(0), (17, 1)))
+    assert transform["scale"][3] == 1 and transform["residual"][3] == 1
+    assert np.isnan(transform["residual"][6])
+    if scale:
+        np.testing.assert_allclose(aligned[6], coinciding, atol=1e-6)
+
+
 def test_coinciding_points_land_on_the_mean():
     aligned, transform = procrustes(np.ones((1, 5, 3)), np.arange(15.0).reshape(1, 5, 3))
     np.testing.assert_allclose(aligned, np.tile([6.0, 7, 8], (1, 5, 1)))
@@ -78,7 +138,9 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="one size"):
         procrustes(np.zeros((3, 3)), np.zeros((4, 3)))
     with pytest.raises(ValueError, match="'best'"):
-        procrustes(np.zeros((3, 3)), np.zeros((3, 3)), reflection=True)
+        procrustes(np.zeros((3, 3)), np.zeros((3, 3)), reflection="worst")
+    with pytest.raises(ValueError, match="reflection is 2"):
+        procrustes(np.zeros((3, 3)), np.zeros((3, 3)), reflection=2)
 
 
 def test_align_root():
