@@ -703,7 +703,8 @@ def _check_tree(root, max_size):
                 raise UnsafePickleError(f"A {type(node).__name__} holds itself.")
         else:
             depth = 1 + max((measured[id(child)][0] for child in inner), default=0)
-            size = 1 + len(node) + sum(measured[id(child)][1] for child in inner)
+            width = node.size if isinstance(node, np.ndarray) else len(node)  # arrays may have no axis
+            size = 1 + width + sum(measured[id(child)][1] for child in inner)
             if depth > MAX_DEPTH:
                 raise UnsafePickleError(f"The content is nested more than {MAX_DEPTH} deep.")
             if size > max_size:

@@ -159,6 +159,15 @@ def test_lists_of_annotations(protocol):
     np.testing.assert_equal(loads_pickle(pickle.dumps(items, protocol)), items)
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_dict_in_an_array_without_axes(protocol):
+    """As numpy.savez stores dicts, in VideoPose3D's files for one."""
+    content = {"S9": {"Walking": [np.ones((2, 17, 2))]}}
+    read = loads_pickle(pickle.dumps(np.array(content, dtype=object), protocol))
+    assert read.shape == () and read.dtype == object
+    np.testing.assert_array_equal(read.item()["S9"]["Walking"][0], content["S9"]["Walking"][0])
+
+
 def test_shared_and_repeated_objects():
     inner = [1, 2]
     first, second = loads_pickle(pickle.dumps([inner, inner]))
