@@ -71,7 +71,7 @@ def test_a_top_of_the_head_is_found_without_ears(bodies):
         (("left_ear", "right_ear", "left_eye"), 40),
         (("left_ear", "right_ear", "left_eye", "right_eye"), 40),
         (("nose", "right_ear", "left_eye", "right_eye"), 60),
-        (("nose", "left_ear", "right_ear", "left_eye", "right_eye"), 60),
+        (("nose", "left_ear", "right_ear", "left_eye", "right_eye"), 65),
     ):
         scores = np.ones(points.shape[:-1])
         scores[:, [COCO17.index(name) for name in hidden]] = 0
