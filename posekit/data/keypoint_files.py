@@ -48,12 +48,14 @@ class KeypointFrame:
         people: 2-D `People`; their `source` is the name.
         image_path: The picture, where it was found; None otherwise.
         truth_mm: `[people, joints, 3]` true joints in camera axes, where the file has them; None otherwise.
+        placement: How a lifter takes the people; see `posekit.predictor.Lifter`.
     """
 
     name: str
     people: People
     image_path: pathlib.Path | None = None
     truth_mm: np.ndarray | None = None
+    placement: str = "person"
 
     @property
     def image(self):
@@ -96,7 +98,7 @@ if there, `scores` and `image_size` |
         (2, 17, 2)
     """
     path, wanted = _selected(path)
-    reader = _Reader(path, named_skeleton(skeleton), _checked_size(image_size), wanted)
+    reader = _Reader(path, named_skeleton(skeleton), checked_size(image_size), wanted)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; name a file of keypoints ({', '.join(SUFFIXES)}) or a folder.")
     if path.is_dir():
@@ -131,6 +133,30 @@ def named_skeleton(skeleton):
     if str(skeleton).lower() not in known:
         raise ValueError(f"There is no skeleton {skeleton!r}; choose one of {', '.join(SKELETONS)}.")
     return known[str(skeleton).lower()]
+
+
+def checked_size(size, what="image_size"):
+    """Checks two numbers of pixels.
+
+    Args:
+        size: `(width, height)`, or None.
+        what: What messages call it.
+
+    Returns:
+        Two integers in the order given, or None.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if size is None:
+        return None
+    try:
+        first, second = (float(value) for value in np.ravel(size).tolist())
+    except (TypeError, ValueError):
+        first = second = math.nan
+    if not all(1 <= value <= MAX_SIDE and value == int(value) for value in (first, second)):
+        raise ValueError(f"{what} is {size!r:.60}; it must be two whole numbers of pixels, such as (1920, 1080).")
+    return int(first), int(second)
 
 
 class _Reader:
@@ -181,7 +207,7 @@ class _Reader:
         scores = next((content[key] for key in _SCORE_KEYS if key in content), None)
         size = content.get("image_size")
         if size is not None:
-            size = _checked_size(size, f"{self.path}: image_size (width, height)")
+            size = checked_size(size, f"{self.path}: image_size (width, height)")
         return self._arrays(content[keys[0]], scores, size, f"{self.path.name}: {keys[0]}")
 
     def h5(self):
@@ -211,7 +237,7 @@ class _Reader:
         scores = content.get("scores")
         if scores is not None and np.shape(scores) != points.shape[:2]:
             raise ValueError(f"{self.path}: scores has the shape {np.shape(scores)}, not {points.shape[:2]}.")
-        height, width = _checked_size(content["image_size"], f"{self.path}: image_size (height, width)")
+        height, width = checked_size(content["image_size"], f"{self.path}: image_size (height, width)")
         rest = {name: content[name] for name in ("person_scores", "boxes") if name in content}
         source = str(content.get("source", "")) or self.path.stem
         found = Found(source, points, scores, skeleton, (width, height), picture=source, **rest)
@@ -252,7 +278,7 @@ class _Reader:
         for subject, recordings in _items(content["positions_2d"], f"{self.path}: positions_2d"):
             sizes = metadata.get("video_metadata")
             size = sizes.get(subject) if isinstance(sizes, dict) else None
-            size = _checked_size((size.get("w"), size.get("h")), subject) if isinstance(size, dict) else None
+            size = checked_size((size.get("w"), size.get("h")), subject) if isinstance(size, dict) else None
             for recording, views in _items(recordings, f"{self.path}: {subject}"):
                 if not isinstance(views, (list, tuple, np.ndarray)):
                     raise ValueError(f"{self.path}: {subject}, {recording} holds no list of arrays, one a camera.")
@@ -383,19 +409,6 @@ def _selected(path):
     if match["range"] is None:
         return pathlib.Path(match["path"]), slice(start, start + 1)
     return pathlib.Path(match["path"]), slice(start, stop, step)
-
-
-def _checked_size(size, what="image_size"):
-    """`(width, height)` as whole numbers, or None."""
-    if size is None:
-        return None
-    try:
-        first, second = (float(value) for value in np.ravel(size).tolist())
-    except (TypeError, ValueError):
-        first = second = math.nan
-    if not all(1 <= value <= MAX_SIDE and value == int(value) for value in (first, second)):
-        raise ValueError(f"{what} is {size!r:.60}; it must be two whole numbers of pixels, such as (1920, 1080).")
-    return int(first), int(second)
 
 
 def _numeric(values, what):

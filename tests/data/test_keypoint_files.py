@@ -12,7 +12,7 @@ import pytest
 from posekit import testing
 from posekit.data import keypoint_files, keypoint_json
 from posekit.data.hdf5 import CAMERA_COLUMNS, COLUMNS, PoseWriter
-from posekit.data.keypoint_files import named_skeleton, read_keypoints
+from posekit.data.keypoint_files import checked_size, named_skeleton, read_keypoints
 from posekit.results import People
 from posekit.skeletons import BODY25, COCO17, COCO_PLUS19, H36M17, LSP14, OPENPOSE18, SMPL24, Skeleton
 
@@ -500,6 +500,12 @@ def test_what_is_not_there_and_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(ValueError, match="not a regular file"):
         read_keypoints(tmp_path / "pipe.json")
+
+
+def test_sizes_are_whole_numbers_of_pixels():
+    assert checked_size(np.array([640.0, 480.0])) == (640, 480) and checked_size(None) is None
+    with pytest.raises(ValueError, match="frame is"):
+        checked_size((1, 2, 3), "frame")
 
 
 def test_skeletons_by_name():
