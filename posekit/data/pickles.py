@@ -7,10 +7,13 @@ the array types of `pickled_types.KNOWN`; any other name is refused before anyth
 
 import codecs
 import collections
+import contextlib
 import gc
+import mmap
 import os
 import pathlib
 import pickle
+import re
 import stat
 import struct
 
@@ -29,7 +32,7 @@ _EXPANSION = 32
 _INT4 = struct.Struct("<i").unpack_from
 _UINT4 = struct.Struct("<I").unpack_from
 
-__all__ = ["DEFAULT_MAX_BYTES", "UnsafePickleError", "load_pickle", "loads_pickle"]
+__all__ = ["DEFAULT_MAX_BYTES", "UnsafePickleError", "iterate_pickle", "load_pickle", "loads_pickle"]
 
 
 def load_pickle(path, max_bytes=DEFAULT_MAX_BYTES):
@@ -57,18 +60,47 @@ def load_pickle(path, max_bytes=DEFAULT_MAX_BYTES):
         (6890, 3, 10)
     """
     path = pathlib.Path(path)
-    status = os.stat(path)
-    # Asked before it is opened: opening a pipe waits for whoever writes to it.
-    if not stat.S_ISREG(status.st_mode):
-        raise UnsafePickleError(f"{path} is not a regular file; give the path of a pickle.")
+    size = _checked_size(path, max_bytes)
     with open(path, "rb") as file:
-        data = file.read(min(status.st_size, max_bytes) + 1)
+        data = file.read(min(size, max_bytes) + 1)
     if len(data) > max_bytes:
-        raise UnsafePickleError(
-            f"{path} has {status.st_size} bytes, more than the limit of {max_bytes}; if you trust its size, call "
-            "load_pickle(path, max_bytes=...) with a larger one."
-        )
+        raise _too_large(path, len(data), max_bytes)
     return loads_pickle(data, str(path))
+
+
+def iterate_pickle(path, max_bytes=DEFAULT_MAX_BYTES):
+    """Yields the items of a pickled list one after another, without executing anything.
+
+    Each item is forgotten here once the next one is asked for, and of the file only the pages in use are in memory, so
+    that a list far larger than memory can be read. The file must not change meanwhile.
+
+    Args:
+        path: File of pickle protocol 0 to 5, whose content is a list.
+        max_bytes: Largest file that is read.
+
+    Yields:
+        The list's items, as `load_pickle` would give them.
+
+    Raises:
+        UnsafePickleError: If the file names anything that is not plain data, or asks for memory, depth or repetition
+            out of proportion.
+        pickle.UnpicklingError: If the file is cut short, damaged, no pickle or no list.
+        OSError: If the file cannot be read.
+    """
+    path = pathlib.Path(path)
+    if not _checked_size(path, max_bytes):
+        raise pickle.UnpicklingError(f"{path} is damaged or no pickle: it is empty.")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        _refuse_other_formats(data[:8], path)
+        machine = _ListMachine(data)
+        items = machine.items()
+        while True:
+            with _explained(machine, path):
+                item = next(items, _STOP)
+            if item is _STOP:
+                return
+            yield item
+            del item
 
 
 def loads_pickle(data, name="pickle"):
@@ -85,16 +117,48 @@ def loads_pickle(data, name="pickle"):
         UnsafePickleError: If it asks for more than plain data.
         pickle.UnpicklingError: If it is damaged.
     """
-    for magic, title in _OTHER_FORMATS.items():
-        if data.startswith(magic):
-            raise pickle.UnpicklingError(f"{name} is damaged or no pickle: it is {title}.")
+    _refuse_other_formats(data[:8], name)
     machine = _Machine(bytes(data))
     collecting = gc.isenabled()
     gc.disable()  # a million new containers, none of them garbage
     try:
-        result = machine.run()
-        _check_tree(result, 1_000_000 + 4 * len(data))
-        return result
+        with _explained(machine, name):
+            result = machine.run()
+            _check_tree(result, 1_000_000 + 4 * len(data))
+            return result
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _checked_size(path, max_bytes):
+    status = os.stat(path)
+    # Asked before it is opened: opening a pipe waits for whoever writes to it.
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafePickleError(f"{path} is not a regular file; give the path of a pickle.")
+    if status.st_size > max_bytes:
+        raise _too_large(path, status.st_size, max_bytes)
+    return status.st_size
+
+
+def _too_large(path, size, max_bytes):
+    return UnsafePickleError(
+        f"{path} has {size} bytes, more than the limit of {max_bytes}; if you trust its size, call "
+        "load_pickle(path, max_bytes=...) with a larger one."
+    )
+
+
+def _refuse_other_formats(head, name):
+    for magic, title in _OTHER_FORMATS.items():
+        if head.startswith(magic):
+            raise pickle.UnpicklingError(f"{name} is damaged or no pickle: it is {title}.")
+
+
+@contextlib.contextmanager
+def _explained(machine, name):
+    """Makes a context in which whatever goes wrong is said with the file's name and the place in it."""
+    try:
+        yield
     except UnsafePickleError as error:
         raise UnsafePickleError(
             f"{name}, byte {machine.start}: {error} Nothing was executed. posekit reads plain containers, NumPy and "
@@ -102,13 +166,11 @@ def loads_pickle(data, name="pickle"):
             "program that wrote it, save the arrays with numpy.savez, and give the .npz file instead."
         ) from None
     except (pickle.UnpicklingError, ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
-        cut = " (it ends there: is it cut short?)" if machine.position >= len(data) else ""
+        size = len(machine.data)
+        cut = " (it ends there: is it cut short?)" if machine.position >= size else ""
         raise pickle.UnpicklingError(
-            f"{name} is damaged or no pickle: at byte {machine.start} of {len(data)}{cut}: {error!s:.300}"
+            f"{name} is damaged or no pickle: at byte {machine.start} of {size}{cut}: {error!s:.300}"
         ) from None
-    finally:
-        if collecting:
-            gc.enable()
 
 
 class _Machine:
@@ -191,6 +253,10 @@ class _Machine:
         self.left -= 80
         if self.left < 0:
             self.spend(0)
+
+    def memoize(self):
+        """Keeps the top of the stack in the memo under the next number."""
+        self.put(len(self.memo))
 
     def get(self, key):
         """Pushes a value from the memo."""
@@ -545,7 +611,7 @@ def _long_binput(machine):
 
 @_opcode(pickle.MEMOIZE)
 def _memoize(machine):
-    machine.put(len(machine.memo))
+    machine.memoize()
 
 
 @_opcode(pickle.GET)
@@ -648,6 +714,131 @@ def _extension(machine):
 @_opcode(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
 def _outside_buffer(machine):
     raise UnsafePickleError("It refers to a buffer outside of the file.")
+
+
+# Long lists, item by item
+
+
+class _ListMachine(_Machine):
+    """The machine for one long list: it gives the items away as they come, and keeps what the file refers to again."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self._wanted = _referred_to(self)
+        self._count = 0
+        self._numbered = self._counted = False
+
+    def items(self):
+        """Yields the items of the list."""
+        data, handlers, end = self.data, _HANDLERS, len(self.data)
+        largest = 1_000_000 + 4 * end
+        values = None  # the list itself, once it is there
+        self.position = 0
+        while self.position < end:
+            self.start = position = self.position
+            self.position = position + 1
+            code = data[position]
+            handler = handlers[code]
+            if handler is None:
+                raise pickle.UnpicklingError(f"there is no pickle opcode {data[position : position + 1]!r}")
+            if handler(self) is _STOP:
+                if self.stack.pop() is not values or self.stack or self.marked:
+                    raise pickle.UnpicklingError("its content is no list of items")
+                return
+            if code in _ADDS_ITEMS and not self.marked and len(self.stack) == 1:
+                values = self.stack[0]
+                for item in values:
+                    if item is values:
+                        raise UnsafePickleError("A list holds itself.")
+                    _check_tree(item, largest)
+                yield from _emptied(values)
+            elif values is None and not self.marked and self.stack and type(self.stack[0]) is list:
+                values = self.stack[0]
+        raise pickle.UnpicklingError("the pickle has no end mark")
+
+    def put(self, key):
+        """Keeps the top of the stack in the memo if the file refers to it again."""
+        self._numbered = True
+        self._keep(key)
+
+    def memoize(self):
+        """Does so under the next number."""
+        self._counted = True
+        self._keep(self._count)
+        self._count += 1
+
+    def _keep(self, key):
+        if self._numbered and self._counted:
+            raise pickle.UnpicklingError("its references are numbered in two ways")
+        if key in self._wanted:
+            self.memo[key] = self.stack[-1]
+        self.left -= 80
+        if self.left < 0:
+            self.spend(0)
+
+
+_ADDS_ITEMS = (pickle.APPEND[0], pickle.APPENDS[0])
+
+
+def _emptied(values):
+    """Yields a list's items and takes them out of it."""
+    values.reverse()
+    while values:
+        yield values.pop()
+
+
+# Runs of opcodes whose length says nothing about what they refer to; no run is longer than a regular expression
+# should keep in mind.
+_FIXED = re.compile(
+    rb"(?:[(012NRabd}el\]ost)uQ\x81\x85-\x89\x8f-\x94\x97\x98]|[Kq\x80\x82].|[M\x83]..|[Jr\x84].{4}|[G\x95].{8}){1,50}",
+    re.DOTALL,
+)
+_COUNTED = {
+    pickle.SHORT_BINSTRING: 1, pickle.SHORT_BINUNICODE: 1, pickle.SHORT_BINBYTES: 1, pickle.LONG1: 1,
+    pickle.BINSTRING: 4, pickle.BINUNICODE: 4, pickle.BINBYTES: 4, pickle.LONG4: 4,
+    pickle.BINUNICODE8: 8, pickle.BINBYTES8: 8, pickle.BYTEARRAY8: 8,
+}  # fmt: skip
+_COUNTED = {code[0]: width for code, width in _COUNTED.items()}
+_LINES = {code[0]: 1 for code in (b"I", b"L", b"F", b"S", b"V", b"P", b"p")} | {b"c"[0]: 2, b"i"[0]: 2}
+
+
+def _referred_to(machine):
+    """Memo numbers that a pickle refers to: a first walk over its opcodes, which makes nothing of them."""
+    data, wanted = machine.data, set()
+    fixed, counted, get, long_get, line_get = _FIXED.match, _COUNTED, b"h"[0], b"j"[0], b"g"[0]
+    position = 0
+    while True:
+        run = fixed(data, position)
+        if run:
+            position = run.end()
+        machine.start = machine.position = position
+        code = data[position]
+        if code == get:
+            wanted.add(data[position + 1])
+            position += 2
+        elif code == long_get:
+            wanted.add(_UINT4(data, position + 1)[0])
+            position += 5
+        elif code in counted:
+            begin = position + 1 + counted[code]
+            position = begin + int.from_bytes(data[position + 1 : begin], "little")
+        elif code in _LINES:
+            for _ in range(_LINES[code]):
+                position = _line_end(data, position)
+        elif code == line_get:
+            begin, position = position + 1, _line_end(data, position)
+            wanted.add(int(data[begin : min(position, begin + 20)]))
+        elif code == pickle.STOP[0]:
+            return wanted
+        elif not run:
+            raise pickle.UnpicklingError(f"there is no pickle opcode {data[position : position + 1]!r}")
+
+
+def _line_end(data, position):
+    end = data.find(b"\n", position)
+    if end < 0:
+        raise pickle.UnpicklingError("a line does not end")
+    return end + 1
 
 
 # The finished content

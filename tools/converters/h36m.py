@@ -18,7 +18,8 @@ import pickle
 import shutil
 
 from converters.h36m_recordings import CdfFiles, Hdf5Files, VideoPose
-from posekit.data.h36m import SPLITS, PickledPoses, UnknownCameraError, pose_file
+from posekit.data.h36m import SPLITS, pose_file
+from posekit.data.h36m_pickles import PickledPoses
 from posekit.data.hdf5 import PoseFile, PoseFileError, PoseWriter
 from posekit.data.shards import NothingUsableError, Summary, Tally, locked
 from posekit.data.tfrecord import DatasetNotFoundError, explain_write_errors, read_summary, staging_folder, write_json
@@ -86,15 +87,10 @@ class Pickles:
         missing = [path for path in self.files if not path.is_file()]
         if missing:
             raise NothingUsableError(f"{missing[0]} is missing.")
-        try:
-            poses = PickledPoses(
+        with _said_once():
+            return PickledPoses(
                 self.path, self.detections, self.split, self.options.max_bytes, self.options.image_size
             )
-        except pickle.UnpicklingError as error:
-            raise NothingUsableError(_with_flag(str(error))) from error
-        except ValueError as error:
-            raise NothingUsableError(str(error)) from error
-        return poses
 
 
 # In the order in which they are looked for.
@@ -188,7 +184,7 @@ def _write(raw, path, options, fingerprint, progress):
         summary = Summary(path.stem, found, writer.count, None, tally.reasons, {})
         if not writer.count:
             reasons = "; ".join(f"{reason} ({entry['count']})" for reason, entry in tally.reasons.items())
-            raise NothingUsableError(f"Nothing of {path.stem} can be used: {reasons}.", summary)
+            raise NothingUsableError(f"Nothing of {path.stem} can be used: {reasons or 'it is empty'}.", summary)
         writer.set_cameras(poses.cameras().columns())
     files = {path.name: {"count": summary.written, "bytes": path.stat().st_size}}
     content = {
@@ -212,10 +208,20 @@ def _by_reason(skipped):
 
 
 def _blocks(poses, options):
-    try:
+    with _said_once():
         yield from poses.blocks(stride=options.stride)
-    except UnknownCameraError as error:
-        raise NothingUsableError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _said_once():
+    """Makes a context in which whatever is wrong with the raw files as a whole becomes `NothingUsableError`."""
+    try:
+        yield
+    except NothingUsableError:
+        raise
+    except (pickle.UnpicklingError, ValueError) as error:  # among the latter `UnknownCameraError`
+        message = str(error).replace("call load_pickle(path, max_bytes=...) with a larger one", "raise --h36m_max_gib")
+        raise NothingUsableError(message) from error
 
 
 def _earlier(path, fingerprint, overwrite):
@@ -248,7 +254,3 @@ def _fingerprint(raw, split, options):
             stats.append([path.name, status.st_size, status.st_mtime_ns])
     content = [_FORMAT, split, raw.title, dataclasses.asdict(options), stats]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _with_flag(message):
-    return message.replace("call load_pickle(path, max_bytes=...) with a larger one", "give a larger --h36m_max_gib")

@@ -104,7 +104,7 @@ class SeenRecordings:
             stride: Every how many frames one is taken.
 
         Yields:
-            `(columns, skipped)` as `posekit.data.h36m.PickledPoses.blocks`.
+            `(columns, skipped)` as `posekit.data.h36m_pickles.PickledPoses.blocks`.
 
         Raises:
             UnknownCameraError: If the size of a camera's pictures is not known.
