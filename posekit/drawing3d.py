@@ -272,7 +272,10 @@ class _Joint:
 def draw_skeleton_3d(
     joints_mm, skeleton=H36M17, size=480, azimuth_deg=0.0, elevation_deg=12.0, truth_mm=None, turning=False
 ):
-    """Draws 3-D skeletons once; for sequences keep a `Skeleton3DView`, whose frame stands still.
+    """Draws 3-D skeletons once; for sequences keep a `Skeleton3DView`, whose frame never changes.
+
+    People relative to their pelvis stand beside each other, in a frame that holds them from all sides and hardly ever
+    changes from picture to picture.
 
     Args:
         joints_mm: `[joints, 3]` or `[people, joints, 3]` in camera axes.
@@ -281,22 +284,20 @@ def draw_skeleton_3d(
         azimuth_deg: Where to look from; 0 is where the camera was.
         elevation_deg: How far the viewer looks down.
         truth_mm: What they should be, in grey.
-        turning: Frame the people so that they fit from all sides.
+        turning: Frame people that have a place so that they fit from all sides, too.
 
     Returns:
         uint8 `[height, width, 3]`.
     """
-    people = _people(joints_mm, skeleton)
-    shown = people if truth_mm is None else np.concatenate([people, _people(truth_mm, skeleton)])
-    view = Skeleton3DView(skeleton, shown, size, azimuth_deg, elevation_deg, turning)
-    return view(people, truth_mm=truth_mm)
+    people, truth, view = _framed(joints_mm, truth_mm, skeleton, size, elevation_deg, None, turning, azimuth_deg)
+    return view(people, azimuth_deg, truth)
 
 
 def turntable(joints_mm, skeleton=H36M17, num_frames=60, size=480, start_deg=0.0, elevation_deg=12.0, truth_mm=None):
     """Walks once around 3-D skeletons.
 
     Args:
-        joints_mm: `[joints, 3]` or `[people, joints, 3]` in camera axes.
+        joints_mm: `[joints, 3]` or `[people, joints, 3]` in camera axes; see `draw_skeleton_3d`.
         skeleton: Their `Skeleton`.
         num_frames: Pictures for the whole turn.
         size: Side of the pictures in pixels, or `(height, width)`.
@@ -307,11 +308,9 @@ def turntable(joints_mm, skeleton=H36M17, num_frames=60, size=480, start_deg=0.0
     Yields:
         uint8 `[height, width, 3]`.
     """
-    people = _people(joints_mm, skeleton)
-    shown = people if truth_mm is None else np.concatenate([people, _people(truth_mm, skeleton)])
-    view = Skeleton3DView(skeleton, shown, size, elevation_deg=elevation_deg)
+    people, truth, view = _framed(joints_mm, truth_mm, skeleton, size, elevation_deg)
     for frame in range(num_frames):
-        yield view(people, start_deg + 360.0 * frame / num_frames, truth_mm)
+        yield view(people, start_deg + 360.0 * frame / num_frames, truth)
 
 
 def lifting_picture(
@@ -482,21 +481,11 @@ class _Lifting:
     """Keeps what stays the same while the viewer walks around."""
 
     def __init__(self, image, people, height, view, truth_mm, elevation_deg, captions):
-        self.joints_mm = _joints_mm(people)
-        self.truth_mm = self.joints_mm[:0] if truth_mm is None else _people(truth_mm, people.skeleton)
-        if _all_relative(self.joints_mm, people.skeleton):
-            places = _places(people.keypoints_px)
-            self.joints_mm = self.joints_mm + places
-            self.truth_mm = self.truth_mm + places[: len(self.truth_mm)]
-            if view is None:
-                reach = _reach(np.concatenate([self.joints_mm, self.truth_mm]))
-                view = Skeleton3DView(people.skeleton, None, height, 0.0, elevation_deg, reach_mm=reach)
-        elif view is None:
-            shown = np.concatenate([self.joints_mm, self.truth_mm])
-            view = Skeleton3DView(people.skeleton, shown, height, 0.0, elevation_deg)
-        self.view = view
+        framed = _framed(_joints_mm(people), truth_mm, people.skeleton, height, elevation_deg, people.keypoints_px)
+        self.joints_mm, self.truth_mm, own_view = framed
+        self.view = view or own_view
         guessed = (people.scores <= 0) & np.isfinite(people.keypoints_px).all(-1)
-        self.input = _input_panel(image, people, guessed, view.height)
+        self.input = _input_panel(image, people, guessed, self.view.height)
         if captions is None:
             captions = ("2-D joints (rings: guessed)" if guessed.any() else "2-D joints", None)
         self.captions = tuple(captions)
@@ -524,12 +513,27 @@ def _joints_mm(people):
     return people.joints3d.astype(np.float64) * 1000.0
 
 
-def _places(keypoints_px):
+def _framed(joints_mm, truth_mm, skeleton, size, elevation_deg, keypoints_px=None, turning=True, azimuth_deg=0.0):
+    """People and truth where they are to be drawn, and a view that holds them."""
+    people = _people(joints_mm, skeleton)
+    truth = people[:0] if truth_mm is None else _people(truth_mm, skeleton)
+    if not _all_relative(people, skeleton):
+        shown = np.concatenate([people, truth])
+        return people, truth, Skeleton3DView(skeleton, shown, size, azimuth_deg, elevation_deg, turning)
+    places = _places(len(people), keypoints_px)
+    people, truth = people + places, truth + (places if len(truth) == len(people) else 0.0)
+    reach = _reach(np.concatenate([people, truth]))
+    return people, truth, Skeleton3DView(skeleton, None, size, azimuth_deg, elevation_deg, reach_mm=reach)
+
+
+def _places(count, keypoints_px):
     """Where people without a place stand: beside each other, in the order of their 2-D joints. `[people, 1, 3]`."""
-    finite = np.isfinite(keypoints_px).all(-1)
-    x = np.where(finite, keypoints_px[..., 0], 0.0).sum(-1) / np.maximum(finite.sum(-1), 1)
-    rank = np.argsort(np.argsort(x)) - (len(x) - 1) / 2
-    return np.stack([rank * _SPACING_MM, 0 * rank, 0 * rank], -1)[:, None]
+    rank = np.arange(count)
+    if keypoints_px is not None:
+        finite = np.isfinite(keypoints_px).all(-1)
+        x = np.where(finite, keypoints_px[..., 0], 0.0).sum(-1) / np.maximum(finite.sum(-1), 1)
+        rank = np.argsort(np.argsort(x))
+    return ((rank - (count - 1) / 2) * _SPACING_MM)[:, None, None] * np.array([1.0, 0.0, 0.0])
 
 
 def _reach(joints_mm):

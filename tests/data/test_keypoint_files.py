@@ -441,9 +441,7 @@ def test_objects_and_damaged_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "f.npz")
     np.savez(tmp_path / "g.npz", keypoints=np.ones((18, 2)), scores=np.ones(17))
     with open(tmp_path / "h.npy", "wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "<f8", "fortran_order": False, "shape": (10**9, 18, 2)}
-        )
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**9, 18, 2)})
     os.rename(tmp_path / "f.npz", tmp_path / "f.npy")
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(ValueError, match=path.name[:1]):
