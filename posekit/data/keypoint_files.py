@@ -30,6 +30,7 @@ from posekit.skeletons import COCO17, H36M17, H36M32, SKELETONS, Skeleton
 SUFFIXES = (".json", ".npz", ".npy", ".h5")
 MAX_FRAMES = 100_000
 MAX_ARRAY_BYTES = 1 << 30
+MAX_PX = 1e7  # joints farther out were not found
 _POINT_KEYS = ("keypoints", "keypoints_px", "joints_px", "keypoints_2d", "joints_2d", "positions_2d", "arr_0")
 _SCORE_KEYS = ("scores", "keypoint_scores", "confidence")
 _SIZE_KEYS = ("image_size",)
@@ -342,7 +343,7 @@ class _Reader:
                 "--image_size=1920,1080 (in Python image_size=(1920, 1080)), or put the picture beside the file."
             )
         points = np.asarray(found.points, np.float64)
-        known = np.isfinite(points).all(-1)
+        known = (np.abs(points) < MAX_PX).all(-1)  # false for NaN, too
         scores = np.ones(known.shape) if found.scores is None else _numeric(found.scores, f"{self.path}: scores")
         scores = np.where(known & (scores > 0), np.minimum(scores, 1.0), 0.0)
         points = np.where(scores[..., None] > 0, points, np.nan)

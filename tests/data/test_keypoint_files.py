@@ -199,12 +199,12 @@ def test_arrays_of_every_shape(tmp_path, shape, frames, people):
 def test_arrays_know_missing_joints(tmp_path):
     values = np.full((2, 14, 3), 5.0, np.float32)
     values[0, 3] = np.nan
-    values[0, 4, 2], values[0, 5, 2], values[0, 6] = 0, -1, np.inf
+    values[0, 4, 2], values[0, 5, 2], values[0, 6], values[0, 7, 0] = 0, -1, np.inf, -1e30
     np.save(tmp_path / "a.npy", values)
     first, second = read_keypoints(tmp_path / "a.npy", image_size=SIZE)
     assert first.people.skeleton is LSP14
-    assert np.flatnonzero(first.people.scores[0] == 0).tolist() == [3, 4, 5, 6]
-    assert np.isnan(first.people.keypoints_px[0, 3:7]).all()
+    assert np.flatnonzero(first.people.scores[0] == 0).tolist() == [3, 4, 5, 6, 7]
+    assert np.isnan(first.people.keypoints_px[0, 3:8]).all()
     assert (second.people.scores == 1).all()  # 5 counts as 1
 
 
