@@ -30,7 +30,7 @@ _OTHER_THICKNESS_MM = 20
 # Where nothing is known of the people to come: radius and height of the space in which one moves.
 _REACH_MM = (480.0, 1750.0)
 _STEP_MM = 160.0
-_SPACING_MM = 1100.0
+_SPACING_MM = 900.0
 
 
 class Skeleton3DView:
