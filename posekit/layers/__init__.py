@@ -1,5 +1,6 @@
 """Keras layers: bodies, kinematic chains, iterative regression, graphs of joints."""
 
+from posekit.layers.fused import BitDropout, FusedBatchNormalization
 from posekit.layers.kinematic_chain import KinematicChainSpace
 from posekit.layers.locally_connected import LocallyConnectedGraph, NeighbourMask
 from posekit.layers.smpl import SMPL
@@ -7,7 +8,9 @@ from posekit.layers.stages import CorrectionNetwork, IterativeRegressor, MeanPar
 
 __all__ = [
     "SMPL",
+    "BitDropout",
     "CorrectionNetwork",
+    "FusedBatchNormalization",
     "IterativeRegressor",
     "KinematicChainSpace",
     "LocallyConnectedGraph",

@@ -121,6 +121,12 @@ class LocallyConnectedGraph(keras.layers.Layer):
         super().__init__(name=name, **kwargs)
         if mask is None:
             mask = NeighbourMask(graph_adjacency(adjacency, skeleton, hops), learnable, mask_init, name="mask")
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"max_norm is {max_norm!r}; give a positive number, or None for no limit.")
+        if int(units) < 1:
+            raise ValueError(f"units is {units!r}; every joint needs 1 feature or more.")
+        if not regularization >= 0:
+            raise ValueError(f"regularization is {regularization!r}; give 0 (none) or a positive factor.")
         self.units, self.mask_layer, self.use_bias = int(units), mask, use_bias
         self.max_norm, self.regularization = max_norm, float(regularization)
         self.kernel_initializer = keras.initializers.get(kernel_initializer or _original_initializer())
@@ -139,6 +145,7 @@ class LocallyConnectedGraph(keras.layers.Layer):
             shape=(joints * input_shape[2], joints * self.units),
             initializer=self.kernel_initializer,
             regularizer=regularizer,
+            autocast=False,
         )
         self.bias = None
         if self.use_bias:
@@ -147,16 +154,14 @@ class LocallyConnectedGraph(keras.layers.Layer):
                 shape=(joints * self.units,),
                 initializer=self.bias_initializer,
                 regularizer=regularizer,
+                autocast=False,
             )
         self.input_spec = keras.layers.InputSpec(shape=(None, *input_shape[1:]))
         self.built = True
 
     def call(self, inputs):
         """See the class."""
-        mask = ops.cast(self.mask_layer.values(), self.compute_dtype)
-        kernel = ops.convert_to_tensor(self.kernel)
-        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        return locally_connected(inputs, kernel, mask, bias, self.max_norm)
+        return locally_connected(inputs, self.kernel, self.mask_layer.values(), self.bias, self.max_norm)
 
     def compute_output_shape(self, input_shape):
         """`[batch, joints, units]`."""
@@ -201,6 +206,8 @@ def graph_adjacency(adjacency=None, skeleton=None, hops=1):
     Raises:
         ValueError: If neither is given, or they disagree.
     """
+    if hops < 0:
+        raise ValueError(f"hops is {hops!r}; give 0 (no neighbours) or more.")
     if isinstance(skeleton, str):
         if skeleton not in SKELETONS:
             raise ValueError(f"skeleton is {skeleton!r}; choose from {list(SKELETONS)}, or pass a Skeleton.")

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from posekit.layers.fused import BitDropout, FusedBatchNormalization
 from posekit.layers.locally_connected import LocallyConnectedGraph, NeighbourMask, graph_adjacency
 from posekit.skeletons import H36M17, SKELETONS, Skeleton
 
@@ -71,6 +72,9 @@ class LCN(keras.Model):
             raise ValueError(f"mask_type is {mask_type!r}; choose from {list(MASK_TYPES)}.")
         if in_features not in (2, 3):
             raise ValueError(f"in_features is {in_features!r}; choose 2 (x, y) or 3 (x, y, confidence).")
+        if channels < 1 or num_layers < 0:
+            wrong = f"channels is {channels!r}" if channels < 1 else f"num_layers is {num_layers!r}"
+            raise ValueError(f"{wrong}; at least 1 channel and 0 blocks are needed (the original has 64 and 3).")
         if isinstance(skeleton, dict):
             skeleton = Skeleton(**skeleton)
         if isinstance(skeleton, str) and skeleton in SKELETONS:
@@ -90,9 +94,9 @@ class LCN(keras.Model):
         def hidden(features, layer_name):
             features = linear(features, channels, layer_name)
             if batch_norm:
-                features = keras.layers.BatchNormalization(name=f"{layer_name}_norm")(features)
+                features = FusedBatchNormalization(name=f"{layer_name}_norm")(features)
             features = keras.layers.LeakyReLU(negative_slope=0.2, name=f"{layer_name}_activation")(features)
-            return keras.layers.Dropout(dropout, name=f"{layer_name}_dropout")(features)
+            return BitDropout(dropout, name=f"{layer_name}_dropout")(features)
 
         # === Functional graph ===
         joints = keras.Input((len(matrix), in_features), name="joints")
