@@ -386,7 +386,12 @@ def draw_people(people, image, path=None, mesh=True, skeleton=None, min_score=0.
 
     Returns:
         uint8 `[height, width, 3]`.
+
+    Raises:
+        ValueError: If there is no image.
     """
+    if image is None:
+        raise ValueError("These people carry no image; pass one: people.draw('out.png', image=image).")
     picture = uint8_image(image)
     has_mesh = mesh and people.vertices is not None and people.camera is not None
     if has_mesh:

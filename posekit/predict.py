@@ -5,13 +5,13 @@ import pathlib
 import sys
 
 from posekit.systems import SYSTEMS
-from posekit.training.config import UsageError, import_tensorflow_quietly, option, run_command
+from posekit.training.config import UsageError, further_options, import_tensorflow_quietly, option, run_command
 from posekit.weights import WeightsOptions, stored_with_weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Command(WeightsOptions):
-    """Predicts on images, folders or videos named on the command line and writes results beside each name."""
+    """Predicts on images, folders or videos (lcn: keypoint files) named on the command line and writes results."""
 
     output: str = option("predictions", "folder of the results")
     formats: tuple[str, ...] = option(
@@ -34,15 +34,15 @@ class Command(WeightsOptions):
 
 def run(name, system, config, options, sources):
     """Predicts and writes; returns the exit status: 0, 3 if pictures had to be skipped, 1 if all of them had."""
-    from posekit.data.sources import open_source
-    from posekit.predictor import Predictor, write
+    from posekit.predictor import predictor_class, write
 
     if not sources:
         raise UsageError("Name the pictures: python -m posekit.predict photo.jpg --output=out")
     box = options.numbers
     if box and len(sources) > 1:
         raise UsageError(f"--box goes with a single image, not with {len(sources)}.")
-    predictor = Predictor.from_weights(name, config, options.reference)
+    predictor = predictor_class(system).from_weights(name, config, options.reference)
+    further = further_options(system, "predict", options)
     folder = pathlib.Path(options.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def run(name, system, config, options, sources):
     skipped, stems = [], {}
     for source in sources:
         try:
-            opened = open_source(source, skipped)
+            opened = predictor.open(source, skipped, **further)
             if box and opened.kind != "image":
                 raise ValueError(f"--box goes with a single image, not with a {opened.kind}.")
             for people in predictor.stream(opened, boxes=[[box]] if box else None, batch_size=options.batch):

@@ -1,13 +1,17 @@
-"""One predictor for every kind of picture: `posekit.load("hmr")("photo.jpg")`."""
+"""Predictors: one for every kind of picture, `posekit.load("hmr")("photo.jpg")`, and one for 2-D keypoints."""
 
 import itertools
 import pathlib
 
+import numpy as np
 from absl import logging
 
 from posekit import weights as weight_files
-from posekit.data.sources import Frame, as_image, open_source, read_image
-from posekit.drawing import draw_people
+from posekit.data.keypoint_files import KeypointFrame, checked_size, named_skeleton, read_keypoints
+from posekit.data.sources import Frame, Source, as_image, open_source, read_image
+from posekit.drawing import draw_people, save_image
+from posekit.results import People
+from posekit.skeletons import H36M17, SKELETONS
 from posekit.systems import SYSTEMS
 
 
@@ -15,13 +19,13 @@ def load(system, weights="default", **options):
     """Loads a system, ready to predict.
 
     Args:
-        system: `"hmr"`.
+        system: `"hmr"` or `"lcn"`.
         weights: A name of the index, a run folder, a `.weights.h5` file, `"default"` for the index's default, or None
             for an untrained model.
         **options: Options of the system that override those stored with the weights, such as `body="sample"`.
 
     Returns:
-        A `Predictor`.
+        A `Predictor`, or for `"lcn"` a `Lifter`.
 
     Raises:
         ValueError: If the system is unknown or the weights do not fit.
@@ -39,7 +43,20 @@ def load(system, weights="default", **options):
     found = weight_files.resolve(weights, system) if weights is not None else None
     stored = found.config if found else {}
     config = module.Config.from_dict({**stored, **options})
-    return Predictor(system, module, config, weight_files.load_model(module, config, found), found)
+    model = weight_files.load_model(module, config, found)
+    return predictor_class(module)(system, module, config, model, found)
+
+
+def predictor_class(module):
+    """Tells which predictor a system takes.
+
+    Args:
+        module: System module.
+
+    Returns:
+        `Predictor` or `Lifter`.
+    """
+    return {"pictures": Predictor, "keypoints": Lifter}[module.INPUT]
 
 
 class Predictor:
@@ -86,6 +103,18 @@ class Predictor:
         module, found = SYSTEMS[name](), weight_files.resolve(reference, name)
         return cls(name, module, config, weight_files.load_model(module, config, found), found)
 
+    def open(self, source, skipped=None):
+        """Opens pictures.
+
+        Args:
+            source: As for `posekit.data.sources.open_source`.
+            skipped: As there.
+
+        Returns:
+            A `Source` of `Frame`.
+        """
+        return open_source(source, skipped)
+
     def __call__(self, source, *, boxes=None, batch_size=8):
         """See the class."""
         if isinstance(source, (list, tuple)):
@@ -95,7 +124,7 @@ class Predictor:
             return list(self.stream(frames, boxes=boxes, batch_size=batch_size))
         if hasattr(source, "__array__"):
             return next(self.stream([_as_frame(source, 0)], boxes=[boxes], batch_size=1))
-        opened = open_source(source)
+        opened = self.open(source)
         if opened.kind == "image":
             return next(self.stream(opened, boxes=[boxes], batch_size=1))
         if boxes is not None:
@@ -123,6 +152,178 @@ class Predictor:
                 people.image = frame.image
                 people.renderer = draw_people
                 yield people
+
+
+class Lifter:
+    """Lifts 2-D keypoints of people to 3-D.
+
+    Args:
+        name: System name.
+        module: System module.
+        config: Its options.
+        model: Its Keras model, with weights.
+        weights: `Weights` that the model was loaded from, None if untrained.
+
+    Call arguments:
+        keypoints: `[joints, 2]` x and y in pixels of one person, or `[people, joints, 2]`; with a third column, the
+            confidence, which is 0 where a joint was not found (so is NaN). Or `People` that another system found; a
+            list of these; or a file with keypoints (see `posekit.data.keypoint_files.read_keypoints`).
+        image_size: `(width, height)` of the picture in pixels; `People` and most files bring their own.
+        skeleton: Joints of arrays and of files that do not name them: a `Skeleton` or its name. By default
+            `"H36M17"` for 17 joints, and otherwise the known skeleton of that many joints.
+        placement: `"person"` moves and scales people to where the training poses stand, and suits any picture;
+            `"image"` takes them where they are in the picture, as the original does, and suits pictures framed like
+            Human3.6M's.
+        batch_size: Pictures lifted together.
+
+    Returns:
+        `People` for one picture, a list of `People` for a list or a file: `joints3d` in metres relative to the pelvis,
+        camera axes (x right, y down, z away from the camera), in the order of `H36M17`, scaled to the body size of
+        the training poses; NaN where hips and shoulders were not found. `keypoints_px` are the joints that were lifted,
+        with the score 0 where one had to be guessed.
+
+    Raises:
+        ValueError: If joints, sizes or the image size do not fit.
+
+    Example:
+        >>> lift = posekit.load("lcn")  # doctest: +SKIP
+        >>> people = lift(keypoints_px, image_size=(1920, 1080), skeleton="COCO17")  # doctest: +SKIP
+        >>> people.joints3d.shape  # doctest: +SKIP
+        (1, 17, 3)
+    """
+
+    def __init__(self, name, module, config, model, weights=None):
+        self.name = name
+        self.module = module
+        self.config = config
+        self.model = model
+        self.weights = weights
+
+    @classmethod
+    def from_weights(cls, name, config, reference):
+        """Makes a lifter from a configuration and weights; see `Predictor.from_weights`."""
+        module, found = SYSTEMS[name](), weight_files.resolve(reference, name)
+        return cls(name, module, config, weight_files.load_model(module, config, found), found)
+
+    def open(self, source, skipped=None, *, skeleton=None, image_size=None, placement="person"):
+        """Opens a file or folder of keypoints.
+
+        Args:
+            source: As for `posekit.data.keypoint_files.read_keypoints`.
+            skipped: Accepted for the sake of `Predictor.open`; a keypoint file is read whole or refused.
+            skeleton: As in the call.
+            image_size: As in the call.
+            placement: As in the call.
+
+        Returns:
+            A `Source` of `KeypointFrame`, which `stream` and `play` take.
+        """
+        frames = read_keypoints(source, skeleton=skeleton or None, image_size=image_size or None)
+        for frame in frames:
+            frame.placement = _checked_placement(placement)
+        several = len(frames) > 1
+        return Source("folder" if several else "image", frames, len(frames), _KEYPOINT_FPS if several else None)
+
+    def __call__(self, keypoints, *, image_size=None, skeleton=None, placement="person", batch_size=256):
+        """See the class."""
+        if isinstance(keypoints, (str, pathlib.Path)):
+            frames = self.open(keypoints, skeleton=skeleton, image_size=image_size, placement=placement)
+            return list(self.stream(frames, batch_size=batch_size))
+        if isinstance(keypoints, KeypointFrame):
+            return next(self.stream([keypoints]))
+        several = isinstance(keypoints, (list, tuple)) and all(isinstance(i, (People, np.ndarray)) for i in keypoints)
+        frames = [
+            KeypointFrame(people.source or f"image{index:06d}", people)
+            for index, people in enumerate(
+                item if isinstance(item, People) else _as_people(item, image_size, skeleton)
+                for item in (keypoints if several else [keypoints])
+            )
+        ]
+        for frame in frames:
+            frame.placement = _checked_placement(placement)
+        people = list(self.stream(frames, batch_size=batch_size))
+        return people if several else people[0]
+
+    def stream(self, frames, *, boxes=None, batch_size=256):
+        """Lifts the people of one picture after another.
+
+        Args:
+            frames: Iterable of `KeypointFrame`.
+            boxes: Accepted for the sake of `Predictor.stream`; must be None.
+            batch_size: Pictures lifted together.
+
+        Yields:
+            `People` of every picture, with a renderer for `People.draw`.
+
+        Raises:
+            ValueError: If there are boxes.
+        """
+        if boxes is not None:
+            raise ValueError(f"Boxes go with pictures; {self.name} lifts keypoints. Leave the box out.")
+        frames = iter(frames)
+        while batch := list(itertools.islice(frames, batch_size)):
+            placements = [frame.placement for frame in batch]
+            found = self.module.predict(self.config, self.model, [frame.people for frame in batch], placements)
+            for frame, people in zip(batch, found):
+                people.source = frame.name
+                if people.image is None:
+                    people.image = frame.image
+                people.renderer = self._draw
+                yield people
+
+    def _draw(self, people, image, path=None):
+        picture = self.module.draw(people, image)
+        if path is not None:
+            save_image(path, picture)
+        return picture
+
+
+_KEYPOINT_FPS = 25.0
+PLACEMENTS = ("person", "image")
+
+
+def _checked_placement(placement):
+    if placement not in PLACEMENTS:
+        raise ValueError(f"placement={placement!r}: choose one of {', '.join(PLACEMENTS)}.")
+    return placement
+
+
+def _as_people(keypoints, image_size, skeleton):
+    """2-D `People` of an array."""
+    points = np.asarray(keypoints)
+    if points.dtype.kind not in "fiu" or points.ndim not in (2, 3) or points.shape[-1] not in (2, 3):
+        raise ValueError(
+            f"Keypoints of shape {points.shape} and type {points.dtype} cannot be lifted; give numbers "
+            "[joints, 2 or 3] or [people, joints, 2 or 3]: x, y in pixels, and the confidence if there is one."
+        )
+    points = points.astype(np.float64).reshape(-1, *points.shape[-2:])
+    skeleton = named_skeleton(skeleton) or _only_skeleton(points.shape[1])
+    if points.shape[1] != skeleton.num_joints:
+        raise ValueError(
+            f"Keypoints of shape {np.shape(keypoints)} do not fit {skeleton.name}, which has {skeleton.num_joints} "
+            "joints; pass skeleton= with their own."
+        )
+    if image_size is None:
+        raise ValueError("Pass the size of the picture: image_size=(width, height) in pixels.")
+    width, height = checked_size(image_size)
+    known = np.isfinite(points).all(-1)
+    scores = known * 1.0 if points.shape[-1] == 2 else np.where(known, np.clip(points[..., 2], 0.0, 1.0), 0.0)
+    keypoints_px = np.where(scores[..., None] > 0, points[..., :2], np.nan)
+    return People(keypoints_px, scores, skeleton, (height, width))
+
+
+def _only_skeleton(count):
+    """The network's own joints, or the only known skeleton of that many."""
+    fitting = [skeleton for skeleton in SKELETONS.values() if skeleton.num_joints == count]
+    if count == H36M17.num_joints:
+        logging.log_first_n(
+            logging.WARNING, "17 joints are taken as Human3.6M's (H36M17); for COCO's pass skeleton='COCO17'.", 1
+        )
+        return H36M17
+    if len(fitting) != 1:
+        known = ", ".join(f"{name} ({skeleton.num_joints})" for name, skeleton in SKELETONS.items())
+        raise ValueError(f"{count} joints: pass skeleton=; known are {known}, or make a Skeleton of your own.")
+    return fitting[0]
 
 
 def write(people, stem, formats):

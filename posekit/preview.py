@@ -1,20 +1,30 @@
-"""Shows predictions live: `python -m posekit.preview --source=0` (camera), a video, an image or a folder."""
+"""Shows predictions live: `python -m posekit.preview --source=0` (camera), a video, an image or a folder.
+
+With `--model=lcn` the source is a file of 2-D keypoints.
+"""
 
 import dataclasses
 import sys
 
 from posekit.systems import SYSTEMS
-from posekit.training.config import import_tensorflow_quietly, no_more, option, run_command
+from posekit.training.config import (
+    UsageError,
+    further_options,
+    import_tensorflow_quietly,
+    no_more,
+    option,
+    run_command,
+)
 from posekit.weights import WeightsOptions, stored_with_weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Command(WeightsOptions):
-    """Shows predictions. Keys: s skeleton, m mesh, b mesh and turned mesh, r turned mesh, ESC quits."""
+    """Shows predictions. Keys: the first letter of a view, ESC quits."""
 
-    source: str = option("0", "camera number, video, image or folder")
-    output: str = option("", "write a video (.mp4) or pictures (.png, .jpg) instead of opening a window")
-    view: str = option("", "view to begin with: mesh (default), skeleton, both, rotated")
+    source: str = option("0", "camera number, video, image or folder; keypoints for --model=lcn")
+    output: str = option("", "write a video (.mp4, .gif) or pictures (.png, .jpg) instead of opening a window")
+    view: str = option("", "view to begin with: mesh (where there is one), skeleton, both, rotated")
     predict_every: int = option(0, "predict every so many frames; 0: every 5 for a camera, else every frame", lower=0)
     rotate: str = option("0", "turn frames clockwise, degrees", choices=("0", "90", "180", "270"))
     mirror: bool = option(False, "mirror frames")
@@ -24,16 +34,20 @@ class Command(WeightsOptions):
 def run(name, system, config, options, rest):
     """Plays the source; returns the exit status."""
     from posekit.playback import play
-    from posekit.predictor import Predictor
+    from posekit.predictor import predictor_class
 
     no_more(rest)
+    if options.view and options.view not in system.VIEWS:
+        raise UsageError(f"--view={options.view} is not a view of {name}; choose from {', '.join(system.VIEWS)}.")
+    predictor = predictor_class(system).from_weights(name, config, options.reference)
     count, rate, paths = play(
-        Predictor.from_weights(name, config, options.reference),
-        options.source,
+        predictor,
+        predictor.open(options.source, **further_options(system, "preview", options)),
         options.output,
         view=options.view or system.VIEWS[0],
         keys=system.KEYS,
-        draw=system.draw,
+        draw=system.drawer(),
+        animate=getattr(system, "animate", None),
         every=options.predict_every,
         rotate=int(options.rotate),
         mirror=options.mirror,

@@ -161,7 +161,8 @@ class People:
 
         Args:
             path: Picture to write (`.png` or `.jpg`); none by default.
-            image: uint8 `[height, width, 3]` RGB to draw on instead of the image that the people were found in.
+            image: uint8 `[height, width, 3]` RGB to draw on instead of the image that the people were found in. People
+                lifted to 3-D need none.
 
         Returns:
             uint8 `[height, width, 3]` RGB picture.
@@ -170,10 +171,9 @@ class People:
             ValueError: If there is no image, or the people do not come from a predictor.
         """
         image = self.image if image is None else image
-        if image is None:
-            raise ValueError("These people carry no image; pass one: people.draw('out.png', image=image).")
         if self.renderer is None:
-            raise ValueError("These people carry no renderer; call posekit.drawing.draw_people(people, image, path).")
+            lack = "image" if image is None else "renderer"
+            raise ValueError(f"These people carry no {lack}; call posekit.drawing.draw_people(people, image, path).")
         return self.renderer(self, image, path)
 
     def save(self, path, style="json", image_id=None):

@@ -4,4 +4,5 @@ import importlib
 
 SYSTEMS = {
     "hmr": lambda: importlib.import_module("posekit.systems.hmr"),
+    "lcn": lambda: importlib.import_module("posekit.systems.lcn"),
 }

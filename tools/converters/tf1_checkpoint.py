@@ -47,7 +47,7 @@ def convert(system, config, path):
     for variable, name in values:
         try:
             variable.assign(reader.get_tensor(name))
-        except (tf.errors.OpError, RuntimeError) as error:
+        except (tf.errors.OpError, RuntimeError, LookupError) as error:
             raise ValueError(f"{path} is damaged at {name} ({_first_line(error)}); fetch it anew.") from None
     return config, model
 
@@ -55,19 +55,19 @@ def convert(system, config, path):
 def _open(path):
     path = pathlib.Path(path)
     if path.is_dir():
-        newest = tf.train.latest_checkpoint(str(path))
-        if newest is None:
+        state = tf.train.get_checkpoint_state(str(path))
+        if state is None or not state.model_checkpoint_path:
             raise FileNotFoundError(
                 f"{path} has no file 'checkpoint' that names one; name the checkpoint itself, such as model-7798."
             )
         # Checkpoints that were moved name the folder that they were written in.
-        path = path / pathlib.Path(newest).name
+        path = path / pathlib.Path(state.model_checkpoint_path).name
     path = path.with_name(_SUFFIX.sub("", path.name))
     if not path.exists() and not path.with_name(path.name + ".index").exists():
         raise FileNotFoundError(f"There is no checkpoint {path}: neither {path.name}.index nor {path.name} exists.")
     try:
         return tf.train.load_checkpoint(str(path)), path
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         raise ValueError(f"{path} is no checkpoint of TensorFlow's saver, or damaged ({_first_line(error)}).") from None
 
 

@@ -1,0 +1,681 @@
+"""Locally connected network, as a whole: 2-D joints of one person are lifted to 3-D.
+
+    python tools/create_dataset.py --h36m
+    python -m posekit.train --model=lcn
+    python -m posekit.validate --model=lcn --run_dir=logs/...
+
+The original reports, trained on Human3.6M's subjects 1, 5, 6, 7, 8 and tested on 9 and 11, 32.5 mm from true 2-D joints
+(`--mode=gt`) and 51.1 mm from stacked-hourglass detections (`--mode=dt_ft`).
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import itertools
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from posekit.codecs import screen_pose
+from posekit.data import h36m
+from posekit.data.hdf5 import PoseFile
+from posekit.data.result_files import read_result, write_result
+from posekit.drawing import draw_people
+from posekit.drawing3d import draw_skeleton_3d, lifting_picture, lifting_turntable, plot_errors_by_action
+from posekit.files import write_file
+from posekit.geometry import graphs
+from posekit.geometry.joints import infer_joints
+from posekit.metrics.h36m import evaluate as score
+from posekit.models import LCN
+from posekit.results import People
+from posekit.skeletons import H36M17
+from posekit.systems.evaluation import Evaluation
+from posekit.training.config import Options, option
+from posekit.training.fused_adam import FusedAdam
+
+_JOINTS = H36M17.num_joints
+_ORIGINAL_GRAPH = "0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+    """Options of the locally connected network; defaults are the original's."""
+
+    num_epochs: int = option(200, "epochs to train", lower=1)
+    batch_size: int = option(200, "poses per step", lower=1)
+    learning_rate: float = option(1e-3, "learning rate at the beginning", lower=0.0)
+    decay_type: str = option("exp", "how the learning rate falls", choices=("exp", "step"))
+    decay_steps: int = option(32000, "steps after which an exponential decay has multiplied by --decay_rate", lower=1)
+    decay_rate: float = option(0.96, "factor of the exponential decay", lower=1e-6, upper=1.0)
+    boundaries: tuple[str, ...] = option(
+        ("250000", "500000", "1000000", "1350000"), "steps at which a step decay changes the learning rate"
+    )
+    lr_values: tuple[str, ...] = option(
+        ("1e-3", "7e-4", "4e-4", "2e-4", "1e-4"), "learning rates between the boundaries of a step decay"
+    )
+    dropout: float = option(0.25, "dropout of every hidden layer, share that is dropped", lower=0.0, upper=0.95)
+    regularization: float = option(0.0, "weight of the L2 penalty on kernels and biases", lower=0.0)
+
+    mode: str = option("gt", "2-D input: true joints, or fine-tuned detections", choices=("gt", "dt_ft"))
+    data_type: str = option("scale", "accepted for the original's command lines", choices=("scale",))
+    data_dir: str = option("data", "folder with h36m_train.h5 and h36m_test.h5")
+    flip_data: bool = option(False, "train on mirrored poses too")
+    flip_test: bool = option(False, "predict mirrored poses too, and average")
+    use_validation: bool = option(True, "evaluate the test poses after every epoch")
+    stream: bool = option(False, "read poses from disk while training, for sets larger than memory")
+
+    num_layers: int = option(3, "blocks of two layers", lower=0, upper=64, aliases=("layers",), architecture=True)
+    channels: int = option(64, "features of a joint", lower=1, upper=4096, architecture=True)
+    in_features: int = option(
+        2, "numbers of an input joint: 2, or 3 with the confidence", lower=2, upper=3, aliases=("in_F",),
+        architecture=True,
+    )  # fmt: skip
+    in_joints: int = option(_JOINTS, "accepted for the original's command lines", lower=_JOINTS, upper=_JOINTS)
+    out_joints: int = option(_JOINTS, "accepted for the original's command lines", lower=_JOINTS, upper=_JOINTS)
+    graph: str = option(
+        "skeleton", "who is whose neighbour (0: skeleton)", architecture=True,
+        choices=("skeleton", "laplacian", "random", "full", _ORIGINAL_GRAPH),
+    )  # fmt: skip
+    knn: int = option(3, "hops in the graph within which joints are connected", lower=1, upper=16, architecture=True)
+    graph_norm: str = option(
+        "none", "norm of the neighbour matrix: none, rows sum to one, or by both degrees", architecture=True,
+        choices=("none", "row", "symmetric"),
+    )  # fmt: skip
+    laplacian_normalized: bool = option(True, "normalised Laplacian, for --graph=laplacian", architecture=True)
+    laplacian_rescaled: bool = option(True, "Laplacian rescaled to [-1, 1]", architecture=True)
+    random_edges: int = option(20, "edges of --graph=random", lower=_JOINTS - 1, upper=136, architecture=True)
+    random_seed: int = option(146, "seed of --graph=random", lower=0, architecture=True)
+    mask_type: str = option(
+        "locally_connected", "fixed or learned weights of the neighbours", architecture=True,
+        choices=("locally_connected", "locally_connected_learnable"),
+    )  # fmt: skip
+    mask_init: str = option(
+        "random", "where a learned mask begins", choices=("same", "ones", "random"), aliases=("init_type",),
+    )  # fmt: skip
+    residual: bool = option(True, "add a block's input to its output", architecture=True)
+    max_norm: bool = option(True, "clip the norm of every kernel to one", architecture=True)
+    batch_norm: bool = option(True, "batch normalisation", architecture=True)
+    batch_norm_momentum: float = option(
+        0.99, "momentum of the running statistics; runs of under a thousand steps need 0.9", lower=0.0, upper=0.9999
+    )
+
+    test_indices: str = option("", "number of the experiment: names the run folder test<number>")
+    steps_per_execution: int = option(0, "steps in one call, at most; 0: 10, and 100 with a GPU", lower=0)
+    jit_compile: bool = option(False, "compile the training step with XLA")
+    mixed_precision: bool = option(False, "compute in half precision")
+    strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"))
+    seed: int = option(0, "seed of everything random", lower=0)
+    checkpoint_every: int = option(1, "epochs between checkpoints", lower=1)
+    debug_numerics: bool = option(False, "stop at the first NaN or infinity and name the operation")
+    run_eagerly: bool = option(False, "run step by step in Python, for a debugger", aliases=("debug",))
+
+    limb_lengths: tuple[str, ...] = option(
+        (), "mean screen lengths of the limbs, of which --graph=laplacian is made; empty: of the training poses",
+        architecture=True,
+    )  # fmt: skip
+    body_size_mm: float = option(
+        0.0, "total length of the bones, mm, to which lifted people are scaled; 0: that of the training poses",
+        lower=0.0, upper=1e5,
+    )  # fmt: skip
+    screen_size: float = option(
+        0.0, "total length of the bones in normalised screen units; 0: that of the training poses", lower=0.0, upper=1e3
+    )
+
+    def __post_init__(self):
+        if self.graph == _ORIGINAL_GRAPH:
+            object.__setattr__(self, "graph", "skeleton")
+        super().__post_init__()
+        rates, boundaries = _numbers("lr_values", self.lr_values), _numbers("boundaries", self.boundaries)
+        if self.decay_type == "step" and len(rates) != len(boundaries) + 1:
+            raise ValueError(
+                f"--lr_values has {len(rates)} rates for {len(boundaries)} --boundaries; give one rate more than "
+                "boundaries."
+            )
+        if any(later <= earlier for earlier, later in zip(boundaries, boundaries[1:])):
+            raise ValueError(f"--boundaries={','.join(self.boundaries)} must rise.")
+        _numbers("limb_lengths", self.limb_lengths)
+
+
+def _numbers(name, values):
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        raise ValueError(f"--{name}={','.join(values)} must be numbers separated by commas.") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring(Options):
+    """Further options of `validate`."""
+
+    per_joint: bool = option(False, "errors by joint instead of by action")
+    protocol2: bool = option(False, "only the table after Procrustes alignment, as the original prints it")
+
+
+@dataclasses.dataclass(frozen=True)
+class Keypoints(Options):
+    """Further options of `preview` and `predict`, which read 2-D keypoints here."""
+
+    skeleton: str = option("", "joints of the keypoints, such as COCO17 or H36M17, where the file does not tell")
+    image_size: tuple[str, ...] = option((), "width,height of the pictures in pixels, where the file does not tell")
+    placement: str = option(
+        "person", "move people to where training has them, or take them where they stand in the image (original)",
+        choices=("person", "image"),
+    )  # fmt: skip
+
+
+OPTIONS = {"validate": Scoring, "preview": Keypoints, "predict": Keypoints}
+
+
+def run_name(config):
+    """Names a run folder after its options.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        Folder name: `test<number>` as the original's where an experiment's number is given, otherwise ending in the
+        date and time.
+    """
+    if config.test_indices:
+        return f"test{config.test_indices}"
+    graph = f"knn{config.knn}" if config.graph == "skeleton" else config.graph
+    parts = ["LCN", config.mode, graph, f"L{config.num_layers}", f"F{config.channels}", f"{config.num_epochs}e"]
+    if config.mask_type != "locally_connected":
+        parts.append("learnable")
+    if config.flip_data:
+        parts.append("flip")
+    return "_".join(parts) + datetime.datetime.now().strftime("_%b%d_%H%M%S")
+
+
+def complete(config):
+    """Fills in the measures of the training poses, so that the configuration alone describes the model.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        `Config` with `body_size_mm` and `screen_size`, and for a Laplacian graph `limb_lengths`.
+    """
+    needs_lengths = config.graph == "laplacian" and not config.limb_lengths
+    if not needs_lengths and config.body_size_mm and config.screen_size:
+        return config
+    poses = h36m.read_poses(config.data_dir, "train", stop=_MEASURED)
+    labels = h36m.network_labels(poses)
+    changes = {
+        "body_size_mm": config.body_size_mm or float(np.mean(_total_bone_length(poses.joints_cam_mm))),
+        "screen_size": config.screen_size or float(np.mean(_total_bone_length(labels))),
+    }
+    if needs_lengths:
+        lengths = graphs.limb_lengths(H36M17, labels)
+        changes["limb_lengths"] = tuple(f"{length:.9g}" for length in lengths)
+    return config.replace(**changes)
+
+
+# Poses of which `complete` takes the mean.
+_MEASURED = 200_000
+
+
+def _total_bone_length(joints):
+    """`[..., 17, 3]` -> `[...]`."""
+    children, parents = np.array(H36M17.bones).T
+    return np.linalg.norm(joints[..., children, :] - joints[..., parents, :], axis=-1).sum(-1)
+
+
+def adjacency(config):
+    """Makes the neighbour matrix.
+
+    Args:
+        config: `Config`; for a Laplacian graph with its `limb_lengths`.
+
+    Returns:
+        Float32 `[17, 17]`.
+
+    Raises:
+        ValueError: If the lengths of a Laplacian graph are missing.
+    """
+    if config.graph == "laplacian":
+        if not config.limb_lengths:
+            raise ValueError("--graph=laplacian lacks --limb_lengths, which come from the training poses; train first.")
+        lengths = _numbers("limb_lengths", config.limb_lengths)
+        matrix = graphs.laplacian(H36M17, lengths, config.laplacian_normalized, config.laplacian_rescaled)
+    elif config.graph == "random":
+        edges = graphs.random_graph(_JOINTS, config.random_edges, config.random_seed)
+        matrix = graphs.neighbours_from_edges(edges, _JOINTS, config.knn)
+    elif config.graph == "full":
+        matrix = np.ones((_JOINTS, _JOINTS))
+    else:
+        matrix = H36M17.neighbours(config.knn)
+    normalize = {"none": np.asarray, "row": graphs.row_normalized, "symmetric": graphs.symmetric_normalized}
+    return normalize[config.graph_norm](np.asarray(matrix, np.float32))
+
+
+def build_model(config, pretrained=True):
+    """Builds the network.
+
+    Args:
+        config: `Config`.
+        pretrained: Accepted for the sake of the other systems; the network always starts from random weights.
+
+    Returns:
+        `LCN`.
+    """
+    model = LCN(
+        skeleton=H36M17,
+        adjacency=adjacency(config),
+        channels=config.channels,
+        num_layers=config.num_layers,
+        in_features=config.in_features,
+        mask_type=config.mask_type,
+        mask_init=config.mask_init,
+        residual=config.residual,
+        max_norm=config.max_norm,
+        batch_norm=config.batch_norm,
+        dropout=config.dropout,
+        regularization=config.regularization,
+    )
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = config.batch_norm_momentum
+    return model
+
+
+def learning_rate(config):
+    """Makes the schedule of the learning rate.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        `keras.optimizers.schedules.LearningRateSchedule`.
+    """
+    if config.decay_type == "exp":
+        return keras.optimizers.schedules.ExponentialDecay(
+            config.learning_rate, config.decay_steps, config.decay_rate, staircase=False
+        )
+    boundaries = [int(step) for step in _numbers("boundaries", config.boundaries)]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, _numbers("lr_values", config.lr_values))
+
+
+def build_trainer(config, model):
+    """Compiles the network for `fit`.
+
+    Args:
+        config: `Config`.
+        model: `LCN` to train.
+
+    Returns:
+        The same model, compiled, with its optimizer built.
+    """
+    model.compile(
+        optimizer=FusedAdam(learning_rate(config), epsilon=1e-8),
+        loss="mse",
+        metrics=[joint_error],
+        run_eagerly=config.run_eagerly,
+        jit_compile=config.jit_compile,
+        steps_per_execution=1 if config.run_eagerly else _steps_per_execution(config),
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+@keras.saving.register_keras_serializable("posekit")
+def joint_error(y_true, y_pred):
+    """Mean distance of predicted from true joints, in thousandths of the picture's width: pixels in Human3.6M.
+
+    Args:
+        y_true: `[batch, joints, 3]`, normalised.
+        y_pred: A tensor of the same shape.
+
+    Returns:
+        `[batch, joints]`.
+    """
+    return 500.0 * ops.norm(y_true - y_pred, axis=-1)
+
+
+def _steps_per_execution(config):
+    """The largest number of steps up to the one wanted that divides an epoch, so that no call crosses its end."""
+    gpu = bool(tf.config.list_physical_devices("GPU"))
+    wanted, steps = config.steps_per_execution or (100 if gpu else 10), steps_per_epoch(config)
+    return max(count for count in range(1, min(wanted, steps) + 1) if steps % count == 0)
+
+
+def steps_per_epoch(config):
+    """Number of training steps in an epoch: whole batches, at least one.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        The number.
+    """
+    with PoseFile(h36m.pose_file(config.data_dir, "train")) as file:
+        return h36m.steps_per_epoch(len(file), config.batch_size, config.flip_data)
+
+
+def train_data(config, epoch, step):
+    """Makes the stream of training batches from any point of the run.
+
+    Args:
+        config: `Config`.
+        epoch: First epoch.
+        step: First step in it.
+
+    Returns:
+        `tf.data.Dataset` of `(joints [batch, 17, 2 or 3], labels [batch, 17, 3])`; its order depends on seed, epoch
+        and step alone.
+    """
+    where = {"num_epochs": config.num_epochs, "start_epoch": epoch, "start_step": step}
+    return h36m.pose_batches(
+        *_network_data(config, "train"), config.batch_size, seed=config.seed, flip=config.flip_data, **where
+    )
+
+
+def _network_data(config, split):
+    path = h36m.pose_file(config.data_dir, split)
+    stamp = path.stat().st_mtime_ns if path.exists() else None
+    return _read_network_data(path, stamp, config.mode, config.in_features == 3)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_network_data(path, stamp, mode, confidence):
+    return h36m.read_network_data(path, mode, confidence)
+
+
+def validation_data(config, repeat=False):
+    """Makes the validation batches.
+
+    Args:
+        config: `Config`.
+        repeat: Whether to go round for ever.
+
+    Returns:
+        `tf.data.Dataset` with every test pose once, in order, or None without validation.
+    """
+    if not config.use_validation:
+        return None
+    data = tf.data.Dataset.from_tensor_slices(_network_data(config, "test")).batch(_EVALUATION_BATCH)
+    return data.repeat() if repeat else data
+
+
+_EVALUATION_BATCH = 1000
+
+
+def reading(config):
+    """Makes a context for reading data; pose files are checked when they are opened, so there is nothing to add.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        Context manager.
+    """
+    return contextlib.nullcontext()
+
+
+def recording(config, model):
+    """Tells the training loop what to record.
+
+    Args:
+        config: `Config`.
+        model: `LCN` in training.
+
+    Returns:
+        Keyword arguments of `RunRecorder`.
+    """
+    return {"monitor": "val_loss" if config.use_validation else "loss"}
+
+
+# ---------------------------------------------------------------------------------------------------- evaluation
+
+
+def lift(config, model, joints):
+    """Runs the network, over mirrored poses too where the options say so.
+
+    Args:
+        config: `Config`.
+        model: `LCN`.
+        joints: `[poses, 17, 2 or 3]` normalised joints.
+
+    Returns:
+        Float32 `[poses, 17, 3]`, normalised.
+    """
+    predicted = _run(model, joints)
+    if not config.flip_test:
+        return predicted
+    return screen_pose.average_flipped(predicted, _run(model, screen_pose.flip(joints)))
+
+
+def _run(model, joints):
+    # `predict` takes a tenth of a second to begin, which a single pose would feel.
+    starts = range(0, len(joints), _EVALUATION_BATCH)
+    return np.concatenate([model.predict_on_batch(joints[start : start + _EVALUATION_BATCH]) for start in starts])
+
+
+def evaluate(config, model, keep=4, per_joint=False, protocol2=False):
+    """Evaluates a model on the test poses.
+
+    Args:
+        config: `Config`.
+        model: `LCN`.
+        keep: Accepted for the sake of the other systems; poses are small, and all stay in memory.
+        per_joint: Whether the tables are by joint instead of by action.
+        protocol2: Whether to print the table of protocol 2 only.
+
+    Returns:
+        `Evaluation`.
+    """
+    poses = h36m.read_poses(config.data_dir, "test")
+    inputs = h36m.network_inputs(poses, config.mode, config.in_features == 3)
+    predicted = screen_pose.denormalize(lift(config, model, inputs).astype(np.float64), poses.image_size)
+    return _evaluation(config, poses, predicted, per_joint, protocol2, config.test_indices or "1")
+
+
+def evaluate_results(config, path, keep=4, per_joint=False, protocol2=False):
+    """Scores a result file, such as the original's `result_gt.pkl`.
+
+    Args:
+        config: `Config`.
+        path: The file.
+        keep: As in `evaluate`.
+        per_joint: As in `evaluate`.
+        protocol2: As in `evaluate`.
+
+    Returns:
+        `Evaluation`.
+    """
+    poses = h36m.read_poses(config.data_dir, "test")
+    return _evaluation(config, poses, read_result(path, len(poses)), per_joint, protocol2, "1")
+
+
+def _evaluation(config, poses, predicted, per_joint, protocol2, number):
+    scores = score(
+        predicted, poses.joints_cam_mm, poses.box_px, poses.intrinsics, poses.root_depth_mm, poses.action, skip_bad=True
+    )
+    in_camera = screen_pose.image_to_camera(predicted, poses.box_px, poses.intrinsics, poses.root_depth_mm)
+    names, values = poses.names(), scores.summary()
+    tables = [
+        f"protocol {protocol}, mm:\n{scores.table(f'test{number}', protocol, per_joint)}"
+        for protocol in ((2,) if protocol2 else (1, 2))
+    ]
+
+    def picture(index):
+        people = People(
+            keypoints_px=poses.joints_px[index][None],
+            scores=np.ones((1, _JOINTS)),
+            skeleton=H36M17,
+            image_size=poses.image_size[index][::-1],
+            joints3d=in_camera[index][None] / 1000,
+        )
+        return lifting_picture(None, people, truth_mm=poses.joints_cam_mm[index][None], captions=())
+
+    by_action = {
+        f"protocol {protocol}": dict(zip(h36m.ACTIONS.values(), scores.per_action(protocol))) for protocol in (1, 2)
+    }
+    command = f"scale_{'joint' if per_joint else 'action'}"
+    return Evaluation(
+        metrics={
+            "mpjpe_mm": values["mpjpe"],
+            "pa_mpjpe_mm": values["p_mpjpe"],
+            "root_mpjpe_mm": values["root_mpjpe"],
+            "pck3d_150": values["pck3d"],
+            "auc3d": values["auc3d"],
+        },
+        labels={
+            "mpjpe_mm": "MPJPE, mm (protocol 1: roots not aligned)",
+            "pa_mpjpe_mm": "PA-MPJPE, mm (protocol 2: Procrustes)",
+            "root_mpjpe_mm": "MPJPE, mm (roots aligned)",
+            "pck3d_150": "3DPCK at 150 mm (roots aligned)",
+            "auc3d": "AUC to 150 mm (roots aligned)",
+        },
+        ranking={"poses": (scores.errors_mm.mean(-1), "mm")},
+        filenames=names,
+        picture=picture,
+        plots={
+            "errors_by_action.png": lambda path: plot_errors_by_action(by_action, path),
+            f"result_{config.mode}.pkl": lambda path: write_result(path, predicted),
+            f"err_{command}_{config.mode}.log": lambda path: write_file(path, ("\n".join(tables) + "\n").encode()),
+        },
+        text="\n".join(tables + scores.notes()),
+        unit="poses",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- prediction
+
+# Of Human3.6M, for weights whose configuration does not tell: bones of 4.15 m, seen from 5 m away.
+_BODY_SIZE_MM, _SCREEN_SIZE = 4150.0, 1.9
+
+
+def predict(config, model, people, placements):
+    """Lifts people to 3-D.
+
+    Args:
+        config: `Config`.
+        model: `LCN`.
+        people: List of 2-D `People`, one a picture.
+        placements: For each of them `"person"` or `"image"`; see `posekit.predictor.Lifter`.
+
+    Returns:
+        List of `People` in the order of `H36M17`, with `joints3d` in metres relative to the pelvis.
+    """
+    found = [infer_joints(one.keypoints_px, one.scores, one.skeleton, H36M17) for one in people]
+    if not any(len(one) for one in people):
+        return [_lifted(one, joints, np.zeros((0, _JOINTS, 3))) for one, joints in zip(people, found)]
+    joints_px = np.concatenate([joints.points for joints in found])
+    confidence = np.concatenate([joints.scores for joints in found])
+    sizes = np.concatenate([np.tile(one.image_size[::-1], (len(one), 1)) for one in people])
+    by_person = np.repeat([placement == "person" for placement in placements], [len(one) for one in people])
+    usable = np.concatenate([joints.usable for joints in found])
+
+    lifted = np.full((len(joints_px), _JOINTS, 3), np.nan)
+    if usable.any():
+        joints = screen_pose.normalize(joints_px[usable], sizes[usable])
+        lifted[usable] = _lift_placed(config, model, joints, confidence[usable], by_person[usable])
+    lifted *= (config.body_size_mm or _BODY_SIZE_MM) / 1000 / _total_bone_length(lifted)[:, None, None]
+    lifted -= lifted[:, :1]
+    parts = np.split(lifted, np.cumsum([len(one) for one in people])[:-1])
+    return [_lifted(one, joints, part) for one, joints, part in zip(people, found, parts)]
+
+
+def _lift_placed(config, model, joints, confidence, by_person):
+    """Lifts normalised joints; those of people in any picture after moving them to where training has people.
+
+    How large a person is can only be told once the pose is known: a first lifting tells the size of the body, and a
+    second one sees the person at the distance at which the training poses are on average.
+    """
+    wanted = config.screen_size or _SCREEN_SIZE
+    middle = joints.mean(-2, keepdims=True)
+    spread = np.sqrt(np.square(joints - middle).sum(-1).mean(-1))[:, None, None]
+    # A standing person's joints lie a tenth of the length of all bones from their middle.
+    placed = np.where(by_person[:, None, None], (joints - middle) * (0.1 * wanted / np.maximum(spread, 1e-9)), joints)
+    for _ in range(2):
+        lifted = _lift_with_confidence(config, model, placed, confidence)
+        scale = np.where(by_person, wanted / np.maximum(_total_bone_length(lifted), 1e-9), 1.0)[:, None, None]
+        placed = placed * scale
+        if not by_person.any():
+            break
+    else:
+        lifted = _lift_with_confidence(config, model, placed, confidence)
+    return lifted
+
+
+def _lift_with_confidence(config, model, joints, confidence):
+    if config.in_features == 3:
+        joints = np.concatenate([joints, confidence[..., None]], -1)
+    return lift(config, model, joints.astype(np.float32)).astype(np.float64)
+
+
+def _lifted(people, joints, joints3d):
+    return People(
+        keypoints_px=joints.points,
+        scores=joints.scores,
+        skeleton=H36M17,
+        image_size=people.image_size,
+        person_scores=people.person_scores,
+        boxes=people.boxes,
+        joints3d=joints3d,
+        source=people.source,
+        image=people.image,
+    )
+
+
+INPUT = "keypoints"
+VIEWS = ("both", "skeleton", "rotated")
+KEYS = {view[0]: view for view in VIEWS}
+
+
+def drawer():
+    """Makes the function with which one source is drawn; the 3-D view turns from picture to picture.
+
+    Returns:
+        Function `(people, image, view) -> picture`.
+    """
+    turned_deg = itertools.count(_FROM_DEG, _TURN_DEG)
+    return lambda people, image, view="both": draw(people, image, view, next(turned_deg))
+
+
+_FROM_DEG, _TURN_DEG = 30, 4
+
+
+def draw(people, image, view="both", turned_deg=_FROM_DEG):
+    """Draws lifted people in one of the preview's views.
+
+    Args:
+        people: `People` of `predict`.
+        image: Uint8 `[height, width, 3]` RGB, or None for a light canvas.
+        view: `"both"` (2-D joints and the 3-D skeletons beside them), `"skeleton"` (2-D) or `"rotated"` (3-D).
+        turned_deg: Where to look at the 3-D skeletons from; 0 is where the camera was.
+
+    Returns:
+        Uint8 `[height, width, 3]`.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view={view!r}: choose one of {', '.join(VIEWS)}.")
+    if view == "rotated":
+        return draw_skeleton_3d(1000.0 * people.joints3d, H36M17, azimuth_deg=turned_deg, turning=True)
+    if view == "skeleton":
+        canvas = np.full((*people.image_size, 3), 245, np.uint8) if image is None else image
+        return draw_people(people, canvas, mesh=False, skeleton=True)
+    return lifting_picture(image, people, turned_deg)
+
+
+def animate(people, image, view="both"):
+    """Walks once around lifted people, for a moving picture of a single one.
+
+    Args:
+        people: `People` of `predict`.
+        image: As for `draw`.
+        view: As for `draw`.
+
+    Returns:
+        Iterator of uint8 `[height, width, 3]`.
+    """
+    if view == "both":
+        return lifting_turntable(image, people, _TURN_FRAMES, _FROM_DEG)
+    return (draw(people, image, view, _FROM_DEG + 360 * frame / _TURN_FRAMES) for frame in range(_TURN_FRAMES))
+
+
+_TURN_FRAMES = 60
