@@ -17,7 +17,7 @@ def export(model, output, form):
     """Writes a model so that it appears whole or not at all.
 
     Args:
-        model: Keras model with one image input.
+        model: Keras model with one input.
         output: File or folder.
         form: A key of `SUFFIXES`.
 
@@ -61,14 +61,19 @@ def check(model, output, form):
         Largest absolute difference over all outputs.
     """
     shape = (1, *model.inputs[0].shape[1:])
-    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-    expected = model.predict_on_batch(images)
-    found = _RUNNERS[form](str(output), images)
+    inputs = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    expected = _named(model.predict_on_batch(inputs))
+    found = _RUNNERS[form](str(output), inputs)
     if set(found) == set(expected):
         pairs = [(found[name], expected[name]) for name in expected]
     else:
         pairs = [_matching(value, expected) for value in found.values()]
     return max(float(np.max(np.abs(np.asarray(a) - b))) for a, b in pairs)
+
+
+def _named(outputs):
+    """Models of a single output give it without a name."""
+    return outputs if isinstance(outputs, dict) else {"output": outputs}
 
 
 def _matching(value, expected):
@@ -101,8 +106,8 @@ def _write_onnx(model, path):
     # TensorFlow has no public name for it.
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    spec = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32, name="images")
-    function = tf.function(lambda images: model(images, training=False)).get_concrete_function(spec)
+    spec = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32, name=model.inputs[0].name)
+    function = tf.function(lambda inputs: model(inputs, training=False)).get_concrete_function(spec)
     # Freezing also turns captured arrays, such as those of a body, into constants, which the converter leaves open.
     frozen = convert_variables_to_constants_v2(function)
     tf2onnx.convert.from_graph_def(
@@ -114,32 +119,32 @@ def _write_onnx(model, path):
     )
 
 
-def _run_saved_model(path, images):
+def _run_saved_model(path, inputs):
     loaded = tf.saved_model.load(path)
-    return {name: value.numpy() for name, value in loaded.serve(images).items()}
+    return {name: value.numpy() for name, value in _named(loaded.serve(inputs)).items()}
 
 
-def _run_keras(path, images):
-    return keras.models.load_model(path).predict_on_batch(images)
+def _run_keras(path, inputs):
+    return _named(keras.models.load_model(path).predict_on_batch(inputs))
 
 
-def _run_tflite(path, images):
+def _run_tflite(path, inputs):
     with warnings.catch_warnings():
         # TensorFlow announces that the interpreter moves to a package of its own.
         warnings.simplefilter("ignore")
         interpreter = tf.lite.Interpreter(model_path=path)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs)
     interpreter.invoke()
     return {item["name"]: interpreter.get_tensor(item["index"]) for item in interpreter.get_output_details()}
 
 
-def _run_onnx(path, images):
+def _run_onnx(path, inputs):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: images})))
+    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: inputs})))
 
 
 _WRITERS = {
