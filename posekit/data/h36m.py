@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+import itertools
 import pathlib
 
 import numpy as np
@@ -46,6 +47,7 @@ CAMERA_SIZES = {
     "60457274": (1000, 1002),
 }
 _BLOCK = 1 << 15
+_PIECE = 1 << 11  # poses that a stream reads together
 _FOREVER = 2**31 - 1
 
 
@@ -491,13 +493,108 @@ def pose_batches(
             for taken in (tf.gather(inputs, rows % total), tf.gather(labels, rows % total))
         )
 
-    numbers = _batch_numbers(total, batch_size, num_epochs, start_epoch, start_step, flip)
-    return numbers.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    span = _batch_span(total, batch_size, num_epochs, start_epoch, start_step, flip)
+    return tf.data.Dataset.range(*span).map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
-def _batch_numbers(total, batch_size, num_epochs, start_epoch, start_step, flip):
+def file_batches(path, batch_size, *, mode="gt", confidence=False, stream=False, window=1 << 17, **options):
+    """The stream of training batches of a pose file.
+
+    With `stream=True` the file need not fit into memory: pieces of it are read in an order of their own each epoch, and
+    shuffled within a window. The batches are again a pure function of (seed, epoch, step), but other ones, and poses
+    that are far apart in the file meet less often than in the shuffle of all.
+
+    Args:
+        path: A pose file, as of `pose_file(data_dir, split)`.
+        batch_size: Poses in a batch.
+        mode: `"gt"` or `"dt_ft"`.
+        confidence: Whether the inputs have a third coordinate.
+        stream: Whether to read the file again each epoch, instead of once.
+        window: Poses among which streamed ones are shuffled, of which at most about five times as many are in memory.
+        **options: `num_epochs`, `start_epoch`, `start_step`, `seed`, `flip` and `skeleton` of `pose_batches`.
+
+    Returns:
+        `tf.data.Dataset` as of `pose_batches`.
+
+    Raises:
+        DatasetNotFoundError: If there is no such file; the message says how to make it.
+        PoseFileError: If it is damaged, or has no detections for a mode that needs them.
+        ValueError: If an argument makes no sense.
+    """
+    if not stream:
+        return pose_batches(*read_network_data(path, mode, confidence), batch_size, **options)
+    return _streamed_batches(path, batch_size, mode, confidence, window, **options)
+
+
+def _streamed_batches(
+    path,
+    batch_size,
+    mode,
+    confidence,
+    window,
+    num_epochs=None,
+    start_epoch=0,
+    start_step=0,
+    seed=0,
+    flip=False,
+    skeleton=H36M17,
+):
     import tensorflow as tf
 
+    with PoseFile(path) as file:
+        count = len(file)
+        joints = file.skeleton.num_joints
+        _network_block(file, 0, 1, mode, confidence)
+    first, last = _batch_span(count, batch_size, num_epochs, start_epoch, start_step, flip)
+    steps = steps_per_epoch(count, batch_size, flip)
+
+    def windows():
+        with PoseFile(path) as file:
+            for epoch in range(start_epoch, last // steps):
+                skipped = start_step * batch_size if epoch == start_epoch else 0
+                pieces = _window_pieces(count, window, seed, epoch, flip)
+                yield from _cut(pieces, skipped, steps * batch_size, lambda piece: read(file, piece))
+
+    def read(file, piece):
+        blocks, order = piece
+        parts = []
+        for block, mirrored in blocks:
+            part = _network_block(file, block * _PIECE, (block + 1) * _PIECE, mode, confidence)
+            parts.append([screen_pose.flip(values, skeleton) for values in part] if mirrored else part)
+        return tuple(np.concatenate(arrays)[order] for arrays in zip(*parts))
+
+    signature = tuple(tf.TensorSpec([None, joints, size], tf.float32) for size in (3 if confidence else 2, 3))
+    streamed = tf.data.Dataset.from_generator(windows, output_signature=signature).prefetch(1)
+    batches = streamed.rebatch(batch_size, drop_remainder=True)
+    return batches.apply(tf.data.experimental.assert_cardinality(last - first)).prefetch(tf.data.AUTOTUNE)
+
+
+def _window_pieces(count, window, seed, epoch, flip):
+    """An epoch's windows: lists of (piece of the file, mirrored or not), and the order of their rows."""
+    number = -(-count // _PIECE)
+    entries = np.random.default_rng([seed, epoch]).permutation(number * (2 if flip else 1))
+    width = max(1, window // _PIECE)
+    for index, start in enumerate(range(0, len(entries), width)):
+        blocks = [(int(entry) % number, entry >= number) for entry in entries[start : start + width]]
+        rows = sum(min(_PIECE, count - block * _PIECE) for block, _ in blocks)
+        yield blocks, np.random.default_rng([seed, epoch, index]).permutation(rows)
+
+
+def _cut(pieces, start, stop, read):
+    """Yields rows `start` to `stop` of the pieces one after the other, from the first again if there are not enough."""
+    position = 0
+    for piece in itertools.cycle(pieces):
+        length = len(piece[1])
+        if position + length > start:
+            inside = slice(max(0, start - position), min(length, stop - position))
+            yield tuple(array[inside] for array in read(piece))
+        position += length
+        if position >= stop:
+            return
+
+
+def _batch_span(total, batch_size, num_epochs, start_epoch, start_step, flip):
+    """Numbers of the first batch and of the one after the last."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
     steps = steps_per_epoch(total, batch_size, flip)
@@ -505,8 +602,7 @@ def _batch_numbers(total, batch_size, num_epochs, start_epoch, start_step, flip)
         raise ValueError(f"A stream from epoch {start_epoch} to num_epochs={num_epochs} is empty; raise num_epochs.")
     if not 0 <= start_step < steps:
         raise ValueError(f"start_step={start_step} is not a step of an epoch of {steps} steps; give 0 to {steps - 1}.")
-    last = _FOREVER if num_epochs is None else num_epochs
-    return tf.data.Dataset.range(start_epoch * steps + start_step, last * steps)
+    return start_epoch * steps + start_step, (_FOREVER if num_epochs is None else num_epochs) * steps
 
 
 def _rows(number, total, batch_size, seed):
