@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import pathlib
+import tokenize
 
 import numpy as np
 from absl import logging
@@ -212,7 +213,7 @@ def load_faces(path, num_vertices):
         faces = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"Faces {path} do not exist; name a .npy file with [faces, 3] integers.") from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, tokenize.TokenError) as error:
         raise ValueError(f"{path} is not a .npy file with [faces, 3] integers ({error}).") from None
     if not isinstance(faces, np.ndarray) or faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in "iu":
         raise ValueError(f"{path} does not hold [faces, 3] integers; name a .npy file such as smpl_faces.npy.")

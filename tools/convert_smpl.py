@@ -15,6 +15,7 @@ import pathlib
 import pickle
 import sys
 import tempfile
+import tokenize
 
 import numpy as np
 import scipy.sparse
@@ -185,7 +186,8 @@ def _read_npy(path):
         raise ConversionError(f"{path} is larger than {MAX_BYTES} bytes.")
     try:
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # mapped: a lying header takes no memory
-    except (ValueError, EOFError) as error:  # NumPy's own words advise to unpickle what is no array
+    # NumPy's own words advise to unpickle what is no array.
+    except (ValueError, EOFError, tokenize.TokenError) as error:
         raise ConversionError(f"{path} is no .npy file with a plain array; write it with numpy.save.") from error
 
 

@@ -10,6 +10,7 @@ import os
 import pathlib
 import pickle
 import re
+import tokenize
 import zipfile
 import zlib
 
@@ -188,7 +189,7 @@ class _Reader:
     def npy(self):
         try:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError, SyntaxError) as error:
+        except (ValueError, OSError, EOFError, SyntaxError, tokenize.TokenError) as error:
             raise ValueError(f"{self.path} cannot be read as an array: {error}.") from None
         if isinstance(array, np.lib.npyio.NpzFile):
             array.close()

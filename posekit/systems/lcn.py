@@ -367,10 +367,19 @@ def train_data(config, epoch, step):
         `tf.data.Dataset` of `(joints [batch, 17, 2 or 3], labels [batch, 17, 3])`; its order depends on seed, epoch
         and step alone.
     """
-    where = {"num_epochs": config.num_epochs, "start_epoch": epoch, "start_step": step}
-    return h36m.pose_batches(
-        *_network_data(config, "train"), config.batch_size, seed=config.seed, flip=config.flip_data, **where
-    )
+    options = {
+        "num_epochs": config.num_epochs,
+        "start_epoch": epoch,
+        "start_step": step,
+        "seed": config.seed,
+        "flip": config.flip_data,
+    }
+    if config.stream:
+        path, confidence = h36m.pose_file(config.data_dir, "train"), config.in_features == 3
+        return h36m.file_batches(
+            path, config.batch_size, mode=config.mode, confidence=confidence, stream=True, **options
+        )
+    return h36m.pose_batches(*_network_data(config, "train"), config.batch_size, **options)
 
 
 def _network_data(config, split):
