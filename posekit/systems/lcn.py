@@ -307,7 +307,7 @@ def build_trainer(config, model):
         model: `LCN` to train.
 
     Returns:
-        The same model, compiled, with its optimizer built.
+        The same model, compiled, with its optimizer and metrics built.
     """
     model.compile(
         optimizer=FusedAdam(learning_rate(config), epsilon=1e-8),
@@ -318,6 +318,10 @@ def build_trainer(config, model):
         steps_per_execution=1 if config.run_eagerly else _steps_per_execution(config),
     )
     model.optimizer.build(model.trainable_variables)
+    # Checkpoints hold the metrics, which Keras would not build before the first step.
+    joints = ops.zeros((1, _JOINTS, 3))
+    model.compute_metrics(None, joints, joints)
+    model.reset_metrics()
     return model
 
 
