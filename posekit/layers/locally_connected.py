@@ -42,14 +42,14 @@ class NeighbourMask(keras.layers.Layer):
                 "same": lambda shape, dtype: ops.convert_to_tensor(self.adjacency.T, dtype),
             }[self.initial]
             shape = (self.num_joints, self.num_joints)
-            self.weight = self.add_weight(name="mask", shape=shape, initializer=start)
+            self.weight = self.add_weight(name="mask", shape=shape, initializer=start, autocast=False)
         self.built = True
 
     def values(self):
         """The weights of the connections: `[joints, joints]`, from the joint of the row to that of the column."""
         if not self.learnable:
-            return ops.convert_to_tensor(self.adjacency.T, self.compute_dtype)
-        return ops.softmax(self.weight, axis=0) * ops.convert_to_tensor(self.support, self.compute_dtype)
+            return ops.convert_to_tensor(self.adjacency.T, self.variable_dtype)
+        return ops.softmax(self.weight, axis=0) * ops.convert_to_tensor(self.support, self.variable_dtype)
 
     def get_config(self):
         """The constructor's arguments."""
@@ -119,6 +119,8 @@ class LocallyConnectedGraph(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
+        if mask is not None and (adjacency is not None or skeleton is not None):
+            raise ValueError("A mask brings its own graph; give a mask, or adjacency or skeleton, not both.")
         if mask is None:
             mask = NeighbourMask(graph_adjacency(adjacency, skeleton, hops), learnable, mask_init, name="mask")
         if max_norm is not None and not max_norm > 0:
@@ -161,7 +163,23 @@ class LocallyConnectedGraph(keras.layers.Layer):
 
     def call(self, inputs):
         """See the class."""
-        return locally_connected(inputs, self.kernel, self.mask_layer.values(), self.bias, self.max_norm)
+        mask = self.mask_layer
+        return locally_connected(inputs, self.kernel, mask.values(), self.bias, self.max_norm, mask.support)
+
+    def folded_weights(self):
+        """The weights as they are used: clipped and masked.
+
+        Returns:
+            `(kernel [joints * features, joints * units], bias [joints * units])`, float64 NumPy arrays: the layer
+            computes `inputs @ kernel + bias` on `[batch, joints * features]`.
+        """
+        mask = ops.convert_to_numpy(self.mask_layer.values()).astype(np.float64)
+        kernel = ops.convert_to_numpy(self.kernel).astype(np.float64)
+        bias = np.zeros(kernel.shape[1]) if self.bias is None else ops.convert_to_numpy(self.bias).astype(np.float64)
+        if self.max_norm is not None:
+            kernel = kernel * (self.max_norm / max(np.linalg.norm(kernel), self.max_norm))
+        blocks = kernel.reshape(len(mask), -1, len(mask), self.units) * mask[:, None, :, None]
+        return blocks.reshape(kernel.shape), bias
 
     def compute_output_shape(self, input_shape):
         """`[batch, joints, units]`."""

@@ -1,6 +1,7 @@
 """LCN: from the joints of one person in a picture to their places in space."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from posekit.layers.fused import BitDropout, FusedBatchNormalization
@@ -8,6 +9,7 @@ from posekit.layers.locally_connected import LocallyConnectedGraph, NeighbourMas
 from posekit.skeletons import H36M17, SKELETONS, Skeleton
 
 MASK_TYPES = ("locally_connected", "locally_connected_learnable")
+FOLDED_DTYPES = ("float32", "bfloat16")
 
 
 @keras.saving.register_keras_serializable("posekit")
@@ -104,9 +106,7 @@ class LCN(keras.Model):
         for block in range(num_layers):
             after = hidden(hidden(features, f"block_{block}_a"), f"block_{block}_b")
             features = features + after if residual else after
-        offset = ops.cast(linear(features, 3, "last"), "float32")
-        moved = ops.cast(joints[..., :2], "float32") + offset[..., :2]
-        pose = ops.concatenate([moved, offset[..., 2:]], axis=-1)
+        pose = _add_offset(joints, ops.cast(linear(features, 3, "last"), "float32"))
         super().__init__(inputs=joints, outputs=pose, name=name, **kwargs)
 
         # === Config ===
@@ -123,6 +123,53 @@ class LCN(keras.Model):
         self.batch_norm = batch_norm
         self.dropout = dropout
         self.regularization = regularization
+
+    def folded(self, dtype="float32"):
+        """The network with its present weights for prediction: fewer operations, the same results.
+
+        Masks, norms and batch normalisation are multiplied into the kernels once, instead of in every call; a layer is
+        then one dense layer. The model that comes back does not follow later changes of this one.
+
+        Args:
+            dtype: Type in which it computes and keeps its weights: `"float32"`, or `"bfloat16"` on processors that
+                compute in it (results then differ in the third digit). What comes out is float32.
+
+        Returns:
+            A `keras.Model`, `[batch, joints, in_features]` to `[batch, joints, 3]`, of Keras's own layers.
+
+        Raises:
+            ValueError: If there is no such type.
+
+        Example:
+            >>> fast = tf.function(lcn.folded())
+            >>> fast(np.zeros((200, 17, 2), "float32")).shape
+            TensorShape([200, 17, 3])
+        """
+        if dtype not in FOLDED_DTYPES:
+            raise ValueError(f"dtype is {dtype!r}; choose from {list(FOLDED_DTYPES)}.")
+        number = self.output_shape[1]
+
+        def linear(features, layer_name):
+            layer = self.get_layer(layer_name)
+            kernel, bias = layer.folded_weights()
+            if self.batch_norm and layer_name != "last":
+                scale, shift = _scale_and_shift(self.get_layer(f"{layer_name}_norm"))
+                kernel, bias = kernel * np.tile(scale, number), bias * np.tile(scale, number) + np.tile(shift, number)
+            dense = keras.layers.Dense(len(bias), dtype=dtype, name=layer_name)
+            dense.build(features.shape)
+            dense.set_weights([kernel, bias])
+            return dense(features)
+
+        def hidden(features, layer_name):
+            return ops.leaky_relu(linear(features, layer_name), negative_slope=0.2)
+
+        joints = keras.Input(self.input_shape[1:], name="joints")
+        features = hidden(ops.cast(ops.reshape(joints, (-1, number * self.in_features)), dtype), "first")
+        for block in range(self.num_layers):
+            after = hidden(hidden(features, f"block_{block}_a"), f"block_{block}_b")
+            features = features + after if self.residual else after
+        offset = ops.cast(ops.reshape(linear(features, "last"), (-1, number, 3)), "float32")
+        return keras.Model(joints, _add_offset(joints, offset), name=f"{self.name}_folded")
 
     def get_config(self):
         """The constructor's arguments."""
@@ -185,6 +232,22 @@ def original_variables(model):
         add(f"block_{block}_b", scope, f"3_{block}", f"batch_normalization2{block}")
     add("last", "linear_model", "4", None)
     return pairs
+
+
+def _add_offset(joints, offset):
+    """X and y count from the input's, z from nothing."""
+    moved = ops.cast(joints[..., :2], "float32") + offset[..., :2]
+    return ops.concatenate([moved, offset[..., 2:]], axis=-1)
+
+
+def _scale_and_shift(norm):
+    """What batch normalisation does to a feature in prediction."""
+    gamma, beta, mean, variance = (
+        ops.convert_to_numpy(weight).astype(np.float64)
+        for weight in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+    )
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    return scale, beta - mean * scale
 
 
 def _skeleton_config(skeleton):

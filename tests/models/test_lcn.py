@@ -319,6 +319,37 @@ def test_original_variables_are_all_weights():
     assert names[-2:] == ["linear_model/w4", "linear_model/b4"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mask_type": "locally_connected_learnable", "residual": False, "in_features": 3, "num_layers": 2},
+        {"skeleton": STICK, "hops": 1, "max_norm": None, "batch_norm": False},
+    ],
+    ids=["default", "learnable", "stick"],
+)
+def test_folded_gives_the_same(options, tmp_path):
+    model = small_lcn(**options)
+    joints = random_joints(4, *model.input_shape[1:])
+    rng = np.random.default_rng(2)
+    for variable in model.variables:
+        if "norm/" in variable.path:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    folded = model.folded()
+    np.testing.assert_allclose(folded(joints), model(joints), atol=1e-5)
+    check_model(folded, joints, tmp_path, tolerance=1e-6)
+    near = model.folded("bfloat16")(joints)
+    assert near.dtype == "float32"
+    np.testing.assert_allclose(near, model(joints), atol=0.05)
+    with pytest.raises(ValueError, match="'float64'; choose from .*'bfloat16'"):
+        model.folded("float64")
+
+
+def test_folded_equals_the_original(original):
+    pose = original.model.folded()(original.joints("x"))
+    np.testing.assert_allclose(pose, original.poses("pred_eval"), rtol=1e-4, atol=1e-5)
+
+
 def test_nan_stays_with_its_pose():
     joints = random_joints(3)
     joints[1, 4, 0] = np.nan
