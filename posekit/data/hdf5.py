@@ -18,10 +18,10 @@ The group `cameras` holds, a row a camera: `name`, `subject`, `index` (0 to 3 in
 
 import contextlib
 import dataclasses
+import io
 import math
 import os
 import pathlib
-import re
 
 import h5py
 import numpy as np
@@ -33,6 +33,8 @@ from posekit.skeletons import H36M17, SKELETONS
 FORMAT = "posekit poses"
 VERSION = 1
 MAX_CAMERAS = 100_000
+_TEXTS = ("format", "skeleton", "source", "fingerprint")
+_MAX_TEXT = 4000
 _NAME_LENGTH = 64
 _CHUNK_BYTES = 1 << 16
 _MAX_CHUNK_BYTES = 64 << 20
@@ -126,12 +128,14 @@ class PoseWriter:
         self.count = 0
         self._cameras = None
         self._columns = None
-        self._stack = contextlib.ExitStack()
 
     def __enter__(self):
-        with _explained(self.path):
-            temporary = self._stack.enter_context(replacing(self.path))
-            self._file = h5py.File(temporary, "w")
+        with explain_write_errors(self.path), contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(replacing(self.path))
+            self._disk = stack.enter_context(_Disk(temporary))
+            # Since this version of the format HDF5 notices damage to what describes the data.
+            self._file = h5py.File(self._disk, "w", libver=("v110", "v110"))
+            self._stack = stack.pop_all()
         return self
 
     def append(self, columns):
@@ -158,7 +162,7 @@ class PoseWriter:
         if len(lengths) != 1:
             raise ValueError(f"The columns have different lengths: {({n: len(a) for n, a in arrays.items()})}.")
         (length,) = lengths
-        with _explained(self.path):
+        with self._written():
             for name, values in arrays.items():
                 dataset = self._dataset(name)
                 dataset.resize(self.count + length, axis=0)
@@ -186,17 +190,28 @@ class PoseWriter:
         self._cameras = arrays
 
     def __exit__(self, kind, error, trace):
-        with _explained(self.path):
+        if kind is not None:
             try:
-                if kind is None:
-                    self._finish()
                 self._file.close()
-            except BaseException as problem:
-                with contextlib.suppress(Exception):
-                    self._file.close()
-                self._stack.__exit__(type(problem), problem, problem.__traceback__)
-                raise
-            self._stack.__exit__(kind, error, trace)
+            finally:
+                self._stack.__exit__(kind, error, trace)
+            return
+        with explain_write_errors(self.path), self._stack:
+            try:
+                self._finish()
+            finally:
+                # Whatever went wrong, HDF5 must not keep anything that it would still write when Python ends.
+                self._file.close()
+            with self._written():
+                self._disk.flush()
+
+    @contextlib.contextmanager
+    def _written(self):
+        """Makes a context that raises the first error of the disk, if any."""
+        with explain_write_errors(self.path):
+            yield
+            if self._disk.error:
+                raise self._disk.error
 
     def _finish(self):
         if self._columns is None or self._cameras is None:
@@ -204,13 +219,10 @@ class PoseWriter:
         group = self._file.create_group("cameras")
         for name, values in self._cameras.items():
             group.create_dataset(name, data=values)
-        self._file.attrs.update(
-            format=FORMAT,
-            version=VERSION,
-            skeleton=self.skeleton.name,
-            source=self.source,
-            fingerprint=self.fingerprint,
-        )
+        self._file.attrs["version"] = VERSION
+        for name in _TEXTS:
+            text = FORMAT if name == "format" else getattr(self, name)
+            self._file.attrs[name] = np.bytes_(getattr(text, "name", text) or " ")
 
     def _check_names(self, columns):
         if self._columns is None:
@@ -312,15 +324,16 @@ class PoseFile:
             raise PoseFileError(f"{self.path}: row {row} of {name!r} has {what}; make the file again.")
 
     def _check(self):
-        attributes = self._file.attrs
-        if attributes.get("format") != FORMAT:
-            raise ValueError(f"its format is {attributes.get('format')!r:.80}, not {FORMAT!r}")
-        if attributes.get("version") != VERSION:
-            raise ValueError(f"its version is {attributes.get('version')!r:.80}; this posekit reads {VERSION}")
-        if attributes.get("skeleton") not in SKELETONS:
-            raise ValueError(f"its skeleton is {attributes.get('skeleton')!r:.80}; known are {sorted(SKELETONS)}")
-        self.skeleton = SKELETONS[attributes["skeleton"]]
-        self.source, self.fingerprint = (str(attributes.get(key, "")) for key in ("source", "fingerprint"))
+        texts = {name: self._text(name) for name in _TEXTS}
+        if texts["format"] != FORMAT:
+            raise ValueError(f"its format is {texts['format']!r}, not {FORMAT!r}")
+        version = self._file.attrs.get_id("version")
+        if version.shape != () or version.dtype.kind != "i" or self._file.attrs["version"] != VERSION:
+            raise ValueError(f"it is of another version than {VERSION}, which this posekit reads")
+        if texts["skeleton"] not in SKELETONS:
+            raise ValueError(f"its skeleton is {texts['skeleton']!r}; known are {sorted(SKELETONS)}")
+        self.skeleton = SKELETONS[texts["skeleton"]]
+        self.source, self.fingerprint = texts["source"], texts["fingerprint"]
         names = [name for name, spec in COLUMNS.items() if spec.required or name in self._file]
         counts = {name: self._checked(self._file, name, COLUMNS[name]) for name in names}
         if len(set(counts.values())) != 1:
@@ -328,6 +341,13 @@ class PoseFile:
         self.columns = tuple(names)
         self.count = counts["joints_image"]
         self.cameras = self._read_cameras()
+
+    def _text(self, name):
+        attribute = self._file.attrs.get_id(name)
+        # Texts of any length lie elsewhere in the file, and HDF5 may follow damaged references for ever.
+        if attribute.shape != () or attribute.dtype.kind != "S" or attribute.dtype.itemsize > _MAX_TEXT:
+            raise ValueError(f"its attribute {name!r} is no short text")
+        return self._file.attrs[name].decode("utf-8", "replace").strip()
 
     def _read_cameras(self):
         link = self._file.get("cameras", getlink=True)
@@ -380,17 +400,74 @@ class PoseFile:
             ) from error
 
 
-@contextlib.contextmanager
-def _explained(path):
-    """`explain_write_errors`, also for what HDF5 only says in words."""
-    with explain_write_errors(path):
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            number = re.search(r"errno = (\d+)", str(error))
-            if number is None or getattr(error, "errno", None):
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+class _Disk(io.RawIOBase):
+    """The file that HDF5 writes to. HDF5 crashes when writing fails, so it is told that all is well and asked to stop.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path):
+        self.error = None
+        self._file = open(path, "w+b", buffering=0)
+
+    def readable(self):
+        """True."""
+        return True
+
+    def writable(self):
+        """True."""
+        return True
+
+    def seekable(self):
+        """True."""
+        return True
+
+    def seek(self, *arguments):
+        """As of any file."""
+        return self._file.seek(*arguments)
+
+    def tell(self):
+        """As of any file."""
+        return self._file.tell()
+
+    def readinto(self, buffer):
+        """Fills the whole buffer, with zeros where nothing was written."""
+        view = memoryview(buffer).cast("B")
+        count = self._file.readinto(view) or 0
+        view[count:] = bytes(len(view) - count)
+        return len(view)
+
+    def write(self, data):
+        """Writes all of the data, or keeps the error."""
+        view = memoryview(data).cast("B")
+        written = 0
+        while written < len(view) and not self.error:
+            written += self._attempt(self._file.write, view[written:]) or 0
+        return len(view)
+
+    def truncate(self, size=None):
+        """Changes the length, or keeps the error."""
+        self._attempt(self._file.truncate, size)
+        return size
+
+    def flush(self):
+        """Waits until all is on the disk, or keeps the error."""
+        if not self._file.closed:
+            self._attempt(os.fsync, self._file.fileno())
+
+    def close(self):
+        """Closes the file."""
+        self._file.close()
+        super().close()
+
+    def _attempt(self, function, *arguments):
+        if self.error is None:
+            try:
+                return function(*arguments)
+            except OSError as error:
+                self.error = error
+        return None
 
 
 __all__ = ["COLUMNS", "CAMERA_COLUMNS", "FORMAT", "VERSION", "Column", "PoseFile", "PoseFileError", "PoseWriter"]
