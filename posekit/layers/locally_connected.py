@@ -13,6 +13,8 @@ MASK_INITS = ("random", "ones", "same")
 class NeighbourMask(keras.layers.Layer):
     """Weights of the connections between joints: constant, or learnt where joints are neighbours.
 
+    Every `LocallyConnectedGraph` has one of its own, unless it is called with the result of this one, to share it.
+
     Args:
         adjacency: `[joints, joints]`: row j tells how much joint j takes from every joint, 0 for nothing. It need not
             be binary or symmetric.
@@ -20,6 +22,20 @@ class NeighbourMask(keras.layers.Layer):
             0 where `adjacency` is 0.
         initial: Where learnt weights start: `"random"` (uniform in [0, 1)), `"ones"` or `"same"` (the adjacency).
         name: Name of the layer.
+
+    Call arguments:
+        inputs: Any tensor; it is not read.
+
+    Returns:
+        `[joints, joints]`, from the joint of the row to the joint of the column.
+
+    Raises:
+        ValueError: If the adjacency is not square and finite, or `initial` is unknown.
+
+    Example:
+        >>> mask = NeighbourMask(H36M17.neighbours(3), learnable=True)(joints)
+        >>> first = LocallyConnectedGraph(64, skeleton=H36M17, hops=3)(joints, mask)
+        >>> second = LocallyConnectedGraph(64, skeleton=H36M17, hops=3)(first, mask)
 
     Follows: CHUNYUWANG/lcn-pose/network/models_att.py:cgcnn._initialize_mask.
     """
@@ -45,11 +61,19 @@ class NeighbourMask(keras.layers.Layer):
             self.weight = self.add_weight(name="mask", shape=shape, initializer=start, autocast=False)
         self.built = True
 
+    def call(self, inputs=None):
+        """See the class."""
+        return self.values()
+
     def values(self):
-        """The weights of the connections: `[joints, joints]`, from the joint of the row to that of the column."""
+        """The weights of the connections, as calling the layer gives them."""
         if not self.learnable:
             return ops.convert_to_tensor(self.adjacency.T, self.variable_dtype)
         return ops.softmax(self.weight, axis=0) * ops.convert_to_tensor(self.support, self.variable_dtype)
+
+    def compute_output_spec(self, inputs=None):
+        """`[joints, joints]`."""
+        return keras.KerasTensor((self.num_joints, self.num_joints), dtype=self.variable_dtype)
 
     def get_config(self):
         """The constructor's arguments."""
@@ -70,9 +94,8 @@ class LocallyConnectedGraph(keras.layers.Layer):
         adjacency: `[joints, joints]` (see `NeighbourMask`), or None for `skeleton` and `hops`.
         skeleton: `Skeleton` or the name of one whose joints are connected where they lie within `hops`.
         hops: Longest path between neighbours, in bones or links.
-        mask: A `NeighbourMask` to share with other layers, instead of the arguments that describe one.
-        learnable: Whether the mask is learnt.
-        mask_init: Where a learnt mask starts: `"random"`, `"ones"` or `"same"`.
+        learnable: Whether the weights of the connections are learnt.
+        mask_init: Where learnt ones start: `"random"`, `"ones"` or `"same"`.
         max_norm: Largest norm of the whole kernel; a longer one is scaled down when it is used. None leaves it.
         regularization: Factor of the L2 loss `sum(w ** 2) / 2` of kernel and bias.
         kernel_initializer: Initializer of the kernel; None draws from a normal distribution of variance 2 / rows
@@ -83,6 +106,8 @@ class LocallyConnectedGraph(keras.layers.Layer):
 
     Call arguments:
         inputs: `[batch, joints, features]`.
+        connections: `[joints, joints]`, the result of a `NeighbourMask` of the same adjacency, for several layers to
+            share; None for the layer's own.
 
     Returns:
         `[batch, joints, units]`.
@@ -107,7 +132,6 @@ class LocallyConnectedGraph(keras.layers.Layer):
         adjacency=None,
         skeleton=None,
         hops=1,
-        mask=None,
         learnable=False,
         mask_init="random",
         max_norm=1.0,
@@ -119,32 +143,32 @@ class LocallyConnectedGraph(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        if mask is not None and (adjacency is not None or skeleton is not None):
-            raise ValueError("A mask brings its own graph; give a mask, or adjacency or skeleton, not both.")
-        if mask is None:
-            mask = NeighbourMask(graph_adjacency(adjacency, skeleton, hops), learnable, mask_init, name="mask")
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm is {max_norm!r}; give a positive number, or None for no limit.")
         if int(units) < 1:
             raise ValueError(f"units is {units!r}; every joint needs 1 feature or more.")
         if not regularization >= 0:
             raise ValueError(f"regularization is {regularization!r}; give 0 (none) or a positive factor.")
-        self.units, self.mask_layer, self.use_bias = int(units), mask, use_bias
+        matrix = graph_adjacency(adjacency, skeleton, hops)
+        self.mask_layer = NeighbourMask(matrix, learnable, mask_init, name="mask")
+        self.units, self.use_bias = int(units), use_bias
         self.max_norm, self.regularization = max_norm, float(regularization)
         self.kernel_initializer = keras.initializers.get(kernel_initializer or _original_initializer())
         self.bias_initializer = keras.initializers.get(bias_initializer or _original_initializer())
 
-    def build(self, input_shape):
+    def build(self, inputs_shape, connections_shape=None):
         """Makes the weights for `[batch, joints, features]`."""
         joints = self.mask_layer.num_joints
-        if len(input_shape) != 3 or input_shape[1] != joints or input_shape[2] is None:
-            raise ValueError(f"{self.name} takes [batch, {joints}, features], not {tuple(input_shape)}.")
-        if not self.mask_layer.built:
+        if len(inputs_shape) != 3 or inputs_shape[1] != joints or inputs_shape[2] is None:
+            raise ValueError(f"{self.name} takes [batch, {joints}, features], not {tuple(inputs_shape)}.")
+        if connections_shape is None or not self.mask_layer.learnable:
             self.mask_layer.build()
+        if connections_shape is not None and tuple(connections_shape) != (joints, joints):
+            raise ValueError(f"{self.name} takes connections [{joints}, {joints}], not {tuple(connections_shape)}.")
         regularizer = keras.regularizers.L2(self.regularization / 2) if self.regularization else None
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(joints * input_shape[2], joints * self.units),
+            shape=(joints * inputs_shape[2], joints * self.units),
             initializer=self.kernel_initializer,
             regularizer=regularizer,
             autocast=False,
@@ -158,22 +182,26 @@ class LocallyConnectedGraph(keras.layers.Layer):
                 regularizer=regularizer,
                 autocast=False,
             )
-        self.input_spec = keras.layers.InputSpec(shape=(None, *input_shape[1:]))
+        self.input_spec = keras.layers.InputSpec(shape=(None, *inputs_shape[1:]))
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs, connections=None):
         """See the class."""
-        mask = self.mask_layer
-        return locally_connected(inputs, self.kernel, mask.values(), self.bias, self.max_norm, mask.support)
+        mask = self.mask_layer.values() if connections is None else connections
+        return locally_connected(inputs, self.kernel, mask, self.bias, self.max_norm, self.mask_layer.support)
 
-    def folded_weights(self):
+    def folded_weights(self, connections=None):
         """The weights as they are used: clipped and masked.
+
+        Args:
+            connections: As in a call.
 
         Returns:
             `(kernel [joints * features, joints * units], bias [joints * units])`, float64 NumPy arrays: the layer
             computes `inputs @ kernel + bias` on `[batch, joints * features]`.
         """
-        mask = ops.convert_to_numpy(self.mask_layer.values()).astype(np.float64)
+        mask = self.mask_layer.values() if connections is None else connections
+        mask = ops.convert_to_numpy(mask).astype(np.float64)
         kernel = ops.convert_to_numpy(self.kernel).astype(np.float64)
         bias = np.zeros(kernel.shape[1]) if self.bias is None else ops.convert_to_numpy(self.bias).astype(np.float64)
         if self.max_norm is not None:
@@ -181,28 +209,24 @@ class LocallyConnectedGraph(keras.layers.Layer):
         blocks = kernel.reshape(len(mask), -1, len(mask), self.units) * mask[:, None, :, None]
         return blocks.reshape(kernel.shape), bias
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, inputs_shape, connections_shape=None):
         """`[batch, joints, units]`."""
-        return (input_shape[0], self.mask_layer.num_joints, self.units)
+        return (inputs_shape[0], self.mask_layer.num_joints, self.units)
 
     def get_config(self):
         """The constructor's arguments."""
         return {
             **super().get_config(),
             "units": self.units,
-            "mask": keras.saving.serialize_keras_object(self.mask_layer),
+            "adjacency": self.mask_layer.adjacency.tolist(),
+            "learnable": self.mask_layer.learnable,
+            "mask_init": self.mask_layer.initial,
             "max_norm": self.max_norm,
             "regularization": self.regularization,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "use_bias": self.use_bias,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        """Rebuilds the layer with a mask of its own."""
-        config = {**config, "mask": keras.saving.deserialize_keras_object(config["mask"])}
-        return cls(**config)
 
 
 def _original_initializer():

@@ -85,13 +85,12 @@ class LCN(keras.Model):
         limit = {True: 1.0, False: None}.get(max_norm, max_norm)
 
         # === Layers ===
-        mask = NeighbourMask(matrix, mask_type == "locally_connected_learnable", mask_init, name="mask")
+        learnt = mask_type == "locally_connected_learnable"
+        mask = NeighbourMask(matrix, True, mask_init, name="mask")
 
         def linear(features, units, layer_name):
-            layer = LocallyConnectedGraph(
-                units, mask=mask, max_norm=limit, regularization=regularization, name=layer_name
-            )
-            return layer(features)
+            layer = LocallyConnectedGraph(units, matrix, max_norm=limit, regularization=regularization, name=layer_name)
+            return layer(features, connections)
 
         def hidden(features, layer_name):
             features = linear(features, channels, layer_name)
@@ -102,6 +101,7 @@ class LCN(keras.Model):
 
         # === Functional graph ===
         joints = keras.Input((len(matrix), in_features), name="joints")
+        connections = mask(joints) if learnt else None
         features = hidden(joints, "first")
         for block in range(num_layers):
             after = hidden(hidden(features, f"block_{block}_a"), f"block_{block}_b")
@@ -123,6 +123,11 @@ class LCN(keras.Model):
         self.batch_norm = batch_norm
         self.dropout = dropout
         self.regularization = regularization
+
+    @property
+    def learnt_mask(self):
+        """Whether the weights of the connections are learnt."""
+        return self.mask_type == "locally_connected_learnable"
 
     def folded(self, dtype="float32"):
         """The network with its present weights for prediction: fewer operations, the same results.
@@ -148,10 +153,11 @@ class LCN(keras.Model):
         if dtype not in FOLDED_DTYPES:
             raise ValueError(f"dtype is {dtype!r}; choose from {list(FOLDED_DTYPES)}.")
         number = self.output_shape[1]
+        connections = self.get_layer("mask").values() if self.learnt_mask else None
 
         def linear(features, layer_name):
             layer = self.get_layer(layer_name)
-            kernel, bias = layer.folded_weights()
+            kernel, bias = layer.folded_weights(connections)
             if self.batch_norm and layer_name != "last":
                 scale, shift = _scale_and_shift(self.get_layer(f"{layer_name}_norm"))
                 kernel, bias = kernel * np.tile(scale, number), bias * np.tile(scale, number) + np.tile(shift, number)
@@ -213,9 +219,8 @@ def original_variables(model):
     Follows: CHUNYUWANG/lcn-pose/network/models_att.py:cgcnn._inference_lcn.
     """
     pairs = []
-    first = model.get_layer("first")
-    if first.mask_layer.learnable:
-        pairs.append(("mask", first.mask_layer.weight))
+    if model.learnt_mask:
+        pairs.append(("mask", model.get_layer("mask").weight))
 
     def add(layer_name, scope, number, norm):
         layer = model.get_layer(layer_name)

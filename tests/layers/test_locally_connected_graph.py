@@ -6,7 +6,7 @@ import tensorflow as tf
 from posekit.geometry.graphs import laplacian, limb_lengths, row_normalized
 from posekit.layers import LocallyConnectedGraph, NeighbourMask
 from posekit.skeletons import COCO17, H36M17, Skeleton
-from posekit.testing import check_half_precision, check_layer
+from posekit.testing import check_half_precision, check_layer, check_model
 
 CHAIN = Skeleton("chain", ("a", "b", "c", "d"), (("b", "a"), ("c", "b"), ("d", "c")))
 
@@ -119,11 +119,19 @@ def test_learnt_mask():
     np.testing.assert_allclose(gradients[2][1, 2], (sides[0] - sides[1]) / 2e-2, rtol=1e-2)
 
 
-def test_layers_share_a_mask():
+def test_layers_share_a_mask(tmp_path):
+    inputs = keras.Input((4, 5))
     mask = NeighbourMask(CHAIN.neighbours(1), learnable=True)
-    first, second = (LocallyConnectedGraph(3, mask=mask, name=name) for name in ("first", "second"))
-    second(first(random_features()))
-    assert first.trainable_variables[-1] is second.trainable_variables[-1]
+    connections = mask(inputs)
+    assert connections.shape == (4, 4)
+    hidden = LocallyConnectedGraph(3, skeleton=CHAIN)(inputs, connections)
+    model = keras.Model(inputs, LocallyConnectedGraph(2, skeleton=CHAIN)(hidden, connections))
+    assert len(model.trainable_variables) == 5
+    check_model(model, random_features(), tmp_path, tolerance=1e-5)
+    assert len(keras.saving.load_model(tmp_path / "model.keras").trainable_variables) == 5
+    np.testing.assert_array_equal(NeighbourMask.from_config(mask.get_config()).adjacency, mask.adjacency)
+    with pytest.raises(ValueError, match=r"takes connections \[4, 4\], not \(3, 3\)"):
+        LocallyConnectedGraph(2, skeleton=CHAIN)(random_features(), np.ones((3, 3), np.float32))
 
 
 def test_other_graphs():
@@ -152,9 +160,8 @@ def test_folded_weights():
         {"skeleton": CHAIN, "hops": 2},
         {"skeleton": CHAIN, "learnable": True, "mask_init": "same", "max_norm": None, "use_bias": False},
         {"adjacency": np.full((4, 4), 0.5), "regularization": 0.1, "kernel_initializer": "he_normal"},
-        {"mask": NeighbourMask(np.eye(4), learnable=True, initial="ones")},
     ],
-    ids=["hops", "learnable", "matrix", "mask"],
+    ids=["hops", "learnable", "matrix"],
 )
 def test_as_a_keras_layer(options, tmp_path):
     check_layer(LocallyConnectedGraph(3, **options), [random_features()], tmp_path, tolerance=1e-5)
@@ -180,7 +187,6 @@ def test_half_precision():
         ({"skeleton": CHAIN, "max_norm": 0}, "max_norm is 0"),
         ({"skeleton": CHAIN, "regularization": -1}, "regularization is -1"),
         ({"skeleton": CHAIN, "units": 0}, "units is 0"),
-        ({"skeleton": CHAIN, "mask": NeighbourMask(np.eye(4))}, "mask brings"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
