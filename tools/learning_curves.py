@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import re
 import sys
 
 from posekit.files import write_file
@@ -30,24 +31,33 @@ class Command(Options):
     """Trains variants of a system and draws their learning curves."""
 
     variants: str = option(
-        "knn=1;knn=2;knn=3;graph=full", "option=value of each variant; several options of one are joined by commas"
+        "knn=1;knn=2;knn=3;graph=full",
+        "option=value of each variant; several options of one are joined by commas, several values of an option by +",
     )
     curve: str = option("val_joint_error", "column of log.csv to draw")
-    label: str = option("", "what the curve shows, with its unit; the column's name if empty")
+    label: str = option("", "what the curve shows, with its unit; empty: named after the column")
     output_dir: str = option("learning_curves", "folder of the runs, the numbers and the picture")
     verbose: int = option(2, "progress: 0 silent, 1 bar, 2 one line an epoch", lower=0, upper=2)
 
 
 def run(name, system, config, options, rest):
     """Trains what is missing, evaluates, draws; returns the exit status."""
+    import tensorflow as tf
+
     from posekit.drawing3d import plot_learning_curves
     from posekit.weights import load_model, resolve
 
     no_more(rest)
+    # Every variant is a new model, and TensorFlow would warn that it traces functions anew.
+    tf.get_logger().setLevel("ERROR")
     folder, curves, table = pathlib.Path(options.output_dir), {}, {}
-    for title, changes in _variants(options.variants):
-        variant = _changed(config, title, changes)
-        run_dir = folder / title.replace("=", "").replace(",", "_")
+    variants = {title: _changed(config, title, changes) for title, changes in _variants(options.variants)}
+    run_dirs = {title: folder / re.sub(r"[^\w.+-]+", "_", title.replace("=", "")) for title in variants}
+    # Nothing is trained for hours before a mistake in the last variant is found.
+    for title, variant in variants.items():
+        _check_run(system, variant, run_dirs[title])
+    for title, variant in variants.items():
+        run_dir = run_dirs[title]
         print(f"{title}: {run_dir}")
         if not _train(name, system, variant, run_dir, options.verbose):
             print(f"Interrupted; the same command goes on with {run_dir}.")
@@ -57,16 +67,25 @@ def run(name, system, config, options, rest):
         stored = system.Config.from_dict(found.config)
         metrics = system.evaluate(stored, load_model(system, stored, found), 0).metrics
         table[title] = {options.curve: values, **metrics}
-        first, value = next(iter(metrics.items()))
-        curves[f"{title}: {first} {value:.1f}"] = (epochs, values)
+        curves[f"{title}: {_shown(*next(iter(metrics.items())))}"] = (epochs, values)
     write_file(folder / "learning_curves.json", (json.dumps(table, indent=2) + "\n").encode())
-    plot_learning_curves(
-        curves, folder / "learning_curves.png", xlabel="epoch", ylabel=options.label or options.curve, title=name
-    )
+    label = options.label or _LABELS.get(options.curve, options.curve)
+    plot_learning_curves(curves, folder / "learning_curves.png", xlabel="epoch", ylabel=label, title=name)
+    width = max(map(len, table))
     for title, values in table.items():
-        print(title.ljust(16) + "  ".join(f"{key} {value:.2f}" for key, value in values.items() if _is_number(value)))
+        print("  ".join([title.ljust(width), *(_shown(*item) for item in values.items() if _is_number(item[1]))]))
     print(f"Wrote {folder / 'learning_curves.png'} and {folder / 'learning_curves.json'}")
     return 0
+
+
+_LABELS = {"val_joint_error": "error of test joints, thousandths of the picture's width"}
+
+
+def _shown(metric, value):
+    """`("pa_mpjpe_mm", 51.07)` -> `"PA-MPJPE 51.1 mm"`."""
+    if metric.endswith("_mm"):
+        return f"{metric[:-3].upper().replace('_', '-')} {value:.1f} mm"
+    return f"{metric} {value:.4g}"
 
 
 def _variants(text):
@@ -83,20 +102,35 @@ def _variants(text):
 
 
 def _changed(config, title, changes):
-    kinds = {field.name: field.type for field in dataclasses.fields(config)}
-    unknown = sorted(set(changes) - set(kinds))
+    fields = {name: field for field in dataclasses.fields(config) for name in (field.name, *field.metadata["aliases"])}
+    changes = {name.strip().lstrip("-").replace("-", "_"): text.strip() for name, text in changes.items()}
+    unknown = sorted(set(changes) - set(fields))
     if unknown:
         raise UsageError(f"--variants: {title!r} names unknown options {unknown}; see --help for those there are.")
     try:
-        return config.replace(**{name: _value(kinds[name], text) for name, text in changes.items()})
-    except (ValueError, KeyError) as error:
+        return config.replace(**{fields[name].name: _value(fields[name].type, text) for name, text in changes.items()})
+    except ValueError as error:
         raise UsageError(f"--variants: {title!r} cannot be used: {error}") from None
 
 
 def _value(kind, text):
     if kind is bool:
-        return {"true": True, "false": False}[text.lower()]
-    return tuple(text.split("+")) if kind not in (int, float, str) else kind(text)
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{text!r} is neither true nor false.")
+        return text.lower() == "true"
+    return kind(text) if kind in (int, float, str) else tuple(text.split("+"))
+
+
+def _check_run(system, config, run_dir):
+    from posekit.training.run import RunFolder
+
+    folder = RunFolder(run_dir)
+    if folder.checkpoint("last") is None:
+        return
+    stored, asked = folder.load_config(type(config)).to_dict(), system.complete(config).to_dict()
+    differing = [key for key, value in asked.items() if stored[key] != value and key != "num_epochs"]
+    if differing:
+        raise UsageError(f"{run_dir} holds a run with other {', '.join(differing)}; name another --output_dir.")
 
 
 def _train(name, system, config, run_dir, verbose):
@@ -104,13 +138,7 @@ def _train(name, system, config, run_dir, verbose):
     from posekit.training.run import RunFolder
 
     folder = RunFolder(run_dir)
-    resume = folder.checkpoint("last") is not None
-    if resume:
-        stored, asked = folder.load_config(type(config)).to_dict(), system.complete(config).to_dict()
-        differing = [key for key, value in asked.items() if stored[key] != value and key != "num_epochs"]
-        if differing:
-            raise UsageError(f"{run_dir} holds a run with other {', '.join(differing)}; name another --output_dir.")
-    return loop.train(name, system, config, folder, resume=resume, verbose=verbose)[1]
+    return loop.train(name, system, config, folder, resume=folder.checkpoint("last") is not None, verbose=verbose)[1]
 
 
 def _column(path, name):
