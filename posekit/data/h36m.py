@@ -478,20 +478,23 @@ def pose_batches(
 
     if len(inputs) != len(labels) or not len(inputs):
         raise ValueError(f"There are {len(inputs)} inputs and {len(labels)} labels; give as many, and at least one.")
+    total, joints = inputs.shape[:2]
     with tf.device("/CPU:0"):
         inputs, labels = tf.convert_to_tensor(inputs), tf.convert_to_tensor(labels)
-    total = len(inputs)
-    permutation = tf.constant(skeleton.flip_permutation)
+        if flip:
+            # Mirroring takes the joints one by one, in the twin's order.
+            inputs, labels = (tf.reshape(array, [-1, array.shape[2]]) for array in (inputs, labels))
+            orders = tf.constant(np.stack([np.arange(joints), skeleton.flip_permutation]))
+            signs = tf.constant([[[1.0, 1.0, 1.0]], [[-1.0, 1.0, 1.0]]])
 
     def batch(number):
         rows = _rows(number, total * (2 if flip else 1), batch_size, seed)
         if not flip:
             return tf.gather(inputs, rows), tf.gather(labels, rows)
-        mirrored = (rows >= total)[:, None, None]
-        return tuple(
-            tf.where(mirrored, _mirrored(taken, permutation), taken)
-            for taken in (tf.gather(inputs, rows % total), tf.gather(labels, rows % total))
-        )
+        mirrored = rows // total
+        places = (rows % total)[:, None] * joints + tf.gather(orders, mirrored)
+        sign = tf.gather(signs, mirrored)
+        return tf.gather(inputs, places) * sign[..., : inputs.shape[1]], tf.gather(labels, places) * sign
 
     span = _batch_span(total, batch_size, num_epochs, start_epoch, start_step, flip)
     return tf.data.Dataset.range(*span).map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
@@ -614,10 +617,3 @@ def _rows(number, total, batch_size, seed):
     places = (step * batch_size + tf.range(batch_size, dtype=tf.int64)) % total
     seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
     return tf.random.experimental.index_shuffle(places, seeds, tf.constant(total - 1, tf.int64))
-
-
-def _mirrored(joints, permutation):
-    import tensorflow as tf
-
-    swapped = tf.gather(joints, permutation, axis=1)
-    return tf.concat([-swapped[..., :1], swapped[..., 1:]], -1)
