@@ -724,7 +724,7 @@ class _ListMachine(_Machine):
 
     def __init__(self, data):
         super().__init__(data)
-        self._wanted = _referred_to(self)
+        self._wanted = frozenset()
         self._count = 0
         self._numbered = self._counted = False
 
@@ -732,6 +732,7 @@ class _ListMachine(_Machine):
         """Yields the items of the list."""
         data, handlers, end = self.data, _HANDLERS, len(self.data)
         largest = 1_000_000 + 4 * end
+        self._wanted = _referred_to(self)
         values = None  # the list itself, once it is there
         self.position = 0
         while self.position < end:
@@ -742,18 +743,19 @@ class _ListMachine(_Machine):
             if handler is None:
                 raise pickle.UnpicklingError(f"there is no pickle opcode {data[position : position + 1]!r}")
             if handler(self) is _STOP:
-                if self.stack.pop() is not values or self.stack or self.marked:
+                if values is None or self.stack.pop() is not values or self.stack or self.marked:
                     raise pickle.UnpicklingError("its content is no list of items")
                 return
-            if code in _ADDS_ITEMS and not self.marked and len(self.stack) == 1:
+            if values is None and not self.marked and self.stack and type(self.stack[0]) is list:
                 values = self.stack[0]
+            if code in _ADDS_ITEMS and not self.marked and len(self.stack) == 1:
+                if self.stack[0] is not values:
+                    raise pickle.UnpicklingError("its content is no list of items")
                 for item in values:
                     if item is values:
                         raise UnsafePickleError("A list holds itself.")
                     _check_tree(item, largest)
                 yield from _emptied(values)
-            elif values is None and not self.marked and self.stack and type(self.stack[0]) is list:
-                values = self.stack[0]
         raise pickle.UnpicklingError("the pickle has no end mark")
 
     def put(self, key):
@@ -812,6 +814,8 @@ def _referred_to(machine):
         if run:
             position = run.end()
         machine.start = machine.position = position
+        if position >= len(data):
+            raise pickle.UnpicklingError("the pickle has no end mark")
         code = data[position]
         if code == get:
             wanted.add(data[position + 1])
