@@ -34,8 +34,12 @@ setup(
     ],
     extras_require={
         "export": ["tf2onnx>=1.16", "onnxruntime>=1.19"],
+        "h36m": ["cdflib>=1.3"],
         "notebooks": ["jupyter", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
+        "dev": [
+            "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "cdflib>=1.3", "nbclient>=0.10", "nbformat>=5.10",
+            "ipykernel>=6.29",
+        ],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
