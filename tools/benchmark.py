@@ -1,6 +1,7 @@
 """Measures posekit against the originals' own formulations, on this machine, in one run.
 
     python tools/benchmark.py --model=hmr
+    python tools/benchmark.py --model=lcn
 
 Each row runs the original's formulation (written anew in `tools/benchmark_originals.py`) and posekit's, in turns, and
 prints the medians, their ratio, and how much memory each takes at its peak, measured in a process of its own.
@@ -30,22 +31,25 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import benchmark_originals as originals
 
 from posekit.bodies import load_body
+from posekit.codecs.screen_pose import camera_to_image
 from posekit.data import pipeline
+from posekit.data.h36m import pose_batches
 from posekit.data.schema import ImageRecord
 from posekit.data.synthetic import sample_picture, sample_poses, sample_shapes
 from posekit.data.tfrecord import RecordWriter
 from posekit.geometry.cameras import ndc_to_px, orthographic_projection
 from posekit.layers import SMPL
 from posekit.losses import mesh_reprojection_loss
-from posekit.models import HMR, Critic
+from posekit.metrics.h36m import evaluate
+from posekit.models import HMR, LCN, Critic
 from posekit.ops.rasterize import rasterize
-from posekit.skeletons import LSP14
+from posekit.skeletons import H36M17, LSP14
 from posekit.training.fused_adam import FusedAdam
 from posekit.training.gan import HMRTrainer
 
 SIDES = ("original", "posekit")
 
-flags.DEFINE_enum("model", "hmr", ["hmr"], "System to measure.")
+flags.DEFINE_enum("model", "hmr", ["hmr", "lcn"], "System to measure.")
 flags.DEFINE_list("rows", None, "Rows to measure, by name; all by default.")
 flags.DEFINE_integer("repeats", 11, "Runs of each side, of which the median counts.", lower_bound=1)
 flags.DEFINE_bool("memory", True, "Measure peak memory too.")
@@ -67,9 +71,20 @@ class Sizes:
     critic_steps: int = 20
     pictures: int = 32
     batches: int = 12
+    poses: int = 200
+    channels: int = 64
+    blocks: int = 3
+    stored_poses: int = 400_000
+    pose_batches: int = 500
+    scored_poses: int = 100_000
 
 
-QUICK = Sizes(smpl_batch=2, batch=2, image_size=48, silhouette_pixels=300, critic_steps=2, pictures=4, batches=2)
+QUICK = Sizes(
+    smpl_batch=2, batch=2, image_size=48, silhouette_pixels=300, critic_steps=2, pictures=4, batches=2,
+    poses=8, channels=4, blocks=1, stored_poses=100, pose_batches=5, scored_poses=60,
+)  # fmt: skip
+# The original scores one pose after the other: as many are timed, and multiplied.
+_SCORED_BY_ORIGINAL = 2000
 
 
 # Each row is a function (side, sizes) -> a function that runs once and returns the seconds of one step.
@@ -181,10 +196,118 @@ def input_pipeline_large(side, sizes):
     return input_pipeline(side, sizes, picture_size=(480, 640))
 
 
+def lift(side, sizes, dtype="float32"):
+    """Forward of 200 poses."""
+    joints = _screen_poses(sizes.poses)[0]
+    if side == "original":
+        network = originals.DenseLifter(H36M17.neighbours(3), sizes.channels, sizes.blocks)
+        step = tf.function(lambda flat: network(flat, training=False))
+        flat = tf.reshape(joints, [sizes.poses, -1])
+        return _timed(lambda: step(flat))
+    step = tf.function(LCN(channels=sizes.channels, num_layers=sizes.blocks).folded(dtype))
+    return _timed(lambda: step(joints))
+
+
+def lift_bfloat16(side, sizes):
+    """Forward of 200 poses, posekit in bfloat16."""
+    return lift(side, sizes, "bfloat16")
+
+
+def lift_train_step(side, sizes, hops=3):
+    """Training step of 200 poses."""
+    joints, labels = _screen_poses(sizes.poses)
+    if side == "original":
+        network = originals.DenseLifter(H36M17.neighbours(hops), sizes.channels, sizes.blocks)
+        step = tf.function(network.train_step)
+        flat = [tf.reshape(array, [sizes.poses, -1]) for array in (joints, labels)]
+        return _timed(lambda: step(*flat))
+    model = LCN(channels=sizes.channels, num_layers=sizes.blocks, hops=hops)
+    decay = keras.optimizers.schedules.ExponentialDecay(1e-3, 32000, 0.96)
+    model.compile(FusedAdam(decay, epsilon=1e-8), loss="mse", jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    step = tf.function(model.train_step)
+    return _timed(lambda: step((joints, labels)))
+
+
+def lift_train_step_bfloat16(side, sizes):
+    """Training step of 200 poses, posekit in mixed bfloat16."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return lift_train_step(side, sizes)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def lift_train_step_one_hop(side, sizes):
+    """Training step of 200 poses, neighbours within 1 bone."""
+    return lift_train_step(side, sizes, hops=1)
+
+
+def score_poses(side, sizes):
+    """Evaluation of 100,000 poses, both protocols."""
+    rng = np.random.default_rng(0)
+    intrinsics = 1145.0, 1144.0, 512.0, 515.0
+    truth = rng.normal(0, 300, (sizes.scored_poses, 17, 3)) + [0, 0, 4500]
+    image, box = camera_to_image(truth, intrinsics)
+    image += rng.normal(0, 5, image.shape)
+    depth, actions = truth[:, 0, 2], np.arange(len(truth)) % 15 + 2
+    if side == "posekit":
+
+        def score():
+            return evaluate(image, truth, box, intrinsics, depth, actions).per_action()
+
+        return _timed(score)
+    count = min(len(truth), _SCORED_BY_ORIGINAL)
+    parts = [array[:count] for array in (image, truth, box, depth, actions)]
+    return _timed(lambda: originals.score_poses(*parts, intrinsics), count / len(truth))
+
+
+def pose_pipeline(side, sizes):
+    """Input pipeline, a batch of 200 of 400,000 poses."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.random((sizes.stored_poses, 17, size), np.float32) for size in (2, 3)]
+    if side == "original":
+        # Fed into a session, arrays are copied into tensors.
+        rows = originals.pose_batches(*(array.reshape(len(array), -1) for array in arrays), sizes.poses)
+        batches = (tf.nest.map_structure(tf.constant, batch) for batch in rows)
+    else:
+        batches = iter(pose_batches(*arrays, sizes.poses))
+
+    def run():
+        next(batches)
+        started = time.perf_counter()
+        for _ in range(sizes.pose_batches):
+            next(batches)
+        return (time.perf_counter() - started) / sizes.pose_batches
+
+    return run
+
+
 ROWS = {
-    row.__name__: row
-    for row in (smpl_forward, critic_step, train_step, mesh_loss, input_pipeline, input_pipeline_large)
+    "hmr": {
+        row.__name__: row
+        for row in (smpl_forward, critic_step, train_step, mesh_loss, input_pipeline, input_pipeline_large)
+    },
+    "lcn": {
+        "forward": lift,
+        "forward_bfloat16": lift_bfloat16,
+        "train_step": lift_train_step,
+        "train_step_bfloat16": lift_train_step_bfloat16,
+        "train_step_one_hop": lift_train_step_one_hop,
+        "evaluation": score_poses,
+        "input_pipeline": pose_pipeline,
+    },
 }
+
+
+@functools.cache
+def _screen_poses(count):
+    """Normalised joints in a picture, and poses near them."""
+    rng = np.random.default_rng(0)
+    joints = rng.uniform(-0.5, 0.5, (count, 17, 2))
+    labels = np.concatenate([joints, rng.normal(0, 0.3, (count, 17, 1))], axis=-1)
+    return tf.constant(joints, tf.float32), tf.constant(labels, tf.float32)
 
 
 @functools.cache
@@ -267,14 +390,14 @@ def measure(row, sizes, repeats):
     """Runs both sides in turns.
 
     Args:
-        row: Name of a row.
+        row: Name of a row of the system in `--model`.
         sizes: `Sizes`.
         repeats: Runs of each side.
 
     Returns:
         Dict of side to median milliseconds.
     """
-    runs = {side: ROWS[row](side, sizes) for side in SIDES}
+    runs = {side: ROWS[FLAGS.model][row](side, sizes) for side in SIDES}
     for run in runs.values():
         run()
     seconds = {side: [] for side in SIDES}
@@ -288,17 +411,18 @@ def probe(row, side, sizes):
     """Peak memory of one side in this process, above what it held before.
 
     Args:
-        row: Name of a row.
+        row: Name of a row of the system in `--model`.
         side: One of `SIDES`.
         sizes: `Sizes`.
 
     Returns:
         Megabytes.
     """
-    _body()
+    if FLAGS.model == "hmr":
+        _body()
     tf.function(lambda: tf.zeros([]))()
     before = _reset_peak_memory()
-    run = ROWS[row](side, sizes)
+    run = ROWS[FLAGS.model][row](side, sizes)
     for _ in range(3):
         run()
     return _peak_memory() - before
@@ -351,37 +475,64 @@ def main(argv):
     """
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments {argv[1:]}; write flags as --rows=mesh_loss.")
-    unknown = sorted(set(FLAGS.rows or ()) - set(ROWS))
+    rows = ROWS[FLAGS.model]
+    unknown = sorted(set(FLAGS.rows or ()) - set(rows))
     if unknown:
-        raise app.UsageError(f"--rows names {unknown}; choose from {','.join(ROWS)}.")
+        raise app.UsageError(f"--rows names {unknown}; choose from {','.join(rows)}.")
     sizes, repeats = (QUICK, 1) if FLAGS.quick else (Sizes(), FLAGS.repeats)
     if FLAGS.probe:
         print(probe(*FLAGS.probe.split(":"), sizes))
         return 0
     devices = ", ".join(device.name for device in tf.config.list_logical_devices())
     print(
-        f"TensorFlow {tf.__version__} on {devices}, {os.cpu_count()} cores; body {_body().name!r} of "
-        f"{_body().num_vertices} vertices; batch {sizes.batch}, SMPL {sizes.smpl_batch}, {sizes.image_size} px\n"
+        f"TensorFlow {tf.__version__} on {devices}, {os.cpu_count()} cores; {_setting(sizes)}\n"
         f"{'':<66}{'original':>10}{'posekit':>10}   {'ratio':<14}{'peak MB':>16}\n{'':<66}{'ms':>10}{'ms':>10}"
     )
     results = {}
-    for row in FLAGS.rows or ROWS:
+    for row in FLAGS.rows or rows:
         memory = dict.fromkeys(SIDES)
         if FLAGS.memory:
             memory = {side: _probe_in_subprocess(row, side) for side in SIDES}
         results[row] = {
-            "title": ROWS[row].__doc__.rstrip("."),
+            "title": rows[row].__doc__.rstrip("."),
             "milliseconds": measure(row, sizes, repeats),
             "megabytes": memory,
         }
         _print_row(results[row])
-    for row in ("input_pipeline", "input_pipeline_large"):
+    for row, (amount, unit) in _amounts(sizes).items():
         if row in results:
-            rates = [f"{side} {1e3 * sizes.batch / ms:.0f}" for side, ms in results[row]["milliseconds"].items()]
-            print(f"{results[row]['title']}: {', '.join(rates)} images/s")
+            rates = [f"{side} {1e3 * amount / ms:,.0f}" for side, ms in results[row]["milliseconds"].items()]
+            print(f"{results[row]['title']}: {', '.join(rates)} {unit}")
     if FLAGS.output:
         _write_json(pathlib.Path(FLAGS.output), results)
     return 0
+
+
+def _setting(sizes):
+    if FLAGS.model == "lcn":
+        return f"{sizes.poses} poses, {sizes.channels} channels, {sizes.blocks} blocks, neighbours within 3 bones"
+    return (
+        f"body {_body().name!r} of {_body().num_vertices} vertices; batch {sizes.batch}, SMPL {sizes.smpl_batch}, "
+        f"{sizes.image_size} px"
+    )
+
+
+def _amounts(sizes):
+    """What a row does in one step, as `{row: (amount, unit of the rate)}`."""
+    if FLAGS.model == "hmr":
+        return {row: (sizes.batch, "images/s") for row in ("input_pipeline", "input_pipeline_large")}
+    wide = 17 * sizes.channels
+    # With the zeros of the mask, as the original multiplies them too; a training step has three products a layer.
+    gigaflops = 2e-9 * sizes.poses * (34 * wide + 2 * sizes.blocks * wide**2 + wide * 51)
+    unit = "GFLOP/s, zeros of the mask counted"
+    return {
+        "forward": (gigaflops, unit),
+        "forward_bfloat16": (gigaflops, unit),
+        "train_step": (3 * gigaflops, unit),
+        "train_step_bfloat16": (3 * gigaflops, unit),
+        "evaluation": (sizes.scored_poses, "poses/s"),
+        "input_pipeline": (sizes.poses, "poses/s"),
+    }
 
 
 def _write_json(path, results):

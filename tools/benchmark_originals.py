@@ -3,9 +3,13 @@
 Each function computes what posekit computes, in the way the original computes it: skinning weights tiled over the
 batch, one joint after the other along the kinematic chain, a mesh for every stage and every real body, kinematic chain
 space between all samples, one call of the critic a group of samples, one backward pass a critic input, and whole
-pixels x vertices matrices. They are compared for speed and memory only; posekit itself never uses them.
+pixels x vertices matrices; for lifted poses, dense kernels clipped and masked in every call, one pose scored after the
+other, and indices popped from a queue. They are compared for speed and memory only; posekit itself never uses them.
 """
 
+import collections
+
+import numpy as np
 import tensorflow as tf
 
 from posekit.skeletons import COCO_PLUS19
@@ -154,15 +158,16 @@ def mesh_reprojection_loss(silhouettes, vertices_px):
 
 
 class FusedAdam:
-    """Adam as TensorFlow 2.0's Keras ran it: one kernel a variable.
+    """Adam as TensorFlow 1 and the Keras of 2.0 ran it: one kernel a variable.
 
     Args:
-        variables: Variables to update.
-        learning_rate: Step size.
+        variables: Variables to update, of TensorFlow or Keras.
+        learning_rate: Step size, or a function that gives it for a step.
+        epsilon: What is added to the root of the squared gradients' mean.
     """
 
-    def __init__(self, variables, learning_rate):
-        self.variables, self.learning_rate = variables, learning_rate
+    def __init__(self, variables, learning_rate, epsilon=1e-7):
+        self.variables, self.learning_rate, self.epsilon = variables, learning_rate, epsilon
         self.moments = [[tf.Variable(tf.zeros(v.shape)) for v in variables] for _ in range(2)]
         self.step = tf.Variable(0.0)
 
@@ -174,10 +179,12 @@ class FusedAdam:
         """
         step = self.step.assign_add(1.0)
         powers = {"beta1_power": 0.9**step, "beta2_power": 0.999**step}
+        rate = self.learning_rate(step - 1) if callable(self.learning_rate) else self.learning_rate
         for variable, mean, square, gradient in zip(self.variables, *self.moments, gradients):
+            handle = variable.handle if isinstance(variable, tf.Variable) else variable.value.handle
             tf.raw_ops.ResourceApplyAdam(
-                var=variable.value.handle, m=mean.handle, v=square.handle, grad=gradient, lr=self.learning_rate,
-                beta1=0.9, beta2=0.999, epsilon=1e-7, **powers,
+                var=handle, m=mean.handle, v=square.handle, grad=gradient, lr=rate,
+                beta1=0.9, beta2=0.999, epsilon=self.epsilon, **powers,
             )  # fmt: skip
 
 
@@ -310,3 +317,147 @@ def image_batches(path, batch_size, image_size=224, trans_max=20, scale_min=0.8,
 
     records = tf.data.TFRecordDataset(path).shuffle(10000).repeat()
     return records.map(element, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+class DenseLifter:
+    """The locally connected network as dense layers whose kernels are clipped and masked in every call.
+
+    Args:
+        neighbours: `[joints, joints]`, which joints are whose neighbours.
+        channels: Features of a joint.
+        num_blocks: Blocks of two layers.
+        in_features: Numbers of an input joint.
+        dropout: Rate of dropout in training.
+
+    Follows: CHUNYUWANG/lcn-pose:network/models_att.py.
+    """
+
+    def __init__(self, neighbours, channels=64, num_blocks=3, in_features=2, dropout=0.25):
+        self.mask = tf.constant(neighbours.T, tf.float32)
+        self.joints, self.channels, self.dropout = len(neighbours), channels, dropout
+        widths = [in_features, *[channels] * (2 * num_blocks + 1), 3]
+        sizes = [self.joints * width for width in widths]
+
+        def draw(*shape):
+            return tf.Variable(tf.random.truncated_normal(shape) * np.sqrt(2 / shape[0]))
+
+        self.kernels = [draw(rows, columns) for rows, columns in zip(sizes, sizes[1:])]
+        self.biases = [draw(columns) for columns in sizes[1:]]
+        hidden = range(2 * num_blocks + 1)
+        self.gammas, self.betas = ([tf.Variable(fill([channels])) for _ in hidden] for fill in (tf.ones, tf.zeros))
+        self.means, self.variances = ([tf.Variable(fill([channels])) for _ in hidden] for fill in (tf.zeros, tf.ones))
+        self.variables = self.kernels + self.biases + self.gammas + self.betas
+        self.adam = FusedAdam(self.variables, lambda step: 1e-3 * 0.96 ** (step / 32000), epsilon=1e-8)
+        self.loss_average = tf.Variable(0.0)
+
+    def __call__(self, joints, training):
+        """Lifts joints.
+
+        Args:
+            joints: `[batch, joints * in_features]`.
+            training: Whether batch normalisation and dropout are in training mode.
+
+        Returns:
+            `[batch, joints * 3]`.
+        """
+        features = self._hidden(joints, 0, training)
+        for number in range(1, len(self.kernels) - 1, 2):
+            features += self._hidden(self._hidden(features, number, training), number + 1, training)
+        offset = tf.reshape(self._linear(features, -1), [-1, self.joints, 3])
+        start = tf.reshape(joints, [-1, self.joints, joints.shape[1] // self.joints])
+        pose = tf.concat([start[..., :2] + offset[..., :2], offset[..., 2:]], axis=2)
+        return tf.reshape(pose, [-1, self.joints * 3])
+
+    def train_step(self, joints, labels):
+        """One step.
+
+        Args:
+            joints: `[batch, joints * in_features]`.
+            labels: `[batch, joints * 3]`.
+
+        Returns:
+            The running mean of the loss.
+        """
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self(joints, training=True) - labels))
+        self.adam.apply(tape.gradient(loss, self.variables))
+        return self.loss_average.assign_sub(0.1 * (self.loss_average - loss))
+
+    def _linear(self, features, number):
+        kernel = tf.clip_by_norm(self.kernels[number], 1)
+        blocks = [self.joints, kernel.shape[0] // self.joints, self.joints, kernel.shape[1] // self.joints]
+        mask = tf.reshape(self.mask, [self.joints, 1, self.joints, 1])
+        return tf.matmul(features, tf.reshape(tf.reshape(kernel, blocks) * mask, kernel.shape)) + self.biases[number]
+
+    def _hidden(self, features, number, training):
+        features = tf.reshape(self._linear(features, number), [-1, self.joints, self.channels])
+        mean, variance = self.means[number], self.variances[number]
+        if training:
+            mean, variance = tf.nn.moments(features, [0, 1])
+            for running, value in ((self.means[number], mean), (self.variances[number], variance)):
+                running.assign_sub(0.01 * (running - value))
+        features = tf.nn.batch_normalization(features, mean, variance, self.betas[number], self.gammas[number], 1e-3)
+        features = tf.nn.leaky_relu(tf.reshape(features, [-1, self.joints * self.channels]))
+        return tf.nn.dropout(features, self.dropout) if training else features
+
+
+def score_poses(image, truth, boxes, depths, actions, intrinsics):
+    """Errors by action under both protocols, one pose after the other.
+
+    Args:
+        image: `[poses, joints, 3]` predictions in the picture's frame.
+        truth: `[poses, joints, 3]` in the camera's frame.
+        boxes: `[poses, 4]`.
+        depths: `[poses]`.
+        actions: `[poses]`, 2 to 16.
+        intrinsics: `(fx, fy, cx, cy)`.
+
+    Returns:
+        Mean errors of actions 2 to 16 and of all, for protocols 1 and 2: two lists of 16.
+
+    Follows: CHUNYUWANG/lcn-pose:evaluate.py and tools/tools.py.
+    """
+    fx, fy, cx, cy = intrinsics
+    tables = []
+    for aligned in (False, True):
+        errors = []
+        for pose, target, box, depth in zip(image, truth, boxes, depths):
+            z = pose[:, 2] / ((box[2] - box[0] + 1) / 2000.0) + depth
+            pose = np.stack([(pose[:, 0] - cx) / fx * z, (pose[:, 1] - cy) / fy * z, z], axis=1)
+            if aligned:
+                pose = _aligned(pose, target)
+            errors.append(np.sqrt(np.square(pose - target).sum(axis=1)))
+        errors = np.array(errors)
+        table = [np.mean(errors[actions == action]) for action in range(2, 17)]
+        tables.append([*table, np.mean(table)])
+    return tables
+
+
+def _aligned(pose, target):
+    center = target.mean(axis=0)
+    pose, target = pose - pose.mean(axis=0), target - center
+    size = np.sqrt(np.square(target).sum())
+    pose, target = pose / np.sqrt(np.square(pose).sum()), target / size
+    u, s, v = np.linalg.svd(target.T @ pose)
+    return size * s.sum() * pose @ (v.T @ u.T) + center
+
+
+def pose_batches(inputs, labels, batch_size):
+    """Batches of poses whose numbers are popped one by one from a shuffled queue.
+
+    Args:
+        inputs: `[poses, ...]`.
+        labels: `[poses, ...]`.
+        batch_size: Poses in a batch.
+
+    Yields:
+        `(inputs, labels)` of a batch.
+
+    Follows: CHUNYUWANG/lcn-pose:network/models_att.py:fit.
+    """
+    queue = collections.deque()
+    while True:
+        if len(queue) < batch_size:
+            queue.extend(np.random.permutation(len(inputs)))
+        rows = [queue.popleft() for _ in range(batch_size)]
+        yield inputs[rows], labels[rows]

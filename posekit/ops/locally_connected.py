@@ -84,7 +84,8 @@ def _product(rows, kernel, mask, bias, max_norm, blocks, multiply):
     """The layer on `[batch, joints * in]`, with its gradient in closed form.
 
     The scale s is one number, so its gradient is the sum of dy * (y - c) / s: a pass over the small output instead of
-    passes over the large kernel. With n = |W| above the limit, ds/dW = -s * W / n ** 2.
+    passes over the large kernel. With n = |W| above the limit, ds/dW = -s * W / n ** 2. Beside the products, a training
+    step passes over the kernel four times: for the norm, the mask, the gradient's mask and the shrinking.
     """
 
     @tf.custom_gradient
@@ -98,12 +99,13 @@ def _product(rows, kernel, mask, bias, max_norm, blocks, multiply):
             of_rows, of_blocks, of_factors = backward(upstream)
             of_kernel, of_mask = tf.reshape(of_blocks, kernel.shape), of_factors
             upstream = tf.cast(upstream, kernel.dtype)
+            of_bias = tf.reduce_sum(upstream, axis=0)
             if scale is not None:
-                along = tf.reduce_sum(upstream * (tf.cast(output, kernel.dtype) - bias))
+                along = tf.reduce_sum(upstream * tf.cast(output, kernel.dtype)) - tf.reduce_sum(of_bias * bias)
                 clipped = square > max_norm**2
                 of_kernel -= kernel * tf.where(clipped, along / tf.where(clipped, square, 1), 0)
                 of_mask *= scale
-            return of_rows, of_kernel, of_mask, tf.reduce_sum(upstream, axis=0)
+            return of_rows, of_kernel, of_mask, of_bias
 
         return output, gradient
 

@@ -12,15 +12,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from posekit.codecs.screen_pose import camera_to_image
 from posekit.layers import SMPL, KinematicChainSpace
 from posekit.losses import mesh_reprojection_loss
-from posekit.models import HMR, Critic
-from posekit.skeletons import LSP14
+from posekit.metrics.h36m import evaluate
+from posekit.models import HMR, LCN, Critic
+from posekit.models.lcn import original_variables
+from posekit.skeletons import H36M17, LSP14
 from posekit.testing import tiny_body
 from posekit.training.fused_adam import FusedAdam
 from posekit.training.gan import HMRTrainer
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
+LIFTING = (
+    "forward", "forward_bfloat16", "train_step", "train_step_bfloat16", "train_step_one_hop", "evaluation",
+    "input_pipeline",
+)  # fmt: skip
 TIMED = ("smpl_forward", "critic_step", "train_step", "mesh_loss", "input_pipeline", "input_pipeline_large")
 
 
@@ -41,6 +48,17 @@ def test_quick_run_prints_every_row(tmp_path):
     assert "images/s" in done.stdout
 
 
+def test_quick_run_of_lifting_prints_every_row(tmp_path):
+    done = run("--model=lcn", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert tuple(numbers) == LIFTING
+    for row in numbers.values():
+        assert row["title"] in done.stdout
+        assert all(value > 0 for value in row["milliseconds"].values())
+    assert "GFLOP/s" in done.stdout and "poses/s" in done.stdout
+
+
 def test_memory_is_measured_in_processes_of_their_own(tmp_path):
     done = run("--quick", "--rows=mesh_loss", f"--output={tmp_path / 'numbers.json'}")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -52,6 +70,9 @@ def test_unknown_rows_are_named():
     done = run("--rows=mesh,smpl_forward")
     assert done.returncode == 1
     assert "['mesh']" in done.stderr and "mesh_loss" in done.stderr
+    done = run("--model=lcn", "--rows=mesh_loss")
+    assert done.returncode == 1
+    assert "['mesh_loss']" in done.stderr and "train_step_one_hop" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +155,66 @@ def test_mesh_losses_are_the_same(originals):
     vertices = tf.constant(rng.uniform(0, 20, (2, 50, 2)).astype(np.float32))
     ours, theirs = (loss(silhouettes, vertices) for loss in (mesh_reprojection_loss, originals.mesh_reprojection_loss))
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+@pytest.fixture
+def lifters(originals):
+    """Posekit's network and the dense one, with the same weights."""
+    ours = LCN(channels=4, num_layers=1, dropout=0.0)
+    theirs = originals.DenseLifter(H36M17.neighbours(3), channels=4, num_blocks=1, dropout=0.0)
+    order = {
+        "w": theirs.kernels, "b": theirs.biases, "gamma": theirs.gammas, "beta": theirs.betas,
+        "moving_mean": theirs.means, "moving_variance": theirs.variances,
+    }  # fmt: skip
+    pairs, taken = [], dict.fromkeys(order, 0)
+    for name, variable in original_variables(ours):
+        kind = name.split("/")[-1]
+        kind = kind if kind in order else kind[0]
+        pairs.append((variable, order[kind][taken[kind]]))
+        taken[kind] += 1
+    for variable, twin in pairs:
+        twin.assign(variable)
+    return ours, theirs, pairs
+
+
+def test_lifters_are_the_same(lifters):
+    ours, theirs, _ = lifters
+    joints = random(6, 17, 2)
+    flat = tf.reshape(joints, [6, -1])
+    for training in (False, True):
+        result = tf.reshape(theirs(flat, training=training), [6, 17, 3])
+        np.testing.assert_allclose(ours(joints, training=training), result, atol=1e-5)
+
+
+def test_lifters_learn_the_same(lifters):
+    ours, theirs, pairs = lifters
+    joints, labels = random(6, 17, 2), random(6, 17, 3, seed=1)
+    ours.compile(FusedAdam(keras.optimizers.schedules.ExponentialDecay(1e-3, 32000, 0.96), epsilon=1e-8), loss="mse")
+    expected = 0.0
+    for _ in range(2):
+        expected = 0.9 * expected + 0.1 * ours.train_on_batch(joints, labels)
+        average = theirs.train_step(tf.reshape(joints, [6, -1]), tf.reshape(labels, [6, -1]))
+        np.testing.assert_allclose(average, expected, rtol=1e-4)
+    for variable, twin in pairs:
+        # Where a gradient is nearly none, Adam makes a step of rounding.
+        assert np.mean(np.abs(variable.numpy() - twin.numpy()) > 1e-5) < 0.01
+
+
+def test_poses_are_scored_the_same(originals):
+    rng = np.random.default_rng(0)
+    truth = rng.normal(0, 300, (60, 17, 3)) + [0, 0, 4500]
+    lens, actions = (1145.0, 1144.0, 512.0, 515.0), np.arange(60) % 15 + 2
+    image, box = camera_to_image(truth, lens)
+    image += rng.normal(0, 5, image.shape)
+    scores = evaluate(image, truth, box, lens, truth[:, 0, 2], actions)
+    tables = originals.score_poses(image, truth, box, truth[:, 0, 2], actions, lens)
+    for protocol, table in zip((1, 2), tables):
+        np.testing.assert_allclose(table, scores.per_action(protocol), rtol=1e-9)
+
+
+def test_popped_batches_hold_every_pose_once(originals):
+    inputs = np.arange(12)
+    batches = originals.pose_batches(inputs, -inputs, 4)
+    taken = [next(batches) for _ in range(3)]
+    assert sorted(np.concatenate([first for first, _ in taken])) == list(range(12))
+    assert all((first == -second).all() for first, second in taken)
