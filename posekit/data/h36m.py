@@ -251,7 +251,7 @@ def sound_rows(columns):
 
     for name, values in columns.items():
         if values.dtype.kind == "f":
-            wrong = ~np.isfinite(values).reshape(len(values), -1).all(1)
+            wrong = ~np.isfinite(values).all(tuple(range(1, values.ndim)))
             reject(wrong, f"{'detections' if name.startswith('detect') else 'values'} that are not finite")
     with np.errstate(invalid="ignore"):
         behind = ~(columns["joints_cam_mm"][..., 2] > 0).all(1) | ~(columns["root_depth_mm"] > 0)
