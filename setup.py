@@ -33,8 +33,6 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        # Human3.6M's own files of poses.
-        "h36m": ["cdflib>=1.3"],
         "export": ["tf2onnx>=1.16", "onnxruntime>=1.19"],
         "h36m": ["cdflib>=1.3"],
         "notebooks": ["jupyter", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
