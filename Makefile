@@ -1,7 +1,9 @@
-# `make demo` runs the main job end to end, `make test` runs the tests; both make their own environment.
+# `make demo` runs the main job end to end (`make demo MODEL=lcn` that of lifting), `make test` runs the tests; both make
+# their own environment.
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+MODEL ?= hmr
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
@@ -17,7 +19,7 @@ $(VENV)/.installed: setup.py
 	touch $@
 
 demo: $(VENV)/.installed
-	$(RUN) tools/demo.py --output_dir=$(DEMO)
+	$(RUN) tools/demo.py --model=$(MODEL) --output_dir=$(DEMO)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
-"""Runs the main job end to end on sample data: `make demo`.
+"""Runs the main job of a system end to end on sample data: `make demo`, `make demo MODEL=lcn`.
 
-Sample data -> TFRecords -> training -> validation -> preview and prediction, each through the command a user types.
+Sample data -> records -> training -> validation -> preview and prediction, each through the command a user types.
 """
 
 import os
@@ -13,17 +13,22 @@ import time
 
 import numpy as np
 from absl import app, flags
+from PIL import Image
 from scipy.io import loadmat
 
+from posekit.bodies import sample_body
+from posekit.codecs.screen_pose import camera_to_image
 from posekit.data.sources import read_image
-from posekit.drawing import save_image
+from posekit.data.synthetic_motion import FRAME_RATE, SHORTEST, Actor, sample_cameras, sample_recording
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-flags.DEFINE_string("output_dir", "demo", "folder for data, run and pictures")
-flags.DEFINE_integer("num_images", 240, "sample images of each dataset", lower_bound=16)
-flags.DEFINE_integer("num_epochs", 4, "epochs to train", lower_bound=1)
-flags.DEFINE_string("backbone_weights", "hmr_sample", "where the encoder comes from: name, run folder, file or none")
+flags.DEFINE_enum("model", "hmr", ["hmr", "lcn"], "system to show")
+flags.DEFINE_string("output_dir", "demo", "folder for data, run and pictures; lcn has a folder of its own in it")
+flags.DEFINE_integer("num_images", 240, "hmr: sample images of each dataset", lower_bound=16)
+flags.DEFINE_integer("num_poses", 20000, "lcn: sample poses, a fifth of them to test", lower_bound=6000)
+flags.DEFINE_integer("num_epochs", None, "epochs to train; 4 for hmr and 12 for lcn if not given", lower_bound=1)
+flags.DEFINE_string("backbone_weights", "hmr_sample", "hmr: where the encoder comes from: name, run, file or none")
 FLAGS = flags.FLAGS
 
 
@@ -50,6 +55,7 @@ def centred_photos(dataset, folder, count=6, size=224):
     Returns:
         Paths of the pictures.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     joints = loadmat(dataset / "joints.mat")["joints"]
     files = sorted((dataset / "images").glob("*.jpg"))
     paths = []
@@ -58,15 +64,36 @@ def centred_photos(dataset, folder, count=6, size=224):
         x, y = np.round(joints[:2, :, index].mean(1)).astype(int)
         padded = np.pad(image, ((size, size), (size, size), (0, 0)), "edge")
         paths.append(folder / f"{files[index].stem}.png")
-        save_image(paths[-1], padded[y + half : y + half + size, x + half : x + half + size])
+        Image.fromarray(padded[y + half : y + half + size, x + half : x + half + size]).save(paths[-1])
     return paths
 
 
-def main(argv):
-    """Runs all steps."""
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
-    out = pathlib.Path(FLAGS.output_dir)
+def walk(path, seconds=6):
+    """Writes where somebody's joints are in the pictures of a camera while they walk around: nobody of the datasets.
+
+    Args:
+        path: `.npz` file to write, with `keypoints` of `H36M17`, 25 times a second.
+        seconds: How long.
+
+    Returns:
+        Width and height of the pictures in pixels.
+    """
+    rng = np.random.default_rng(5)
+    camera = sample_cameras(rng)[0]
+    somebody = Actor(sample_body(), np.zeros(sample_body().num_shape))
+    joints_mm = 1000 * sample_recording(rng, somebody, "Walking", int(SHORTEST * FRAME_RATE))
+    joints_cam_mm = camera.see(joints_mm[: int(seconds * FRAME_RATE) : 2])
+    joints_image, _ = camera_to_image(joints_cam_mm, (*camera.f, *camera.c))
+    np.savez_compressed(path, keypoints=joints_image[..., :2])
+    return camera.size
+
+
+def mesh_recovery(out):
+    """Bodies from pictures.
+
+    Args:
+        out: Folder for data, run and pictures.
+    """
     data, run = out / "data", out / "run"
     if not (data / "lsp_train.tfrecords").exists():
         sets = ["--lsp", "--lsp_ext", "--mocap"]
@@ -74,21 +101,71 @@ def main(argv):
         step("Sample data: people made by code, in the datasets' own layout", *sample, *sets)
     records = [str(ROOT / "tools/create_dataset.py"), "--lsp", "--lsp_val", "--lsp_ext", "--mocap"]
     step("Dataset -> TFRecords", *records, f"--data_dir={data}")
-    shutil.rmtree(run, ignore_errors=True)
-    training = [f"--data_dir={data}", f"--run_dir={run}", f"--num_epochs={FLAGS.num_epochs}"]
+    training = [f"--data_dir={data}", f"--num_epochs={FLAGS.num_epochs or 4}"]
     encoder = ["--backbone=MobileNetV3Small", f"--backbone_weights={FLAGS.backbone_weights}", "--freeze_backbone"]
     losses = ["--use_mesh_repro_loss", "--loss_3d_weight=30", "--generator_lr=0.0005", "--dropout=0.2"]
-    step("Training", "-m", "posekit.train", *training, *encoder, *losses, "--body=sample", "--verbose=2")
-    step("Validation, beside the untrained model", "-m", "posekit.validate", f"--run_dir={run}", "--baseline")
+    train_and_validate(run, *training, *encoder, *losses, "--body=sample")
     photos = centred_photos(data / "lsp_dataset", out / "photos")
     print("\nFour short epochs are rough; what follows uses the weights of checkpoints/, which posekit.load takes.")
     preview = ["-m", "posekit.preview", f"--source={photos[0]}", "--view=both"]
     step("Preview", *preview, f"--output={out / 'preview.png'}")
     predict = ["-m", "posekit.predict", *map(str, photos)]
     step("Prediction", *predict, f"--output={out / 'predictions'}")
+
+
+def lifting(out):
+    """3-D joints from 2-D joints.
+
+    Args:
+        out: Folder for data, run and pictures.
+    """
+    data, run = out / "data", out / "run"
+    if not (data / "h36m_train.h5").exists():
+        sample = [str(ROOT / "tools/create_sample_data.py"), "--h36m", f"--num_h36m_poses={FLAGS.num_poses}"]
+        step("Sample data: people who move, in the layout of Human3.6M's pickles", *sample, f"--data_dir={data}")
+    step("Dataset -> pose files", str(ROOT / "tools/create_dataset.py"), "--h36m", f"--data_dir={data}")
+    # So few steps are too few for running statistics with the original's momentum.
+    training = [f"--data_dir={data}", f"--num_epochs={FLAGS.num_epochs or 12}", "--batch_norm_momentum=0.9"]
+    train_and_validate(run, "--model=lcn", *training)
+    preview = ["-m", "posekit.preview", f"--run_dir={run}"]
+    pose = f"--source={data / 'h36m_test.h5'}#{POSE}"
+    step("Preview of a test pose, walking around it", *preview, pose, f"--output={out / 'pose.gif'}")
+    width, height = walk(out / "walk.npz")
+    joints = [f"--source={out / 'walk.npz'}", "--skeleton=H36M17", f"--image_size={width},{height}"]
+    step("Preview of joints from a file, of somebody who walks", *preview, *joints, f"--output={out / 'walk.mp4'}")
+    predict = ["-m", "posekit.predict", f"--run_dir={run}", f"{data / 'h36m_test.h5'}#{POSE}", "--formats=json,png"]
+    step("Prediction", *predict, f"--output={out / 'predictions'}")
+
+
+# Somebody who sits on a chair.
+POSE = 1000
+
+
+def train_and_validate(run, *options):
+    """Trains into a fresh run folder and compares what was learnt with an untrained model.
+
+    Args:
+        run: The run folder.
+        *options: Of the training.
+    """
+    shutil.rmtree(run, ignore_errors=True)
+    step("Training", "-m", "posekit.train", f"--run_dir={run}", *options, "--verbose=2")
+    step("Validation, beside the untrained model", "-m", "posekit.validate", f"--run_dir={run}", "--baseline")
+
+
+def main(argv):
+    """Runs all steps."""
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+    out = pathlib.Path(FLAGS.output_dir)
+    if FLAGS.model == "lcn":
+        out = out / "lcn"
+        lifting(out)
+    else:
+        mesh_recovery(out)
     print("\nPictures to look at:")
-    for folder in (out, run / "validation", out / "predictions"):
-        for path in sorted(folder.glob("*.png")):
+    for folder in (out, out / "run" / "validation", out / "predictions"):
+        for path in sorted(path for path in folder.glob("*") if path.suffix in (".png", ".gif", ".mp4")):
             print(f"  {path}")
 
 
