@@ -1,12 +1,14 @@
-"""Shows what is in the TFRecords: counts, keys, means, and a sheet of pictures.
+"""Shows what is in the TFRecords and pose files: counts, keys, means, and a sheet of pictures.
 
-    python tools/inspect_dataset.py --data_dir=data lsp_train coco CMU
+    python tools/inspect_dataset.py --data_dir=data lsp_train coco CMU h36m_train
 
 Without names it shows every dataset of the folder. Each gets a picture `{name}_sheet.png` in --output: images with
-their keypoints (visible ones only) beside their silhouettes, or bodies in the poses of a motion-capture set.
+their keypoints (visible ones only) beside their silhouettes, bodies in the poses of a motion-capture set, or the joints
+of a pose file as a camera sees them (detections in rings) beside the 3-D skeleton seen from the side.
 """
 
 import collections
+import dataclasses
 import pathlib
 import sys
 
@@ -15,6 +17,8 @@ import numpy as np
 from absl import app, flags
 
 from posekit.data.example import decode_example
+from posekit.data.h36m import ACTIONS, read_pose_file
+from posekit.data.hdf5 import COLUMNS, PoseFile
 from posekit.data.image_files import ImageFileError, decode_image
 from posekit.data.schema import ImageRecord, MocapRecord
 from posekit.data.tfrecord import (
@@ -34,6 +38,8 @@ from posekit.training.config import import_tensorflow_quietly
 _CELL = 224
 _COLUMNS = 4
 _BODIES = 8
+_SIDE_DEG = 60.0
+_RUN = 10  # poses that are read together
 
 flags.DEFINE_string("data_dir", "data", "Folder of the records.")
 flags.DEFINE_string("output", None, "Folder for the pictures; --data_dir if not given.")
@@ -64,7 +70,7 @@ def main(argv):
     status = 0
     for name in names:
         try:
-            sheet = _show_mocap(name) if name in mocap_names(FLAGS.data_dir) else _show_images(name)
+            sheet = _show(name)
             if sheet is not None:
                 path = output / f"{name}_sheet.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,11 +82,19 @@ def main(argv):
     return status
 
 
+def _show(name):
+    if name in mocap_names(FLAGS.data_dir):
+        return _show_mocap(name)
+    path = pathlib.Path(FLAGS.data_dir) / f"{name}.h5"
+    return _show_poses(path) if path.exists() else _show_images(name)
+
+
 def _all_names(data_dir):
     paths = pathlib.Path(data_dir).glob("*.tfrecords")
     folders = (path.parent for path in pathlib.Path(data_dir).glob("*/*_[0-9]*.tfrecord*"))
     images = {path.name.removesuffix(".tfrecords") for path in paths} | {path.name for path in folders}
-    return sorted(images - {"mocap_neutrMosh"}) + mocap_names(data_dir)
+    poses = sorted(path.stem for path in pathlib.Path(data_dir).glob("h36m_*.h5"))
+    return sorted(images - {"mocap_neutrMosh"}) + mocap_names(data_dir) + poses
 
 
 def _head(name, files, summary):
@@ -203,6 +217,84 @@ def _bodies(poses, shapes):
     output = SMPL(body)(poses[chosen].astype(np.float32), shapes[chosen].astype(np.float32))
     vertices = np.asarray(output["vertices"]) - np.asarray(output["joints"])[:, :1]
     return mocap_grid(vertices, body.faces, cell_size=_CELL)
+
+
+def _show_poses(path):
+    with PoseFile(path) as file:
+        print(f"{path.stem}: {len(file)} poses of {file.skeleton.name}, {path.stat().st_size / 2**20:.1f} MiB"
+              + f", from {file.source}" * bool(file.source))  # fmt: skip
+        if not len(file):
+            return None
+        for name in file.columns:
+            spec = COLUMNS[name]
+            shape = " x ".join(map(str, spec.row_shape(file.skeleton.num_joints))) or "1"
+            print(f"  {name:20} {np.dtype(spec.dtype).name:8} {shape:>6}")
+        print("  subjects: " + _tally(file.read("subject"), "S{}".format))
+        print("  actions: " + _tally(file.read("action"), lambda number: ACTIONS.get(number, f"action {number}")))
+        names, sizes = file.cameras["name"], file.cameras["image_size"]
+        kinds = [f"{name} ({width:.0f} x {height:.0f})" for name, (width, height) in zip(names, sizes)]
+        counts = np.bincount(file.read("camera"), minlength=len(kinds)).tolist()
+        totals = collections.Counter()
+        for kind, count in zip(kinds, counts):
+            totals[kind] += count
+        print("  cameras: " + ", ".join(f"{kind} {count}" for kind, count in sorted(totals.items())))
+        count = min(FLAGS.num_records or len(file), len(file))
+    poses = _spread(path, count)
+    _print_means(poses)
+    return _poses_sheet(poses) if FLAGS.num_images else None
+
+
+def _tally(values, name):
+    return ", ".join(f"{name(value)} {count}" for value, count in zip(*np.unique(values, return_counts=True)))
+
+
+def _spread(path, count):
+    """Poses from all over a file, some neighbours at a time."""
+    with PoseFile(path) as file:
+        total = len(file)
+    length = total if count == total else min(_RUN, count)
+    starts = np.linspace(0, total - length, max(1, count // length)).astype(int)
+    parts = [read_pose_file(path, start=start, stop=start + length) for start in starts]
+    columns = {name: np.concatenate([part.columns()[name] for part in parts]) for name in parts[0].columns()}
+    return dataclasses.replace(parts[0], **columns)
+
+
+def _print_means(poses):
+    inside = np.all((poses.joints_px >= 0) & (poses.joints_px < poses.image_size[:, None]), -1)
+    box = poses.box_px[:, 2] - poses.box_px[:, 0]
+    depth = poses.root_depth_mm / 1000
+    lens = np.linalg.norm(poses.joints_px - poses.joints_image[..., :2], axis=-1)
+    print(f"  of {len(poses)} poses:")
+    print(f"  distance of the root: {depth.min():.1f}..{depth.max():.1f} m, mean {depth.mean():.1f}; two metres there: "
+          f"{box.min():.0f}..{box.max():.0f} px")  # fmt: skip
+    print(f"  joints inside the picture: {100 * inside.mean():.0f} %; moved by the lens: {lens.mean():.1f} px on "
+          f"average, at most {lens.max():.1f}")  # fmt: skip
+    if poses.detections_px is not None:
+        errors = np.linalg.norm(poses.detections_px - poses.joints_px, axis=-1)
+        sure = poses.detection_confidence
+        print(f"  detections: {errors.mean():.1f} px off on average, half of them less than {np.median(errors):.1f}"
+              + ("" if sure is None else f"; confidence {sure.mean():.2f} on average"))  # fmt: skip
+
+
+def _poses_sheet(poses):
+    from posekit.drawing import draw_skeleton
+    from posekit.drawing3d import draw_skeleton_3d
+
+    cells = []
+    for row in np.linspace(0, len(poses) - 1, min(FLAGS.num_images, len(poses))).astype(int):
+        pose = poses[int(row)]
+        width, height = pose.image_size[0]
+        scale = _CELL / max(width, height)
+        canvas = np.full((_CELL, _CELL, 3), 255, np.uint8)
+        canvas[: round(height * scale), : round(width * scale)] = 235
+        if pose.detections_px is not None:
+            found = np.clip(pose.detections_px[0] * scale, -_CELL, 2 * _CELL)
+            canvas = draw_skeleton(canvas, found, pose.skeleton, draw_edges=False, radius=4)
+        joints = np.clip(pose.joints_px[0] * scale, -_CELL, 2 * _CELL)
+        flat = draw_skeleton(canvas, joints, pose.skeleton, radius=2)
+        relative = pose.joints_cam_mm[0] - pose.joints_cam_mm[0, :1]
+        cells.append(np.concatenate([flat, draw_skeleton_3d(relative, pose.skeleton, _CELL, _SIDE_DEG)], 1))
+    return _grid(cells)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ import sys
 import cv2
 import numpy as np
 
+from posekit.codecs import screen_pose
+from posekit.data.h36m import CameraTable
+from posekit.data.hdf5 import PoseWriter
 from posekit.data.schema import ImageRecord, MocapRecord, encode_silhouette
 from posekit.data.tfrecord import RecordWriter
 
@@ -69,3 +72,38 @@ def test_missing_and_damaged_datasets(tmp_path):
     result = run("lsp_val", "lsp_ext", "lsp_train", f"--data_dir={tmp_path}", "--num_images=0", status=1)
     assert "lsp_val.tfrecords is cut short" in result.stderr and "No dataset 'lsp_ext'" in result.stderr
     assert "lsp_train: 2 records" in result.stdout and not list(tmp_path.glob("*.png"))
+
+
+def write_poses(path, count=30, detections=True):
+    rng = np.random.default_rng(0)
+    joints = rng.normal(0, 300, (count, 17, 3)) + [0, 0, 5000]
+    image, box = screen_pose.camera_to_image(joints, [1000, 1000, 500, 500])
+    numbers = {"subject": 9, "action": 2 + np.arange(count) % 3, "subaction": 1, "video": 0, "frame": 0, "camera": 0}
+    columns = {"joints_image": image, "joints_px": image[..., :2] + [3, 4], "joints_cam_mm": joints, "box_px": box}
+    columns |= {name: np.broadcast_to(np.int32(value), count) for name, value in numbers.items()}
+    columns["root_depth_mm"] = joints[:, 0, 2]
+    if detections:
+        columns["detections_px"] = columns["joints_px"] + [0, 2]
+    table = CameraTable()
+    lens = {"R": np.eye(3), "T": np.zeros(3), "f": [1000, 1000], "c": [500, 500], "k": np.zeros(3), "p": np.zeros(2)}
+    table.row("54138969", 9, 0, **lens)
+    with PoseWriter(path, source="by hand") as writer:
+        writer.append(columns)
+        writer.set_cameras(table.cameras().columns())
+
+
+def test_pose_files(tmp_path):
+    write_poses(tmp_path / "h36m_test.h5")
+    write_poses(tmp_path / "h36m_train.h5", detections=False)
+    text = run(f"--data_dir={tmp_path}", "--num_images=3", "--num_records=20").stdout
+    assert "h36m_test: 30 poses of H36M17" in text and "from by hand" in text and "h36m_train: 30 poses" in text
+    assert "subjects: S9 30" in text and "actions: Directions 10, Discussion 10, Eating 10" in text
+    assert "cameras: 54138969 (1000 x 1002) 30" in text and "of 20 poses" in text
+    assert "moved by the lens: 5.0 px on average, at most 5.0" in text
+    assert text.count("detections: 2.0 px off on average, half of them less than 2.0\n") == 1
+    sheet = cv2.imread(str(tmp_path / "h36m_test_sheet.png"))
+    assert sheet.shape == (224, 4 * 448, 3) and sheet[:, :224].std() > 5 and (sheet[:, 3 * 448 :] == 255).all()
+    assert "of 30 poses" in run("h36m_train", f"--data_dir={tmp_path}", "--num_images=0", "--num_records=0").stdout
+    (tmp_path / "h36m_train.h5").write_bytes(b"no HDF5")
+    result = run(f"--data_dir={tmp_path}", "--num_images=0", status=1)
+    assert "ERROR h36m_train" in result.stderr and "h36m_test: 30 poses" in result.stdout
