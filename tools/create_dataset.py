@@ -80,10 +80,12 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("h36m_stride", 1, "Every how many frames of a Human3.6M video one is taken.", lower_bound=1)
 flags.DEFINE_bool(
-    "h36m_distortion", True, "Put the joints in the picture (joints_px) where the lens of the camera puts them."
+    "h36m_distortion",
+    True,
+    "Put the joints in the picture (joints_px) where the lens puts them; the pickles know no lens.",
 )
 flags.DEFINE_list("h36m_image_size", [], "Width,height of the pictures of cameras that are not Human3.6M's own.")
-flags.DEFINE_float("h36m_max_gib", 8, "Largest file, in GiB, that is read into memory whole.", lower_bound=0)
+flags.DEFINE_float("h36m_max_gib", 8, "Largest file of Human3.6M, in GiB, that is read.", lower_bound=0)
 flags.DEFINE_enum(
     "silhouette_format",
     "png",

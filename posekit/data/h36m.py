@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 
 from posekit.codecs import screen_pose
-from posekit.data.hdf5 import CAMERA_COLUMNS, COLUMNS, PoseFile, PoseFileError
+from posekit.data.hdf5 import CAMERA_COLUMNS, COLUMNS, NAME_LENGTH, PoseFile, PoseFileError
 from posekit.skeletons import H36M17, Skeleton
 
 SPLITS = ("train", "test")
@@ -203,7 +203,7 @@ class CameraTable:
 
         Raises:
             UnknownCameraError: If the size of its pictures is not known.
-            ValueError: If a parameter has the wrong length or is not finite.
+            ValueError: If a parameter has the wrong length or is not finite, or the name is too long.
         """
         numbers = []
         for what, values, length in (("R", R, 9), ("T", T, 3), ("f", f, 2), ("c", c, 2), ("k", k, 3), ("p", p, 2)):
@@ -211,6 +211,8 @@ class CameraTable:
             if values.size != length or not np.isfinite(values).all():
                 raise ValueError(f"camera {name!r:.40} has {values.size} values in {what}, {length} numbers are needed")
             numbers.append(values)
+        if len(str(name).encode()) > NAME_LENGTH:
+            raise ValueError(f"camera {name!r:.40}… has a name of more than {NAME_LENGTH} bytes")
         size = image_size if image_size is not None else CAMERA_SIZES.get(name, self.default_size)
         if size is None:
             raise UnknownCameraError(

@@ -149,7 +149,7 @@ class PickledPoses:
         except UnknownCameraError as error:
             raise UnknownCameraError(f"{self.path}: {error}") from None
         except (TypeError, ValueError):
-            raise _UnusableItem("a camera whose parameters are not numbers") from None
+            raise _UnusableItem("a camera whose name or parameters make no sense") from None
         self._rows_of_dicts[id(camera), subject, index] = (row, camera)
         return row
 

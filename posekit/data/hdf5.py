@@ -32,10 +32,9 @@ from posekit.skeletons import H36M17, SKELETONS
 
 FORMAT = "posekit poses"
 VERSION = 1
-MAX_CAMERAS = 100_000
 _TEXTS = ("format", "skeleton", "source", "fingerprint")
 _MAX_TEXT = 4000
-_NAME_LENGTH = 64
+NAME_LENGTH = 64
 _CHUNK_BYTES = 1 << 16
 _MAX_CHUNK_BYTES = 64 << 20
 
@@ -86,7 +85,7 @@ COLUMNS = {
     "detection_confidence": Column("<f8", (None,), required=False),
 }
 CAMERA_COLUMNS = {
-    "name": Column(f"S{_NAME_LENGTH}"),
+    "name": Column(f"S{NAME_LENGTH}"),
     "subject": Column("<i4"),
     "index": Column("<i4"),
     "R": Column("<f8", (3, 3)),
@@ -181,8 +180,8 @@ class PoseWriter:
         if set(cameras) != set(CAMERA_COLUMNS):
             raise ValueError(f"The cameras have {sorted(cameras)}; needed are {sorted(CAMERA_COLUMNS)}.")
         names = np.asarray([name.encode() for name in cameras["name"]], bytes).reshape(-1)
-        if names.dtype.itemsize > _NAME_LENGTH:
-            raise ValueError(f"A camera's name has {names.dtype.itemsize} bytes; at most {_NAME_LENGTH} are kept.")
+        if names.dtype.itemsize > NAME_LENGTH:
+            raise ValueError(f"A camera's name has {names.dtype.itemsize} bytes; at most {NAME_LENGTH} are kept.")
         arrays = {"name": names}
         for name, spec in CAMERA_COLUMNS.items():
             values = arrays.get(name, cameras[name])
@@ -221,8 +220,8 @@ class PoseWriter:
             group.create_dataset(name, data=values)
         self._file.attrs["version"] = VERSION
         for name in _TEXTS:
-            text = FORMAT if name == "format" else getattr(self, name)
-            self._file.attrs[name] = np.bytes_(getattr(text, "name", text) or " ")
+            text = {"format": FORMAT, "skeleton": self.skeleton.name}.get(name) or getattr(self, name)
+            self._file.attrs[name] = np.bytes_(text.encode()[:_MAX_TEXT] or b" ")
 
     def _check_names(self, columns):
         if self._columns is None:
@@ -269,7 +268,8 @@ class PoseFile:
                 f"There is no pose file {self.path}; make it with `python tools/create_dataset.py --h36m`."
             )
         with self._damage():
-            self._file = h5py.File(self.path, "r")
+            # Nobody writes to a finished file, and some network drives cannot lock.
+            self._file = h5py.File(self.path, "r", locking=False)
         try:
             with self._damage():
                 self._check()
@@ -355,8 +355,8 @@ class PoseFile:
             raise ValueError("it has no group of cameras")
         group = self._file["cameras"]
         counts = {name: self._checked(group, name, spec) for name, spec in CAMERA_COLUMNS.items()}
-        if len(set(counts.values())) != 1 or counts["name"] > MAX_CAMERAS:
-            raise ValueError(f"its cameras' columns have unfitting lengths: {counts}; at most {MAX_CAMERAS}")
+        if len(set(counts.values())) != 1:
+            raise ValueError(f"its cameras' columns have different lengths: {counts}")
         cameras = {name: group[name][()] for name in CAMERA_COLUMNS}
         for name, values in cameras.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -468,6 +468,3 @@ class _Disk(io.RawIOBase):
             except OSError as error:
                 self.error = error
         return None
-
-
-__all__ = ["COLUMNS", "CAMERA_COLUMNS", "FORMAT", "VERSION", "Column", "PoseFile", "PoseFileError", "PoseWriter"]

@@ -95,6 +95,15 @@ def test_wrong_columns(tmp_path, change, message):
     assert not os.listdir(tmp_path)
 
 
+def test_texts_of_any_kind(tmp_path):
+    cameras = make_cameras(2) | {"name": ["Küche", "居間"]}
+    with PoseWriter(tmp_path / "poses.h5", source="Küche " * 1000) as writer:
+        writer.append(make_columns(1) | {"camera": np.zeros(1, np.int32)})
+        writer.set_cameras(cameras)
+    with PoseFile(tmp_path / "poses.h5") as file:
+        assert file.source.startswith("Küche Küche") and file.cameras["name"] == ["Küche", "居間"]
+
+
 def test_wrong_use_of_the_writer(tmp_path):
     with pytest.raises(ValueError, match="the first had"), PoseWriter(tmp_path / "poses.h5") as writer:
         writer.append(make_columns(2))
@@ -189,7 +198,7 @@ HOSTILE = {
     "lies in another file": replace("box_px", shape=(10, 4), dtype="<f8", external=[("/etc/hostname", 0, 320)]),
     "image size": lambda file: file["cameras/image_size"].__setitem__(0, 0),
     "'T' holds values that are not finite": lambda file: file["cameras/T"].__setitem__(0, np.nan),
-    "unfitting lengths": replace("cameras/name", data=np.zeros(2, "S64")),
+    "cameras' columns have different lengths": replace("cameras/name", data=np.zeros(2, "S64")),
 }
 
 

@@ -163,7 +163,7 @@ BAD_ITEMS = {
     "joints that are not in front of the camera": changed("root_depth", -5.0),
     "an action that is not among 2 to 16": changed("action", 17),
     "a camera without name, R, T, fx, fy, cx, cy, k, p": in_camera(fx=None),
-    "a camera whose parameters are not numbers": in_camera(R=np.eye(2)),
+    "a camera whose name or parameters make no sense": in_camera(R=np.eye(2)),
 }
 
 
@@ -235,6 +235,9 @@ def test_unknown_cameras(tmp_path):
     assert h36m.read_poses(tmp_path, "train").image_size.max() == 1002
     for wrong in ("640", "a,b", "0,5", "1,2,3"):
         assert "is not width,height" in run(f"--data_dir={tmp_path}", f"--h36m_image_size={wrong}", status=1).stderr
+    put_pickles(tmp_path, test=[in_camera(name="5" * 70)(item) for item in original("test")])
+    with pytest.raises(NothingUsableError, match=r"a camera whose name or parameters make no sense \(60\)"):
+        convert("test", tmp_path, image_size=(640, 480))
     # Or the file says how large they are.
     for size in ({"image_size": (320, 240)}, {"res_w": 320, "res_h": 240}):
         put_pickles(tmp_path, test=[in_camera(name="77777777", **size)(item) for item in original("test")])

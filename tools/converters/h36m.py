@@ -34,10 +34,10 @@ class Options:
 
     Args:
         stride: Every how many frames of a video one is taken.
-        distortion: Whether `joints_px` has the lens's distortion, where the cameras are projected with here.
+        distortion: Whether `joints_px` has the lens's distortion, where poses in world coordinates are projected.
         image_size: `(width, height)` of pictures of cameras that are not Human3.6M's.
         detections: File of 2-D detections; `None` for the one that lies there, `"none"` to do without.
-        max_bytes: Largest file that is read into memory whole.
+        max_bytes: Largest file that is read.
     """
 
     stride: int = 1
@@ -252,5 +252,6 @@ def _fingerprint(raw, split, options):
         with contextlib.suppress(OSError):
             status = os.stat(path)
             stats.append([path.name, status.st_size, status.st_mtime_ns])
-    content = [_FORMAT, split, raw.title, dataclasses.asdict(options), stats]
+    chosen = {key: value for key, value in dataclasses.asdict(options).items() if key != "max_bytes"}
+    content = [_FORMAT, split, raw.title, chosen, stats]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
