@@ -166,6 +166,10 @@ def random_joints(batch=3, joints=17, features=2, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (batch, joints, features)).astype(np.float32)
 
 
+def test_without_blocks():
+    assert small_lcn(num_layers=0)(random_joints()).shape == (3, 17, 3)
+
+
 def test_counts():
     model = LCN()
     hidden, features = 17 * 64, 64
@@ -202,7 +206,7 @@ def test_any_batch_size(batch):
     [
         {},
         {"mask_type": "locally_connected_learnable", "mask_init": "same", "residual": False, "in_features": 3},
-        {"skeleton": "COCO17", "max_norm": None, "batch_norm": False, "num_layers": 0},
+        {"skeleton": "COCO17", "hops": 1, "channels": 32, "max_norm": None, "batch_norm": False},
         {"skeleton": STICK, "hops": 1, "max_norm": 0.5, "regularization": 1e-3, "dropout": 0.1},
         {"skeleton": None, "adjacency": np.full((4, 4), 0.25), "name": "four"},
     ],
@@ -266,7 +270,7 @@ def test_learns():
     labels[..., :2] = joints
     labels[..., 2] = joints[..., 0] * 0.5 + np.roll(joints[..., 1], 1, axis=1)
     model.compile(FusedAdam(1e-2, epsilon=1e-8), loss="mse")
-    history = model.fit(joints, labels, batch_size=16, epochs=30, verbose=0).history["loss"]
+    history = model.fit(joints, labels, batch_size=16, epochs=15, verbose=0).history["loss"]
     assert history[-1] < 0.5 * history[0]
 
 
@@ -300,9 +304,10 @@ def test_one_learnt_mask_for_all_layers(init):
         np.testing.assert_array_equal(start, np.ones((17, 17)))
     else:
         assert 0 <= start.min() < 0.1 and 0.9 < start.max() < 1
-    model.compile(FusedAdam(1e-2), loss="mse")
-    model.train_on_batch(random_joints(8), random_joints(8, features=3, seed=1))
-    assert np.abs(variable.numpy() - start).max() > 1e-3
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(random_joints(8)) ** 2)
+    gradient = tape.gradient(loss, variable).numpy()
+    assert (gradient[neighbours.T] != 0).all()
     assert (mask.values().numpy()[~neighbours.T] == 0).all()
 
 
