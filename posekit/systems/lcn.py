@@ -394,7 +394,9 @@ def _network_data(config, split):
 
 @functools.lru_cache(maxsize=2)
 def _read_network_data(path, stamp, mode, confidence):
-    return h36m.read_network_data(path, mode, confidence)
+    # As tensors, which the streams of batches share instead of making copies.
+    with tf.device("/CPU:0"):
+        return tuple(tf.convert_to_tensor(array) for array in h36m.read_network_data(path, mode, confidence))
 
 
 def validation_data(config, repeat=False):
@@ -409,7 +411,10 @@ def validation_data(config, repeat=False):
     """
     if not config.use_validation:
         return None
-    data = tf.data.Dataset.from_tensor_slices(_network_data(config, "test")).batch(_EVALUATION_BATCH)
+    joints, labels = _network_data(config, "test")
+    size = _EVALUATION_BATCH
+    starts = tf.data.Dataset.range(0, len(joints), size)
+    data = starts.map(lambda start: (joints[start : start + size], labels[start : start + size]))
     return data.repeat() if repeat else data
 
 
