@@ -302,6 +302,61 @@ BODY25 = Skeleton(
     ),
 )  # fmt: skip
 
+def _chains(root, fingers, parts):
+    """Bones of fingers that begin at a root, each `finger_part` after the other."""
+    return tuple(
+        (f"{finger}_{part}", f"{finger}_{parts[index - 1]}" if index else root)
+        for finger in fingers
+        for index, part in enumerate(parts)
+    )
+
+
+_FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+_MSRA_BONES = _chains("wrist", (*_FINGERS[1:], "thumb"), ("mcp", "pip", "dip", "tip"))
+_ICVL_BONES = _chains("palm", _FINGERS, ("root", "mid", "tip"))
+
+MSRA21 = Skeleton("MSRA21", ("wrist", *(child for child, _ in _MSRA_BONES)), _MSRA_BONES)
+
+ICVL16 = Skeleton("ICVL16", ("palm", *(child for child, _ in _ICVL_BONES)), _ICVL_BONES)
+
+HANDS21 = Skeleton(
+    "HANDS21",
+    (
+        "wrist", *(f"{finger}_mcp" for finger in _FINGERS),
+        *(f"{finger}_{part}" for finger in _FINGERS for part in ("pip", "dip", "tip")),
+    ),
+    _chains("wrist", _FINGERS, ("mcp", "pip", "dip", "tip")),
+)  # fmt: skip
+
+# The 14 of NYU's 36 joints that are evaluated.
+NYU14 = Skeleton(
+    "NYU14",
+    (
+        *(f"{finger}_{part}" for finger in ("pinky", "ring", "middle", "index") for part in ("tip", "mid")),
+        "thumb_tip", "thumb_mid", "thumb_root", "wrist_back", "wrist", "palm",
+    ),
+    (
+        ("wrist", "palm"), ("wrist_back", "palm"), *_chains("palm", ("thumb",), ("root", "mid", "tip")),
+        *_chains("palm", ("index", "middle", "ring", "pinky"), ("mid", "tip")),
+    ),
+)  # fmt: skip
+
+ITOP15 = Skeleton(
+    "ITOP15",
+    (
+        "head", "neck", "right_shoulder", "left_shoulder", "right_elbow", "left_elbow", "right_hand", "left_hand",
+        "torso", "right_hip", "left_hip", "right_knee", "left_knee", "right_foot", "left_foot",
+    ),
+    (
+        ("head", "neck"), ("right_shoulder", "neck"), ("right_elbow", "right_shoulder"), ("right_hand", "right_elbow"),
+        ("left_shoulder", "neck"), ("left_elbow", "left_shoulder"), ("left_hand", "left_elbow"), ("torso", "neck"),
+        ("right_hip", "torso"), ("right_knee", "right_hip"), ("right_foot", "right_knee"), ("left_hip", "torso"),
+        ("left_knee", "left_hip"), ("left_foot", "left_knee"),
+    ),
+)  # fmt: skip
+
+# Whole people, and what depth cameras are asked for: a number of joints tells a skeleton within each only.
+DEPTH_SKELETONS = {skeleton.name: skeleton for skeleton in (MSRA21, ICVL16, NYU14, HANDS21, ITOP15)}
 SKELETONS = {
     skeleton.name: skeleton
     for skeleton in (LSP14, COCO_PLUS19, COCO17, MPII16, SMPL24, H36M17, H36M32, OPENPOSE18, BODY25)

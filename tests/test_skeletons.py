@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16, SKELETONS, SMPL24, Skeleton
+from posekit.skeletons import COCO17, COCO_PLUS19, DEPTH_SKELETONS, LSP14, MPII16, SKELETONS, SMPL24, Skeleton
 
 
 def test_lsp_bone_parents_are_the_original_table():
@@ -79,3 +79,21 @@ def test_bad_skeletons_are_refused(joints, bones, message):
 def test_unknown_joint_is_named():
     with pytest.raises(KeyError, match="nose"):
         LSP14.index("nose")
+
+
+# Chains of joints, numbered from 1, as the original draws them.
+DRAWN = {
+    "MSRA21": ((1, 18, 19, 20, 21), (1, 2, 3, 4, 5), (1, 6, 7, 8, 9), (1, 10, 11, 12, 13), (1, 14, 15, 16, 17)),
+    "ICVL16": ((1, 2, 3, 4), (1, 5, 6, 7), (1, 8, 9, 10), (1, 11, 12, 13), (1, 14, 15, 16)),
+    "HANDS21": ((1, 2, 7, 8, 9), (1, 3, 10, 11, 12), (1, 4, 13, 14, 15), (1, 5, 16, 17, 18), (1, 6, 19, 20, 21)),
+    "NYU14": ((14, 13), (14, 12), (14, 11, 10, 9), (14, 8, 7), (14, 6, 5), (14, 4, 3), (14, 2, 1)),
+    "ITOP15": ((2, 1), (2, 3, 5, 7), (2, 4, 6, 8), (2, 9, 10, 12, 14), (9, 11, 13, 15)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_bones_of_depth_skeletons_are_those_that_the_original_draws(name):
+    skeleton = DEPTH_SKELETONS[name]
+    drawn = {pair for chain in DRAWN[name] for pair in zip(chain, chain[1:])}
+    assert {(parent + 1, child + 1) for child, parent in skeleton.bones} == drawn
+    assert len(skeleton.bones) == skeleton.num_joints - 1 == int(name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")) - 1
