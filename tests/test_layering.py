@@ -10,7 +10,7 @@ FLOORS = (
     ("files", "skeletons", "results", "bodies", "sample_body"),
     ("geometry",),
     ("ops",),
-    ("layers", "losses", "drawing", "drawing3d"),
+    ("layers", "losses", "drawing", "drawing3d", "plots"),
     ("codecs", "models", "metrics"),  # some metrics decode what they measure
     ("data",),
     ("training",),
