@@ -13,7 +13,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` with TensorFlow's fused kernel, for inputs `[batch, points, features]`.
 
     Same arguments, weights and results. Keras fuses pictures only. Where the kernel does not fit (other ranks and axes,
-    float64, masks, synchronised statistics), Keras's own computation runs.
+    weights that are not float32, masks, synchronised statistics), Keras's own computation runs.
 
     Example:
         >>> FusedBatchNormalization()(np.ones((8, 17, 64), "float32"), training=True).shape
@@ -23,6 +23,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         """See `keras.layers.BatchNormalization`."""
         plain = mask is not None or self.synchronized or getattr(self, "renorm", False)
+        plain = plain or self.variable_dtype != "float32"
         if plain or len(inputs.shape) != 3 or self.axis not in (-1, 2) or inputs.dtype == "float64":
             return super().call(inputs, training=training, mask=mask)
         features = inputs.shape[2]

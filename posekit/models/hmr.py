@@ -144,7 +144,10 @@ class HMR(keras.Model):
         return self.smpl(pose, shape, outputs=("vertices",))["vertices"]
 
     def get_config(self):
-        """The constructor's arguments; a body is named, a backbone without a name is described."""
+        """The constructor's arguments; a body is named, a backbone without a name is described.
+
+        Besides, `"dtype"`: the policy under which `from_config` makes a named backbone.
+        """
         return {
             "body": self.smpl.get_config()["body"],
             "backbone": self.backbone_name or keras.saving.serialize_keras_object(self.backbone),
@@ -155,6 +158,8 @@ class HMR(keras.Model):
             "mean_theta": self.stages.start.initial,
             "backbone_preprocessing": self.backbone_preprocessing,
             "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "trainable": self.trainable,
         }
 
     @classmethod
@@ -164,8 +169,17 @@ class HMR(keras.Model):
         backbone_weights = config.pop("backbone_weights", None)
         if isinstance(config.get("backbone"), dict):
             config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
-        model = cls(**config)
+        trainable, before = config.pop("trainable", True), keras.config.dtype_policy()
+        # Named backbones know no policy but the global one.
+        keras.config.set_dtype_policy(keras.dtype_policies.get(config.pop("dtype", None)))
+        try:
+            model = cls(**config)
+        finally:
+            keras.config.set_dtype_policy(before)
         model.backbone_weights = backbone_weights
+        if not trainable:
+            # Set to True, it would thaw what a backbone of its own keeps frozen.
+            model.trainable = False
         return model
 
 

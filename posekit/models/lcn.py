@@ -30,7 +30,10 @@ class LCN(keras.Model):
         batch_norm: Whether there is batch normalisation, over the features of all joints alike.
         dropout: Rate of dropout.
         regularization: Factor of the L2 loss `sum(w ** 2) / 2` of all kernels and biases.
+        batch_norm_momentum: Share of the running statistics that stays in every training step, 0 to below 1.
         name: Name of the model.
+        dtype: Type, or name of the dtype policy, of all layers; None for the global policy. What comes out is float32.
+        trainable: Whether the weights are trained.
 
     Call arguments:
         joints: `[batch, joints, in_features]`: x and y of a normalised screen pose, and the confidence if there is one.
@@ -67,8 +70,10 @@ class LCN(keras.Model):
         batch_norm=True,
         dropout=0.25,
         regularization=0.0,
+        batch_norm_momentum=0.99,
         name="lcn",
-        **kwargs,
+        dtype=None,
+        trainable=True,
     ):
         if mask_type not in MASK_TYPES:
             raise ValueError(f"mask_type is {mask_type!r}; choose from {list(MASK_TYPES)}.")
@@ -77,6 +82,9 @@ class LCN(keras.Model):
         if channels < 1 or num_layers < 0:
             wrong = f"channels is {channels!r}" if channels < 1 else f"num_layers is {num_layers!r}"
             raise ValueError(f"{wrong}; at least 1 channel and 0 blocks are needed (the original has 64 and 3).")
+        if not 0 <= batch_norm_momentum < 1:
+            raise ValueError(f"batch_norm_momentum is {batch_norm_momentum!r}; give 0 to below 1.")
+        policy = keras.dtype_policies.get(dtype)
         if isinstance(skeleton, dict):
             skeleton = Skeleton(**skeleton)
         if isinstance(skeleton, str) and skeleton in SKELETONS:
@@ -86,18 +94,21 @@ class LCN(keras.Model):
 
         # === Layers ===
         learnt = mask_type == "locally_connected_learnable"
-        mask = NeighbourMask(matrix, True, mask_init, name="mask")
+        mask = NeighbourMask(matrix, True, mask_init, name="mask", dtype=policy)
 
         def linear(features, units, layer_name):
-            layer = LocallyConnectedGraph(units, matrix, max_norm=limit, regularization=regularization, name=layer_name)
+            layer = LocallyConnectedGraph(
+                units, matrix, max_norm=limit, regularization=regularization, name=layer_name, dtype=policy
+            )
             return layer(features, connections)
 
         def hidden(features, layer_name):
             features = linear(features, channels, layer_name)
             if batch_norm:
-                features = FusedBatchNormalization(name=f"{layer_name}_norm")(features)
-            features = keras.layers.LeakyReLU(negative_slope=0.2, name=f"{layer_name}_activation")(features)
-            return BitDropout(dropout, name=f"{layer_name}_dropout")(features)
+                norm = FusedBatchNormalization(momentum=batch_norm_momentum, name=f"{layer_name}_norm", dtype=policy)
+                features = norm(features)
+            activation = keras.layers.LeakyReLU(negative_slope=0.2, name=f"{layer_name}_activation", dtype=policy)
+            return BitDropout(dropout, name=f"{layer_name}_dropout", dtype=policy)(activation(features))
 
         # === Functional graph ===
         joints = keras.Input((len(matrix), in_features), name="joints")
@@ -107,7 +118,9 @@ class LCN(keras.Model):
             after = hidden(hidden(features, f"block_{block}_a"), f"block_{block}_b")
             features = features + after if residual else after
         pose = _add_offset(joints, ops.cast(linear(features, 3, "last"), "float32"))
-        super().__init__(inputs=joints, outputs=pose, name=name, **kwargs)
+        super().__init__(inputs=joints, outputs=pose, name=name)
+        self.dtype_policy = policy
+        self.trainable = trainable
 
         # === Config ===
         self.skeleton = skeleton
@@ -123,6 +136,7 @@ class LCN(keras.Model):
         self.batch_norm = batch_norm
         self.dropout = dropout
         self.regularization = regularization
+        self.batch_norm_momentum = batch_norm_momentum
 
     @property
     def learnt_mask(self):
@@ -197,7 +211,10 @@ class LCN(keras.Model):
             "batch_norm": self.batch_norm,
             "dropout": self.dropout,
             "regularization": self.regularization,
+            "batch_norm_momentum": self.batch_norm_momentum,
             "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "trainable": self.trainable,
         }
 
     @classmethod

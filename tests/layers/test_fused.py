@@ -47,6 +47,16 @@ def test_other_inputs_are_normalised_by_keras(shape, options):
     np.testing.assert_allclose(ours(features(*shape), training=True), theirs(features(*shape), training=True))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_weights_are_normalised_by_keras(dtype):
+    inputs = features(5, 7, 4)
+    ours, theirs = (
+        kind(dtype=dtype)(inputs, training=True) for kind in (FusedBatchNormalization, keras.layers.BatchNormalization)
+    )
+    assert ours.dtype == dtype
+    np.testing.assert_array_equal(tf.cast(ours, "float64"), tf.cast(theirs, "float64"))
+
+
 def test_one_point_has_no_variance():
     layer = FusedBatchNormalization()
     np.testing.assert_allclose(layer(features(1, 1, 4), training=True), np.zeros((1, 1, 4)), atol=1e-6)

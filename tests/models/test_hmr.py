@@ -143,6 +143,30 @@ def test_round_trip_of_a_named_backbone(tmp_path):
     check_model(model, random_images(1, 32), tmp_path, tolerance=1e-4, export=False)
 
 
+def test_round_trip_of_a_dtype_policy(policy, tmp_path):
+    policy("mixed_bfloat16")
+    model = HMR(tiny_body(), "mobilenetv2", image_size=32)
+    model.trainable = False
+    model.save(tmp_path / "hmr.keras")
+    policy("float32")
+    loaded = keras.saving.load_model(tmp_path / "hmr.keras")
+    assert keras.config.dtype_policy().name == "float32"
+    assert loaded.backbone.dtype_policy.name == loaded.dtype_policy.name == "mixed_bfloat16"
+    assert {layer.compute_dtype for layer in loaded.backbone.layers} == {"bfloat16"}
+    assert loaded.get_config() == model.get_config()
+    assert not loaded.trainable_variables
+    images = random_images(1, 32)
+    np.testing.assert_array_equal(loaded(images)["theta"], model(images)["theta"])
+
+
+def test_a_frozen_backbone_stays_frozen():
+    backbone = stub_backbone()
+    backbone.build((None, 16, 16, 3))
+    backbone.trainable = False
+    model = HMR.from_config(small_hmr(backbone=backbone).get_config())
+    assert not model.backbone.trainable_variables and model.regressor.trainable_variables
+
+
 def test_backbone_weights_are_not_fetched_again():
     config = {**small_hmr().get_config(), "backbone": "mobilenetv2", "image_size": 32, "backbone_weights": "imagenet"}
     model = HMR.from_config(config)

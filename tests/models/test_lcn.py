@@ -230,6 +230,48 @@ def test_options_come_back_as_attributes():
     assert own.skeleton == STICK
 
 
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("mask_type", ["locally_connected", "locally_connected_learnable"])
+def test_a_dtype_policy_is_kept(dtype, mask_type, tmp_path):
+    model = small_lcn(dtype=dtype, mask_type=mask_type)
+    assert model.dtype_policy.name == dtype
+    assert {layer.dtype_policy.name for layer in model.layers if layer.name != "joints"} == {dtype}
+    model.save(tmp_path / "lcn.keras")
+    loaded = keras.saving.load_model(tmp_path / "lcn.keras")
+    assert loaded.get_config() == model.get_config()
+    assert [layer.dtype_policy for layer in loaded.layers] == [layer.dtype_policy for layer in model.layers]
+    joints = random_joints()
+    np.testing.assert_array_equal(loaded(joints), model(joints))
+    assert loaded(joints).dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_global_dtype_policy_is_saved(tmp_path):
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        small_lcn().save(tmp_path / "lcn.keras")
+    finally:
+        keras.config.set_dtype_policy(before)
+    loaded = keras.saving.load_model(tmp_path / "lcn.keras")
+    assert loaded.get_layer("block_0_a").compute_dtype == "bfloat16"
+    assert loaded.get_layer("first").kernel.dtype == "float32"
+
+
+def test_a_frozen_model_stays_frozen(tmp_path):
+    model = small_lcn(trainable=False)
+    assert not model.trainable_variables
+    model.save(tmp_path / "lcn.keras")
+    loaded = keras.saving.load_model(tmp_path / "lcn.keras")
+    assert not loaded.trainable and not loaded.trainable_variables
+
+
+def test_momentum_of_batch_normalisation():
+    model = LCN.from_config(small_lcn(batch_norm_momentum=0.9).get_config())
+    assert model.batch_norm_momentum == 0.9
+    assert {layer.momentum for layer in model.layers if layer.name.endswith("_norm")} == {0.9}
+
+
 def test_half_precision():
     check_half_precision(small_lcn, [random_joints()])
 
@@ -380,6 +422,7 @@ def test_nan_stays_with_its_pose():
         ({"channels": 0}, "channels is 0"),
         ({"num_layers": -1}, "num_layers is -1"),
         ({"dropout": 1.5}, "1.5"),
+        ({"batch_norm_momentum": 1.0}, "batch_norm_momentum is 1.0"),
         ({"regularization": -1e-3}, "regularization is -0.001"),
     ],
 )
