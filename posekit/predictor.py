@@ -231,7 +231,9 @@ class Lifter:
             return list(self.stream(frames, batch_size=batch_size))
         if isinstance(keypoints, KeypointFrame):
             return next(self.stream([keypoints]))
-        several = isinstance(keypoints, (list, tuple)) and all(isinstance(i, (People, np.ndarray)) for i in keypoints)
+        several = isinstance(keypoints, (list, tuple)) and all(
+            isinstance(item, People) or (hasattr(item, "__array__") and np.ndim(item) > 1) for item in keypoints
+        )
         frames = [
             KeypointFrame(people.source or f"image{index:06d}", people)
             for index, people in enumerate(

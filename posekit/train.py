@@ -8,6 +8,7 @@ from posekit.systems import SYSTEMS
 from posekit.training.config import (
     Options,
     UsageError,
+    further_options,
     import_tensorflow_quietly,
     no_more,
     option,
@@ -45,7 +46,8 @@ def run(name, system, config, options, rest):
         return 0
     if options.resume and not options.run_dir:
         raise UsageError("--resume needs the run to continue: add --run_dir=FOLDER.")
-    folder = RunFolder(options.run_dir or pathlib.Path(options.log_dir) / system.run_name(config))
+    further = further_options(system, "train", options)
+    folder = RunFolder(options.run_dir or pathlib.Path(options.log_dir) / system.run_name(config, **further))
     if not options.resume and folder.checkpoint("last"):
         raise UsageError(f"{folder.path} already holds a run; add --resume to continue it, or name another --run_dir.")
     print(f"Run folder: {folder.path}")

@@ -21,6 +21,7 @@ from posekit.data import h36m
 from posekit.data.keypoint_files import read_keypoints
 from posekit.data.result_files import read_result, write_result
 from posekit.data.sources import read_image
+from posekit.systems import lcn
 from posekit.systems.exporting import SUFFIXES
 from posekit.training.callbacks import RunRecorder
 
@@ -55,7 +56,7 @@ def data(tmp_path_factory):
 def run(data, tmp_path_factory):
     """Trained on true joints."""
     folder = tmp_path_factory.mktemp("runs") / "gt"
-    argv = [*SMALL, *LEARNING, f"--data_dir={data}", f"--run_dir={folder}", "--num_epochs=30", "--test_indices=7"]
+    argv = [*SMALL, *LEARNING, f"--data_dir={data}", f"--run_dir={folder}", "--num_epochs=30"]
     assert train.main(argv) == 0
     return folder
 
@@ -98,9 +99,48 @@ def test_training_writes_the_run_folder(run):
     assert (run / "checkpoints/last/training.h5").exists() and (run / "checkpoints/best/model.weights.h5").exists()
 
 
-def test_half_of_a_mirrored_epoch_are_mirror_images(detected):
+def test_a_mirrored_epoch_has_twice_the_steps(detected):
     assert len(rows(detected / "log.csv")) == 24
     assert int(rows(detected / "steps.csv")[-1]["step"]) == 24 * (2 * 640 // 80)
+
+
+def test_the_original_names_a_run_after_its_number(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.main([*SMALL, f"--data_dir={data}", "--num_epochs=1", "--test-indices", "7"]) == 0
+    assert (tmp_path / "logs" / "test7" / "config.json").exists()
+
+
+def test_a_dry_run_takes_one_step(data, monkeypatch, capsys):
+    models = []
+    build = lcn.build_trainer
+    monkeypatch.setattr(lcn, "build_trainer", lambda *arguments: models.append(build(*arguments)) or models[-1])
+    assert train.main([*SMALL, f"--data_dir={data}", "--dry_run"]) == 0
+    assert "one step taken" in capsys.readouterr().out and int(models[0].optimizer.iterations) == 1
+
+
+@pytest.mark.parametrize("option", ["mixed_precision", "jit_compile", "nouse_validation", "strategy=mirrored"])
+def test_every_way_of_running_trains(option, data, tmp_path):
+    argv = [*SMALL, f"--data_dir={data}", f"--run_dir={tmp_path}", "--num_epochs=2", f"--{option}"]
+    assert train.main(argv) == 0
+    epochs = rows(tmp_path / "log.csv")
+    assert float(epochs[1]["loss"]) < float(epochs[0]["loss"])
+    assert ("val_loss" in epochs[0]) == (option != "nouse_validation")
+
+
+def test_long_epochs_are_whole_calls_of_equally_many_steps(monkeypatch):
+    for batches, steps in ((7798, 7790), (15597, 15500), (3121, 3100), (24371, 24300), (80, 80), (17, 17), (1, 1)):
+        monkeypatch.setattr(lcn, "_batches", lambda config, batches=batches: batches)
+        assert lcn.steps_per_epoch(lcn.Config()) == steps >= 0.99 * batches
+
+
+def test_batches_that_long_epochs_leave_out(data, monkeypatch):
+    config = lcn.Config(data_dir=str(data), batch_size=50, num_epochs=3)
+    whole = [batch[0].numpy() for batch in lcn.train_data(config, 0, 0)]
+    monkeypatch.setattr(lcn, "steps_per_epoch", lambda config: 10)
+    cut = [batch[0].numpy() for batch in lcn.train_data(config, 0, 0)]
+    np.testing.assert_array_equal(cut, [batch for index, batch in enumerate(whole) if index % 12 < 10])
+    rest = [batch[0].numpy() for batch in lcn.train_data(config, 1, 4)]
+    np.testing.assert_array_equal(rest, cut[14:])
 
 
 @pytest.mark.parametrize(("mode", "times"), [("gt", 5), ("dt_ft", 2.5)])
@@ -112,10 +152,9 @@ def test_joints_are_lifted_far_better_than_by_an_untrained_network(mode, times, 
     assert metrics["trained"]["poses"] == 160
     assert times * metrics["trained"]["mpjpe_mm"] < metrics["untrained"]["mpjpe_mm"]
     assert metrics["trained"]["pck3d_150"] > 0.5
-    number = {"gt": "test7", "dt_ft": "test1"}[mode]
     log = (tmp_path / f"err_scale_action_{mode}.log").read_text()
-    assert log in text and log.count(f" {number} ") == 2 and "160 poses" in text and "untrained" in text
-    average = [float(line.split("|")[-2]) for line in log.splitlines() if number in line]
+    assert log in text and log.count(" lcn ") == 2 and "160 poses" in text and "untrained" in text
+    average = [float(line.split("|")[-2]) for line in log.splitlines() if " lcn " in line]
     expected = [metrics["trained"]["mpjpe_mm"], metrics["trained"]["pa_mpjpe_mm"]]
     np.testing.assert_allclose(average, expected, atol=0.0051)
     assert read_result(tmp_path / f"result_{mode}.pkl").shape == (160, 17, 3)
@@ -219,6 +258,26 @@ def test_killed_training_resumes_to_the_same_curve(data, tmp_path, uninterrupted
     assert_same_curve(tmp_path, uninterrupted)
 
 
+def test_a_run_goes_on_with_another_number_of_steps_in_one_call(data, tmp_path, uninterrupted, monkeypatch):
+    record = RunRecorder.on_train_batch_end
+
+    def stop(recorder, batch, logs=None):
+        if recorder.progress.global_step + 5 == 60:
+            signal.raise_signal(signal.SIGINT)
+        record(recorder, batch, logs)
+
+    monkeypatch.setattr(RunRecorder, "on_train_batch_end", stop)
+    assert train.main([*SMALL, *STEPS, f"--data_dir={data}", f"--run_dir={tmp_path}"]) == 130
+    monkeypatch.undo()
+    assert train.main([f"--run_dir={tmp_path}", "--resume", "--steps_per_execution=20", "--verbose=0"]) == 0
+    # The 15 steps left of the epoch in one call, then what divides 25.
+    assert [int(row["step"]) for row in rows(tmp_path / "steps.csv")][12:] == [75, *range(80, 126, 5)]
+    mine, theirs = rows(tmp_path / "log.csv"), rows(uninterrupted / "log.csv")
+    np.testing.assert_allclose(
+        [float(row["val_loss"]) for row in mine], [float(row["val_loss"]) for row in theirs], rtol=1e-4
+    )
+
+
 # ---------------------------------------------------------------------------------------------------- evaluation
 
 
@@ -261,7 +320,7 @@ def test_tables_by_joint_and_of_protocol_2_alone(run, tmp_path, capsys):
     by_action = capsys.readouterr().out
     validated(f"--run_dir={run}", f"--output_dir={tmp_path}", "--per-joint", "--protocol2")
     text = capsys.readouterr().out
-    log = (tmp_path / "err_scale_joint_gt.log").read_text()
+    log = (tmp_path / "err_scale_joint_protocol2_gt.log").read_text()
     assert log in text and "protocol 2, mm:" in text and "protocol 1, mm:" not in text
     header = log.splitlines()[2].replace("|", " ").split()
     assert header == ["test_name", *map(str, range(17)), "avg"]
@@ -275,10 +334,12 @@ def test_pictures_of_the_best_and_worst_poses(run, tmp_path):
 
 
 def test_mirrored_poses_are_averaged_where_asked_for(run, tmp_path):
-    for name, flag in (("plain", "--noflip_test"), ("mirrored", "--flip_test")):
+    for name, flag in (("plain", "--noflip_test"), ("mirrored", "--flip_test"), ("original", "--flip-data")):
         validated(f"--run_dir={run}", f"--output_dir={tmp_path / name}", flag)
-    plain, mirrored = (metrics_in(tmp_path / name)["trained"]["mpjpe_mm"] for name in ("plain", "mirrored"))
-    assert plain != mirrored and abs(plain - mirrored) < 0.5 * plain
+    plain, mirrored, original = (
+        metrics_in(tmp_path / name)["trained"]["mpjpe_mm"] for name in ("plain", "mirrored", "original")
+    )
+    assert mirrored == original and plain != mirrored and abs(plain - mirrored) < 0.5 * plain
 
 
 # ---------------------------------------------------------------------------------------------------- prediction

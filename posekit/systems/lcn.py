@@ -65,7 +65,7 @@ class Config(Options):
     flip_data: bool = option(False, "train on mirrored poses too")
     flip_test: bool = option(False, "predict mirrored poses too, and average")
     use_validation: bool = option(True, "evaluate the test poses after every epoch")
-    stream: bool = option(False, "read poses from disk while training, for sets larger than memory")
+    stream: bool = option(False, "read training poses from disk all the time, for sets larger than memory")
 
     num_layers: int = option(3, "blocks of two layers", lower=0, upper=64, aliases=("layers",), architecture=True)
     channels: int = option(64, "features of a joint", lower=1, upper=4096, architecture=True)
@@ -79,7 +79,10 @@ class Config(Options):
         "skeleton", "who is whose neighbour (0: skeleton)", architecture=True,
         choices=("skeleton", "laplacian", "random", "full", _ORIGINAL_GRAPH),
     )  # fmt: skip
-    knn: int = option(3, "hops in the graph within which joints are connected", lower=1, upper=16, architecture=True)
+    knn: int = option(
+        3, "hops within which joints are connected, for --graph=skeleton and random", lower=1, upper=16,
+        architecture=True,
+    )  # fmt: skip
     graph_norm: str = option(
         "none", "norm of the neighbour matrix: none, rows sum to one, or by both degrees", architecture=True,
         choices=("none", "row", "symmetric"),
@@ -102,8 +105,9 @@ class Config(Options):
         0.99, "momentum of the running statistics; runs of under a thousand steps need 0.9", lower=0.0, upper=0.9999
     )
 
-    test_indices: str = option("", "number of the experiment: names the run folder test<number>")
-    steps_per_execution: int = option(0, "steps in one call, at most; 0: 10, and 100 with a GPU", lower=0)
+    steps_per_execution: int = option(
+        0, "steps in one call, at most; what divides an epoch is taken. 0: 10, and 100 with a GPU", lower=0
+    )
     jit_compile: bool = option(False, "compile the training step with XLA")
     mixed_precision: bool = option(False, "compute in half precision")
     strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"))
@@ -134,6 +138,10 @@ class Config(Options):
                 f"--lr_values has {len(rates)} rates for {len(boundaries)} --boundaries; give one rate more than "
                 "boundaries."
             )
+        if self.graph == "laplacian" and self.graph_norm != "none":
+            raise ValueError(f"--graph_norm={self.graph_norm} does not go with --graph=laplacian; leave it out.")
+        if self.jit_compile and self.debug_numerics:
+            raise ValueError("--debug_numerics cannot look into --jit_compile; leave one of them out.")
         if any(later <= earlier for earlier, later in zip(boundaries, boundaries[1:])):
             raise ValueError(f"--boundaries={','.join(self.boundaries)} must rise.")
         _numbers("limb_lengths", self.limb_lengths)
@@ -147,9 +155,17 @@ def _numbers(name, values):
 
 
 @dataclasses.dataclass(frozen=True)
+class Naming(Options):
+    """Further options of `train`."""
+
+    test_indices: str = option("", "number of the experiment: names the run folder test<number>")
+
+
+@dataclasses.dataclass(frozen=True)
 class Scoring(Options):
     """Further options of `validate`."""
 
+    flip_data: bool = option(False, "the original's name of --flip_test, at test time")
     per_joint: bool = option(False, "errors by joint instead of by action")
     protocol2: bool = option(False, "only the table after Procrustes alignment, as the original prints it")
 
@@ -166,21 +182,22 @@ class Keypoints(Options):
     )  # fmt: skip
 
 
-OPTIONS = {"validate": Scoring, "preview": Keypoints, "predict": Keypoints}
+OPTIONS = {"train": Naming, "validate": Scoring, "preview": Keypoints, "predict": Keypoints}
 
 
-def run_name(config):
+def run_name(config, test_indices=""):
     """Names a run folder after its options.
 
     Args:
         config: `Config`.
+        test_indices: Number of the experiment.
 
     Returns:
         Folder name: `test<number>` as the original's where an experiment's number is given, otherwise ending in the
         date and time.
     """
-    if config.test_indices:
-        return f"test{config.test_indices}"
+    if test_indices:
+        return f"test{test_indices}"
     graph = f"knn{config.knn}" if config.graph == "skeleton" else config.graph
     parts = ["LCN", config.mode, graph, f"L{config.num_layers}", f"F{config.channels}", f"{config.num_epochs}e"]
     if config.mask_type != "locally_connected":
@@ -202,20 +219,34 @@ def complete(config):
     needs_lengths = config.graph == "laplacian" and not config.limb_lengths
     if not needs_lengths and config.body_size_mm and config.screen_size:
         return config
-    poses = h36m.read_poses(config.data_dir, "train", stop=_MEASURED)
-    labels = h36m.network_labels(poses)
-    changes = {
-        "body_size_mm": config.body_size_mm or float(np.mean(_total_bone_length(poses.joints_cam_mm))),
-        "screen_size": config.screen_size or float(np.mean(_total_bone_length(labels))),
-    }
+    body_mm, screen, limbs = _measures(config)
+    changes = {"body_size_mm": config.body_size_mm or body_mm, "screen_size": config.screen_size or screen}
     if needs_lengths:
-        lengths = graphs.limb_lengths(H36M17, labels)
-        changes["limb_lengths"] = tuple(f"{length:.9g}" for length in lengths)
+        changes["limb_lengths"] = tuple(f"{length:.9g}" for length in limbs)
     return config.replace(**changes)
 
 
-# Poses of which `complete` takes the mean.
-_MEASURED = 200_000
+def _measures(config):
+    """Means over all training poses: length of all bones in mm and on the screen, and of each limb on the screen."""
+    sums, count = 0.0, 0
+    with PoseFile(h36m.pose_file(config.data_dir, "train")) as file:
+        total = len(file)
+    for start in range(0, total, _MEASURED_TOGETHER):
+        poses = h36m.read_poses(
+            config.data_dir, "train", ("joints_image", "joints_cam_mm"), start, start + _MEASURED_TOGETHER
+        )
+        labels = h36m.network_labels(poses)
+        limbs = graphs.limb_lengths(H36M17, labels)
+        if config.flip_data:
+            limbs = (limbs + graphs.limb_lengths(H36M17, screen_pose.flip(labels))) / 2
+        sizes = [_total_bone_length(joints).mean() for joints in (poses.joints_cam_mm, labels)]
+        sums = sums + len(poses) * np.concatenate([sizes, limbs])
+        count += len(poses)
+    body_mm, screen, *limbs = (sums / count).tolist()
+    return body_mm, screen, limbs
+
+
+_MEASURED_TOGETHER = 100_000
 
 
 def _total_bone_length(joints):
@@ -245,7 +276,7 @@ def adjacency(config):
         edges = graphs.random_graph(_JOINTS, config.random_edges, config.random_seed)
         matrix = graphs.neighbours_from_edges(edges, _JOINTS, config.knn)
     elif config.graph == "full":
-        matrix = np.ones((_JOINTS, _JOINTS))
+        matrix = graphs.full_graph(_JOINTS)
     else:
         matrix = H36M17.neighbours(config.knn)
     normalize = {"none": np.asarray, "row": graphs.row_normalized, "symmetric": graphs.symmetric_normalized}
@@ -315,7 +346,7 @@ def build_trainer(config, model):
         metrics=[joint_error],
         run_eagerly=config.run_eagerly,
         jit_compile=config.jit_compile,
-        steps_per_execution=1 if config.run_eagerly else _steps_per_execution(config),
+        steps_per_execution=_steps_per_execution(config),
     )
     model.optimizer.build(model.trainable_variables)
     # Checkpoints hold the metrics, which Keras would not build before the first step.
@@ -340,14 +371,17 @@ def joint_error(y_true, y_pred):
 
 
 def _steps_per_execution(config):
-    """The largest number of steps up to the one wanted that divides an epoch, so that no call crosses its end."""
-    gpu = bool(tf.config.list_physical_devices("GPU"))
-    wanted, steps = config.steps_per_execution or (100 if gpu else 10), steps_per_epoch(config)
-    return max(count for count in range(1, min(wanted, steps) + 1) if steps % count == 0)
+    # Of several steps on several devices in one call, Keras makes a graph that does not run.
+    if config.run_eagerly or config.strategy != "none":
+        return 1
+    return config.steps_per_execution or (100 if tf.config.list_physical_devices("GPU") else 10)
 
 
 def steps_per_epoch(config):
     """Number of training steps in an epoch: whole batches, at least one.
+
+    Long epochs are cut by at most a hundredth, to a number of steps that many calls of equally many steps make up; as
+    every epoch draws another order, other poses are left out each time.
 
     Args:
         config: `Config`.
@@ -355,6 +389,14 @@ def steps_per_epoch(config):
     Returns:
         The number.
     """
+    steps = _batches(config)
+    for round_number in (100, 10):
+        if steps % round_number <= steps // 100:
+            return steps - steps % round_number
+    return steps
+
+
+def _batches(config):
     with PoseFile(h36m.pose_file(config.data_dir, "train")) as file:
         return h36m.steps_per_epoch(len(file), config.batch_size, config.flip_data)
 
@@ -380,10 +422,16 @@ def train_data(config, epoch, step):
     }
     if config.stream:
         path, confidence = h36m.pose_file(config.data_dir, "train"), config.in_features == 3
-        return h36m.file_batches(
+        data = h36m.file_batches(
             path, config.batch_size, mode=config.mode, confidence=confidence, stream=True, **options
         )
-    return h36m.pose_batches(*_network_data(config, "train"), config.batch_size, **options)
+    else:
+        data = h36m.pose_batches(*_network_data(config, "train"), config.batch_size, **options)
+    steps, batches = steps_per_epoch(config), _batches(config)
+    if steps == batches:
+        return data
+    numbered = data.enumerate(epoch * batches + step)
+    return numbered.filter(lambda number, _: number % batches < steps).map(lambda _, batch: batch)
 
 
 def _network_data(config, split):
@@ -468,11 +516,13 @@ def lift(config, model, joints):
 
 def _run(model, joints):
     # `predict` takes a tenth of a second to begin, which a single pose would feel.
-    starts = range(0, len(joints), _EVALUATION_BATCH)
-    return np.concatenate([model.predict_on_batch(joints[start : start + _EVALUATION_BATCH]) for start in starts])
+    if len(joints) <= _EVALUATION_BATCH:
+        return model.predict_on_batch(joints)
+    network, starts = tf.function(model.folded()), range(0, len(joints), _EVALUATION_BATCH)
+    return np.concatenate([network(joints[start : start + _EVALUATION_BATCH]).numpy() for start in starts])
 
 
-def evaluate(config, model, keep=4, per_joint=False, protocol2=False):
+def evaluate(config, model, keep=4, per_joint=False, protocol2=False, flip_data=False):
     """Evaluates a model on the test poses.
 
     Args:
@@ -481,17 +531,19 @@ def evaluate(config, model, keep=4, per_joint=False, protocol2=False):
         keep: Accepted for the sake of the other systems; poses are small, and all stay in memory.
         per_joint: Whether the tables are by joint instead of by action.
         protocol2: Whether to print the table of protocol 2 only.
+        flip_data: Whether to predict mirrored poses too, and average, whatever the options say.
 
     Returns:
         `Evaluation`.
     """
+    config = config.replace(flip_test=config.flip_test or flip_data)
     poses = h36m.read_poses(config.data_dir, "test")
     inputs = h36m.network_inputs(poses, config.mode, config.in_features == 3)
     predicted = screen_pose.denormalize(lift(config, model, inputs).astype(np.float64), poses.image_size)
-    return _evaluation(config, poses, predicted, per_joint, protocol2, config.test_indices or "1")
+    return _evaluation(config, poses, predicted, per_joint, protocol2)
 
 
-def evaluate_results(config, path, keep=4, per_joint=False, protocol2=False):
+def evaluate_results(config, path, keep=4, per_joint=False, protocol2=False, flip_data=False):
     """Scores a result file, such as the original's `result_gt.pkl`.
 
     Args:
@@ -500,22 +552,25 @@ def evaluate_results(config, path, keep=4, per_joint=False, protocol2=False):
         keep: As in `evaluate`.
         per_joint: As in `evaluate`.
         protocol2: As in `evaluate`.
+        flip_data: Must be false.
 
     Returns:
         `Evaluation`.
     """
     poses = h36m.read_poses(config.data_dir, "test")
-    return _evaluation(config, poses, read_result(path, len(poses)), per_joint, protocol2, "1")
+    if flip_data:
+        raise ValueError("--flip_data: a result file holds predictions already; leave it out.")
+    return _evaluation(config, poses, read_result(path, len(poses)), per_joint, protocol2)
 
 
-def _evaluation(config, poses, predicted, per_joint, protocol2, number):
+def _evaluation(config, poses, predicted, per_joint, protocol2):
     scores = score(
         predicted, poses.joints_cam_mm, poses.box_px, poses.intrinsics, poses.root_depth_mm, poses.action, skip_bad=True
     )
     in_camera = screen_pose.image_to_camera(predicted, poses.box_px, poses.intrinsics, poses.root_depth_mm)
     names, values = poses.names(), scores.summary()
     tables = [
-        f"protocol {protocol}, mm:\n{scores.table(f'test{number}', protocol, per_joint)}"
+        f"protocol {protocol}, mm:\n{scores.table('lcn', protocol, per_joint)}"
         for protocol in ((2,) if protocol2 else (1, 2))
     ]
 
@@ -532,7 +587,7 @@ def _evaluation(config, poses, predicted, per_joint, protocol2, number):
     by_action = {
         f"protocol {protocol}": dict(zip(h36m.ACTIONS.values(), scores.per_action(protocol))) for protocol in (1, 2)
     }
-    command = f"scale_{'joint' if per_joint else 'action'}"
+    command = f"scale_{'joint' if per_joint else 'action'}{'_protocol2' if protocol2 else ''}"
     return Evaluation(
         metrics={
             "mpjpe_mm": values["mpjpe"],
@@ -601,23 +656,22 @@ def predict(config, model, people, placements):
 def _lift_placed(config, model, joints, confidence, by_person):
     """Lifts normalised joints; those of people in any picture after moving them to where training has people.
 
-    How large a person is can only be told once the pose is known: a first lifting tells the size of the body, and a
-    second one sees the person at the distance at which the training poses are on average.
+    How large a person is can only be told once the pose is known: each lifting tells the size of the body, and the
+    next one sees the person from the distance from which training sees people on average.
     """
     wanted = config.screen_size or _SCREEN_SIZE
     middle = joints.mean(-2, keepdims=True)
     spread = np.sqrt(np.square(joints - middle).sum(-1).mean(-1))[:, None, None]
     # A standing person's joints lie a tenth of the length of all bones from their middle.
     placed = np.where(by_person[:, None, None], (joints - middle) * (0.1 * wanted / np.maximum(spread, 1e-9)), joints)
-    for _ in range(2):
+    for _ in range(_SIZINGS if by_person.any() else 0):
         lifted = _lift_with_confidence(config, model, placed, confidence)
-        scale = np.where(by_person, wanted / np.maximum(_total_bone_length(lifted), 1e-9), 1.0)[:, None, None]
-        placed = placed * scale
-        if not by_person.any():
-            break
-    else:
-        lifted = _lift_with_confidence(config, model, placed, confidence)
-    return lifted
+        scale = np.where(by_person, wanted / np.maximum(_total_bone_length(lifted), 1e-9), 1.0)
+        placed = placed * scale[:, None, None]
+    return _lift_with_confidence(config, model, placed, confidence)
+
+
+_SIZINGS = 2
 
 
 def _lift_with_confidence(config, model, joints, confidence):

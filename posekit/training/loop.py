@@ -95,25 +95,45 @@ def train(name, system, config, run, *, resume=False, verbose="auto"):
     steps = system.steps_per_epoch(config)
     if progress.step >= steps:
         progress = dataclasses.replace(progress, epoch=progress.epoch + 1, step=0)
+    # Data is opened before the run folder is made, which stays away if there is something wrong with it.
+    validation, data = system.validation_data(config), None
+    if progress.epoch < config.num_epochs:
+        data = system.train_data(config, progress.epoch, progress.step)
     run.create(name, config)
     pictures = system.recording(config, model)
     recorder = RunRecorder(run, model, steps, progress, checkpoint_every=config.checkpoint_every, **pictures)
-    validation = system.validation_data(config)
     fit = {"callbacks": [recorder], "validation_data": validation, "verbose": verbose, "shuffle": False}
     try:
         with system.reading(config):
-            if progress.step:
-                rest = system.train_data(config, progress.epoch, progress.step)
-                trainer.fit(rest, initial_epoch=progress.epoch, epochs=progress.epoch + 1,
-                            steps_per_epoch=steps - progress.step, **fit)  # fmt: skip
+            at_once = trainer.steps_per_execution
+            if progress.step and data is not None:
+                rest = steps - progress.step
+                take_at_once(trainer, at_once, rest)
+                trainer.fit(data, initial_epoch=progress.epoch, epochs=progress.epoch + 1, steps_per_epoch=rest, **fit)
+                data = None
             if progress.epoch < config.num_epochs:
-                data = system.train_data(config, progress.epoch, 0)
+                take_at_once(trainer, at_once, steps)
+                data = system.train_data(config, progress.epoch, 0) if data is None else data
                 trainer.fit(data, initial_epoch=progress.epoch, epochs=config.num_epochs, steps_per_epoch=steps, **fit)
     except Interrupted:
         return recorder.progress, False
     finally:
         recorder.close()
     return recorder.progress, True
+
+
+def take_at_once(trainer, wanted, steps):
+    """Lets a trainer take several steps in one call, as many as divide an epoch: Keras would run past its end.
+
+    Args:
+        trainer: Compiled Keras model.
+        wanted: Steps in one call, at most.
+        steps: Steps of the epoch, or of what is left of it.
+    """
+    count = max(count for count in range(1, min(wanted, steps) + 1) if steps % count == 0)
+    if count != trainer.steps_per_execution:
+        trainer.steps_per_execution = count
+        trainer.train_function = trainer.test_function = None
 
 
 def dry_run(system, config):
@@ -132,6 +152,7 @@ def dry_run(system, config):
         model = system.build_model(config)
         trainer = system.build_trainer(config, model)
     data, validation = system.train_data(config, 0, 0), system.validation_data(config)
+    take_at_once(trainer, trainer.steps_per_execution, 1)
     with system.reading(config):
         history = trainer.fit(
             data, steps_per_epoch=1, verbose=0, validation_data=validation, validation_steps=1, shuffle=False

@@ -2,7 +2,7 @@
 
     config.json             the configuration; later commands read it back
     log.csv                 one row per epoch
-    steps.csv               one row per training step
+    steps.csv               one row per training step, or per call of several
     events/                 TensorBoard
     checkpoints/last/       model.weights.h5, training.h5 (critic, optimizers, random state), progress.json
     checkpoints/best/       model.weights.h5, progress.json

@@ -10,7 +10,7 @@ from posekit import preview, train, validate
 from posekit.geometry import graphs
 from posekit.skeletons import H36M17
 from posekit.systems import lcn
-from posekit.training.config import UsageError, parse
+from posekit.training.config import UsageError, further_options, parse
 
 SYSTEMS = {"lcn": lambda: lcn, "bare": lambda: types.SimpleNamespace(Config=lcn.Config)}
 ORIGINAL_COMMAND = [
@@ -25,11 +25,11 @@ def parsed(*argv, command=train.Command, name="train"):
 
 
 def test_the_originals_command_line_is_understood():
-    config = parsed(*ORIGINAL_COMMAND)[2]
+    _, _, config, options, _ = parsed(*ORIGINAL_COMMAND)
     assert config.mode == "dt_ft" and config.mask_type == "locally_connected_learnable" and config.graph == "skeleton"
     assert (config.knn, config.num_layers, config.dropout, config.channels) == (2, 4, 0.1, 32)
     assert config.in_features == 3 and config.flip_data
-    assert lcn.run_name(config) == "test7"
+    assert lcn.run_name(config, **further_options(lcn, "train", options)) == "test7"
 
 
 def test_defaults_are_the_originals():
@@ -72,6 +72,8 @@ def test_further_options_belong_to_their_command_only():
         ({"boundaries": ("2", "1")}, "must rise"),
         ({"lr_values": ("fast",)}, "numbers"),
         ({"random_edges": 3}, "smallest"),
+        ({"graph": "laplacian", "graph_norm": "row"}, "graph_norm"),
+        ({"jit_compile": True, "debug_numerics": True}, "jit_compile"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(changes, message):
