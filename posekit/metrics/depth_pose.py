@@ -7,8 +7,10 @@ import dataclasses
 
 import numpy as np
 
+from posekit.geometry.depth import DepthCamera, dataset_camera, pixel_to_world
 from posekit.metrics.mpjpe import joint_distances
 from posekit.metrics.pck3d import shares_within
+from posekit.skeletons import HANDS21, ICVL16, ITOP15, MSRA21, NYU14, Skeleton
 
 # ITOP calls a joint found that lies within 10 cm; for hands, a joint that is off by 2 cm is on the next finger.
 BODY_WITHIN_MM, HAND_WITHIN_MM = 100.0, 20.0
@@ -16,6 +18,54 @@ BODY_WITHIN_MM, HAND_WITHIN_MM = 100.0, 20.0
 SUCCESS_THRESHOLDS_MM = np.arange(81.0)
 SUCCESS_THRESHOLDS_MM.flags.writeable = False
 FRAME_ERRORS = ("max", "mean")
+COORDINATES = ("pixel", "world")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How results on a dataset are published and scored.
+
+    Args:
+        skeleton: `Skeleton` of the joints.
+        coordinates: What result files hold: `"pixel"` for x and y in pixels and the depth, or `"world"`.
+        camera: `DepthCamera` that turns pixels of predictions and truth into the world for the published figures.
+            ICVL's and NYU's differ a little from the cameras with which V2V-PoseNet makes its voxels.
+        within_mm: Distance within which a joint counts as found.
+    """
+
+    skeleton: Skeleton
+    coordinates: str
+    camera: DepthCamera
+    within_mm: float = HAND_WITHIN_MM
+
+
+# Cameras follow xinghaochen/awesome-hand-pose-estimation evaluation/src/util.py:get_param, with which V2V-PoseNet's
+# errors were measured; the form of the files follows mks0601/V2V-PoseNet_RELEASE README.md.
+PROTOCOLS = {
+    "msra": Protocol(MSRA21, "pixel", dataset_camera("msra")),
+    "icvl": Protocol(ICVL16, "pixel", dataclasses.replace(dataset_camera("icvl"), fx=240.99, fy=240.96)),
+    "nyu": Protocol(NYU14, "pixel", dataclasses.replace(dataset_camera("nyu"), fx=588.03, fy=587.07)),
+    "hands2017": Protocol(HANDS21, "world", dataset_camera("hands2017")),
+    "itop": Protocol(ITOP15, "world", dataset_camera("itop"), BODY_WITHIN_MM),
+}
+
+
+def dataset_protocol(dataset):
+    """How results on a dataset are published and scored.
+
+    Args:
+        dataset: One of `PROTOCOLS`; ITOP's views `itop_front` (or `itop_side`) and `itop_top` share one.
+
+    Returns:
+        `Protocol`.
+
+    Raises:
+        ValueError: If there is no such dataset.
+    """
+    key = "itop" if dataset in ("itop_front", "itop_side", "itop_top") else dataset
+    if key not in PROTOCOLS:
+        raise ValueError(f"dataset is {dataset!r}; choose from {', '.join(PROTOCOLS)}.")
+    return PROTOCOLS[key]
 
 
 def mean_joint_errors(joints, target):
@@ -26,14 +76,15 @@ def mean_joint_errors(joints, target):
         target: An array of the same shape and unit.
 
     Returns:
-        Float64 `[joints]` in that unit; NaN if there are no frames.
+        Float64 `[joints]` in that unit; NaN if there are no frames or a prediction is no number.
 
     Raises:
         ValueError: If the shapes differ.
 
     Follows: dragonbook/V2V-PoseNet-pytorch lib/accuracy.py:compute_mean_err.
     """
-    return _mean_of_counted(_distances(joints, target), 0)
+    distances = _distances(joints, target)
+    return distances.mean(0) if len(distances) else np.full(distances.shape[1], np.nan)
 
 
 def accuracy_curves(joints, target, thresholds):
@@ -45,7 +96,7 @@ def accuracy_curves(joints, target, thresholds):
         thresholds: `[thresholds]`, rising, in that unit.
 
     Returns:
-        Float64 `[joints, thresholds]`, from 0 to 1; NaN if there are no frames.
+        Float64 `[joints, thresholds]`, from 0 to 1; NaN if there are no frames. A prediction that is no number is far.
 
     Raises:
         ValueError: If the shapes differ or the thresholds do not rise.
@@ -57,7 +108,8 @@ def accuracy_curves(joints, target, thresholds):
 
     Follows: dragonbook/V2V-PoseNet-pytorch lib/accuracy.py:compute_dist_acc.
     """
-    return _curves(_distances(joints, target), thresholds)
+    distances = _distances(joints, target)
+    return _curves(distances, thresholds, np.ones(distances.shape, bool))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,7 +196,7 @@ class Scores:
         Raises:
             ValueError: If the thresholds do not rise.
         """
-        return _curves(self.errors_mm, thresholds_mm)
+        return _curves(self.errors_mm, thresholds_mm, ~np.isnan(self.errors_mm))
 
     def precision(self, within_mm=None):
         """Share of frames in which a joint is found, for every joint.
@@ -243,7 +295,16 @@ class Scores:
         return _table(self.joints, columns, sides)
 
 
-def evaluate(predicted, truth, skeleton=None, valid=None, groups=None, within_mm=None, unit_mm=1.0, skip_bad=False):
+def evaluate(
+    predicted,
+    truth,
+    skeleton=None,
+    valid=None,
+    groups=None,
+    within_mm=HAND_WITHIN_MM,
+    unit_mm=1.0,
+    skip_bad=False,
+):
     """Scores predicted joints against the truth.
 
     Args:
@@ -254,7 +315,7 @@ def evaluate(predicted, truth, skeleton=None, valid=None, groups=None, within_mm
             such joints count nowhere, and may be NaN. All are valid by default.
         groups: `[frames]` names of the parts of the test set that the frames belong to, such as HANDS2017's seen and
             unseen people; none by default.
-        within_mm: Distance within which a joint counts as found: 100 mm for whole bodies, 20 mm for the rest.
+        within_mm: Distance within which a joint counts as found.
         unit_mm: Millimetres of a unit of the coordinates: 1000 for metres.
         skip_bad: Whether predictions that hold NaN or infinity are left out and counted in `Scores.bad`, instead of
             being an error.
@@ -292,9 +353,54 @@ def evaluate(predicted, truth, skeleton=None, valid=None, groups=None, within_mm
     counted = valid & ~bad[:, None]
     errors = np.full(counted.shape, np.nan)
     errors[counted] = unit_mm * joint_distances(predicted[counted][:, None], truth[counted][:, None])[:, 0]
-    if within_mm is None:
-        within_mm = BODY_WITHIN_MM if {"head", "torso"} <= set(names) else HAND_WITHIN_MM
     return Scores(errors, names, groups, bad, float(within_mm))
+
+
+def evaluate_results(
+    predicted,
+    truth,
+    dataset,
+    coordinates=None,
+    truth_coordinates=None,
+    camera=None,
+    valid=None,
+    groups=None,
+    skip_bad=False,
+):
+    """Scores joints of a dataset as they stand in result files, the way the dataset's figures are published.
+
+    Args:
+        predicted: `[frames, joints, 3]`: pixels and depth, or the world's coordinates, in the dataset's unit.
+        truth: An array of the same shape and unit.
+        dataset: Name in `PROTOCOLS`, or one of ITOP's views.
+        coordinates: `"pixel"` or `"world"`, what `predicted` holds; by default what the dataset's result files hold.
+        truth_coordinates: The same for `truth`.
+        camera: `DepthCamera` that turns pixels into the world; by default the one of `PROTOCOLS`, but the dataset's
+            own where one of the two is in the world already, which that camera made.
+        valid: As in `evaluate`.
+        groups: As in `evaluate`.
+        skip_bad: As in `evaluate`.
+
+    Returns:
+        `Scores`, in millimetres for every dataset.
+
+    Raises:
+        ValueError: If the dataset or the coordinates are unknown, or for what `evaluate` refuses.
+
+    Follows: xinghaochen/awesome-hand-pose-estimation evaluation/src/util.py:get_errors.
+    """
+    protocol = dataset_protocol(dataset)
+    kinds = [kind or protocol.coordinates for kind in (coordinates, truth_coordinates)]
+    for kind in kinds:
+        if kind not in COORDINATES:
+            raise ValueError(f"coordinates are {kind!r}; choose from {list(COORDINATES)}.")
+    camera = camera or (protocol.camera if len(set(kinds)) == 1 else dataset_camera(dataset))
+    predicted, truth = (
+        pixel_to_world(points, camera) if kind == "pixel" and np.shape(points)[-1:] == (3,) else points
+        for points, kind in zip((predicted, truth), kinds)
+    )
+    unit_mm = {"mm": 1.0, "m": 1000.0}[protocol.camera.unit]
+    return evaluate(predicted, truth, protocol.skeleton, valid, groups, protocol.within_mm, unit_mm, skip_bad)
 
 
 def comparison_table(scores, sides=True):
@@ -336,8 +442,7 @@ def _distances(joints, target):
     return joint_distances(joints, target)
 
 
-def _curves(errors, thresholds):
-    counted = ~np.isnan(errors)
+def _curves(errors, thresholds, counted):
     return np.stack([shares_within(column, thresholds, there) for column, there in zip(errors.T, counted.T)])
 
 

@@ -5,11 +5,21 @@ import doctest
 import numpy as np
 import pytest
 
+from posekit.data.depth_results import read_results
+from posekit.geometry.depth import DATASET_CAMERAS, dataset_camera, world_to_pixel
 from posekit.metrics import depth_pose
-from posekit.metrics.depth_pose import accuracy_curves, comparison_table, evaluate, mean_joint_errors
+from posekit.metrics.depth_pose import (
+    PROTOCOLS,
+    accuracy_curves,
+    comparison_table,
+    dataset_protocol,
+    evaluate,
+    evaluate_results,
+    mean_joint_errors,
+)
 from posekit.metrics.mpjpe import joint_distances
 from posekit.skeletons import HANDS21, ITOP15, MSRA21
-from posekit.testing import load_fixture
+from posekit.testing import load_fixture, shared_data
 
 
 def shifted(distances, seed=0):
@@ -76,8 +86,7 @@ def test_map_of_bodies_counts_valid_joints_only():
     valid[0, head] = False
     predicted, truth = shifted(distances)
     truth[0, head] = np.nan
-    scores = evaluate(predicted, truth, ITOP15, valid, unit_mm=1000)
-    assert scores.within_mm == 100
+    scores = evaluate(predicted, truth, ITOP15, valid, within_mm=100, unit_mm=1000)
     precision = scores.precision()
     np.testing.assert_allclose(precision[[head, left_hand, right_hand]], [2 / 3, 1, 0])
     np.testing.assert_allclose(scores.mean_average_precision(), (2 / 3 + 13) / 15)
@@ -88,7 +97,7 @@ def test_map_of_bodies_counts_valid_joints_only():
     assert len(lines) == 4 + 9 + 1 and hand.split("|")[2:4] == [" 175.00 ", "      50.00 "]
     assert "1 of 60 joints are not valid" in scores.notes()[0]
 
-    frames = evaluate(predicted, truth, ITOP15, [0, 1, 1, 0], unit_mm=1000)
+    frames = evaluate(predicted, truth, ITOP15, [0, 1, 1, 0], within_mm=100, unit_mm=1000)
     assert frames.num_frames == 2
     np.testing.assert_allclose(frames.precision()[head], 0.5)
     none = evaluate(predicted, truth, ITOP15, np.zeros(4, bool))
@@ -154,6 +163,10 @@ def test_functions_refuse_other_shapes():
     with pytest.raises(ValueError, match="rising"):
         accuracy_curves(np.zeros((2, 3, 3)), np.zeros((2, 3, 3)), [2.0, 1.0])
     assert np.isnan(mean_joint_errors(np.zeros((0, 3, 3)), np.zeros((0, 3, 3)))).all()
+    lost = np.zeros((2, 2, 3))
+    lost[0, 0] = np.nan
+    np.testing.assert_array_equal(mean_joint_errors(lost, np.zeros((2, 2, 3))), [np.nan, 0])
+    np.testing.assert_array_equal(accuracy_curves(lost, np.zeros((2, 2, 3)), [1.0]), [[0.5], [1]])
 
 
 def test_methods_beside_each_other():
@@ -163,6 +176,54 @@ def test_methods_beside_each_other():
     assert table.splitlines()[-2] == "| all        | 8.00 |  9.50 |"
     with pytest.raises(ValueError, match="2 different sets"):
         comparison_table({"a": ours, "b": evaluate(*shifted(np.ones((2, 15))), ITOP15)})
+
+
+def test_published_result_files_score_as_published():
+    folder = shared_data() / "icvl"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    truth, _ = read_results(folder / "icvl_test_groundtruth_label.txt", num_joints=16, count=1596)
+    scores = {}
+    for name, file in {"V2V-PoseNet": "CVPR18_ICVL_V2V_PoseNet.txt", "Pose-REN": "NEUCOM18_ICVL_Pose_REN.txt"}.items():
+        predicted, _ = read_results(folder / file, num_joints=16, count=len(truth))
+        scores[name] = evaluate_results(predicted, truth, "icvl")
+    assert [f"{score.mean_mm:.2f}" for score in scores.values()] == ["6.28", "6.79"]
+    assert comparison_table(scores).splitlines()[-2] == "| all         |        6.28 |     6.79 |"
+    assert all(0.95 < score.success_curve([40.0], by="mean")[0] <= 1 for score in scores.values())
+
+
+@pytest.mark.parametrize("dataset", sorted(PROTOCOLS))
+def test_pixels_and_world_score_the_same(dataset):
+    protocol = dataset_protocol(dataset)
+    unit_mm = 1000.0 if dataset == "itop" else 1.0
+    predicted, truth = (joints / unit_mm for joints in shifted(np.full((6, protocol.skeleton.num_joints), 8.0)))
+    own = dataset_camera(dataset)
+    pixels, true_pixels = world_to_pixel(predicted, own), world_to_pixel(truth, own)
+    forms = {"pixel": (pixels, true_pixels), "world": (predicted, truth)}
+    for kind, true_kind in ((a, b) for a in forms for b in forms):
+        scores = evaluate_results(forms[kind][0], forms[true_kind][1], dataset, kind, true_kind, own)
+        np.testing.assert_allclose(scores.errors_mm, 8, rtol=1e-9)
+    mixed = evaluate_results(pixels, truth, dataset, "pixel", "world")  # the world's camera is the dataset's own
+    np.testing.assert_allclose(mixed.errors_mm, 8, rtol=1e-9)
+    published = evaluate_results(*forms[protocol.coordinates], dataset)
+    np.testing.assert_allclose(published.mean_mm, 8, rtol=2e-3)
+    assert published.within_mm == (100 if dataset == "itop" else 20) and published.joints == protocol.skeleton.joints
+
+
+def test_datasets_and_coordinates_are_checked():
+    assert set(PROTOCOLS) == set(DATASET_CAMERAS)
+    assert dataset_protocol("itop_top") is dataset_protocol("itop_front") is PROTOCOLS["itop"]
+    joints = np.ones((2, 16, 3))
+    with pytest.raises(ValueError, match="dataset is 'coco'; choose from msra, icvl"):
+        evaluate_results(joints, joints, "coco")
+    with pytest.raises(ValueError, match="coordinates are 'uvd'; choose from"):
+        evaluate_results(joints, joints, "icvl", "uvd")
+    with pytest.raises(ValueError, match="have 16 joints, skeleton 'MSRA21' has 21"):
+        evaluate_results(joints, joints, "msra")
+    with pytest.raises(ValueError, match=r"shape \(2, 16, 2\)"):
+        evaluate_results(joints[..., :2], joints, "icvl")
+    with pytest.raises(ValueError, match="hold NaN"):
+        evaluate_results(np.full_like(joints, np.nan), joints, "icvl")
 
 
 def test_examples():
