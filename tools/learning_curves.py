@@ -56,6 +56,7 @@ def run(name, system, config, options, rest):
     # Nothing is trained for hours before a mistake in the last variant is found.
     for title, variant in variants.items():
         _check_run(system, variant, run_dirs[title])
+    _check_curve(system, next(iter(variants.values())), options.curve)
     for title, variant in variants.items():
         run_dir = run_dirs[title]
         print(f"{title}: {run_dir}")
@@ -141,11 +142,17 @@ def _train(name, system, config, run_dir, verbose):
     return loop.train(name, system, config, folder, resume=folder.checkpoint("last") is not None, verbose=verbose)[1]
 
 
+def _check_curve(system, config, name):
+    from posekit.training import loop
+
+    columns = sorted({*loop.dry_run(system, config), "seconds"})
+    if name not in columns:
+        raise UsageError(f"--curve={name} is not a column of log.csv; it has {', '.join(columns)}.")
+
+
 def _column(path, name):
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    if not rows or name not in rows[0]:
-        raise UsageError(f"--curve={name} is not a column of {path}; it has {', '.join(rows[0] if rows else ())}.")
     return [int(row["epoch"]) for row in rows], [float(row[name]) for row in rows]
 
 

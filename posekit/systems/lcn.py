@@ -293,9 +293,11 @@ def build_model(config, pretrained=True):
     Returns:
         `LCN`.
     """
-    model = LCN(
+    plain = config.graph == "skeleton" and config.graph_norm == "none"
+    return LCN(
         skeleton=H36M17,
-        adjacency=adjacency(config),
+        adjacency=None if plain else adjacency(config),
+        hops=config.knn,
         channels=config.channels,
         num_layers=config.num_layers,
         in_features=config.in_features,
@@ -304,13 +306,10 @@ def build_model(config, pretrained=True):
         residual=config.residual,
         max_norm=config.max_norm,
         batch_norm=config.batch_norm,
+        batch_norm_momentum=config.batch_norm_momentum,
         dropout=config.dropout,
         regularization=config.regularization,
     )
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = config.batch_norm_momentum
-    return model
 
 
 def learning_rate(config):
