@@ -65,7 +65,7 @@ class BitDropout(keras.layers.Dropout):
             return inputs
         if self.noise_shape is not None:
             return super().call(inputs, training=training)
-        bits = tf.int8 if (256 * self.rate).is_integer() else tf.int16
+        bits = tf.int8 if float(256 * self.rate).is_integer() else tf.int16
         levels = 2 ** (8 * bits.size)
         dropped = round(self.rate * levels)
         if dropped == levels:

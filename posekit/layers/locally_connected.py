@@ -1,5 +1,7 @@
 """Layers on graphs of joints: each joint looks at its neighbours, with weights of its own for each of them."""
 
+import numbers
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,6 +10,7 @@ from posekit.ops.locally_connected import locally_connected
 from posekit.skeletons import SKELETONS, Skeleton
 
 MASK_INITS = ("random", "ones", "same")
+
 
 @keras.saving.register_keras_serializable("posekit")
 class NeighbourMask(keras.layers.Layer):
@@ -92,7 +95,8 @@ class LocallyConnectedGraph(keras.layers.Layer):
     Args:
         units: Features of every joint in the output.
         adjacency: `[joints, joints]` (see `NeighbourMask`), or None for `skeleton` and `hops`.
-        skeleton: `Skeleton` or the name of one whose joints are connected where they lie within `hops`.
+        skeleton: `Skeleton`, the name or the configuration (see `skeleton_config`) of one, whose joints are connected
+            where they lie within `hops`.
         hops: Longest path between neighbours, in bones or links.
         learnable: Whether the weights of the connections are learnt.
         mask_init: Where learnt ones start: `"random"`, `"ones"` or `"same"`.
@@ -106,8 +110,8 @@ class LocallyConnectedGraph(keras.layers.Layer):
 
     Call arguments:
         inputs: `[batch, joints, features]`.
-        connections: `[joints, joints]`, the result of a `NeighbourMask` of the same adjacency, for several layers to
-            share; None for the layer's own.
+        connections: `[joints, joints]`, the result of a `NeighbourMask`, for several layers to share; None for the
+            layer's own. Connections that this layer's adjacency lacks count as 0.
 
     Returns:
         `[batch, joints, units]`.
@@ -145,12 +149,13 @@ class LocallyConnectedGraph(keras.layers.Layer):
         super().__init__(name=name, **kwargs)
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm is {max_norm!r}; give a positive number, or None for no limit.")
-        if int(units) < 1:
-            raise ValueError(f"units is {units!r}; every joint needs 1 feature or more.")
+        check_count("units", units, 1)
         if not regularization >= 0:
             raise ValueError(f"regularization is {regularization!r}; give 0 (none) or a positive factor.")
         matrix = graph_adjacency(adjacency, skeleton, hops)
-        self.mask_layer = NeighbourMask(matrix, learnable, mask_init, name="mask")
+        self.mask_layer = NeighbourMask(matrix, learnable, mask_init, name="mask", dtype=self.dtype_policy)
+        self.adjacency, self.skeleton = None if adjacency is None else matrix, find_skeleton(skeleton)
+        self.hops, self.learnable, self.mask_init = int(hops), bool(learnable), mask_init
         self.units, self.use_bias = int(units), use_bias
         self.max_norm, self.regularization = max_norm, float(regularization)
         self.kernel_initializer = keras.initializers.get(kernel_initializer or _original_initializer())
@@ -187,8 +192,18 @@ class LocallyConnectedGraph(keras.layers.Layer):
 
     def call(self, inputs, connections=None):
         """See the class."""
-        mask = self.mask_layer.values() if connections is None else connections
-        return locally_connected(inputs, self.kernel, mask, self.bias, self.max_norm, self.mask_layer.support)
+        mask, support = self._mask(connections), self.mask_layer.support
+        return locally_connected(inputs, self.kernel, mask, self.bias, self.max_norm, support)
+
+    def _mask(self, connections):
+        if connections is not None:
+            return connections
+        if not self.mask_layer.built:
+            raise ValueError(
+                f"{self.name} was built with shared connections, so it has learnt none of its own; pass connections "
+                "in every call."
+            )
+        return self.mask_layer.values()
 
     def folded_weights(self, connections=None):
         """The weights as they are used: clipped and masked.
@@ -199,9 +214,12 @@ class LocallyConnectedGraph(keras.layers.Layer):
         Returns:
             `(kernel [joints * features, joints * units], bias [joints * units])`, float64 NumPy arrays: the layer
             computes `inputs @ kernel + bias` on `[batch, joints * features]`.
+
+        Raises:
+            ValueError: If the layer has no connections of its own.
         """
-        mask = self.mask_layer.values() if connections is None else connections
-        mask = ops.convert_to_numpy(mask).astype(np.float64)
+        mask = ops.convert_to_numpy(self._mask(connections)).astype(np.float64)
+        mask = np.where(self.mask_layer.support, mask, 0)
         kernel = ops.convert_to_numpy(self.kernel).astype(np.float64)
         bias = np.zeros(kernel.shape[1]) if self.bias is None else ops.convert_to_numpy(self.bias).astype(np.float64)
         if self.max_norm is not None:
@@ -218,9 +236,11 @@ class LocallyConnectedGraph(keras.layers.Layer):
         return {
             **super().get_config(),
             "units": self.units,
-            "adjacency": self.mask_layer.adjacency.tolist(),
-            "learnable": self.mask_layer.learnable,
-            "mask_init": self.mask_layer.initial,
+            "adjacency": None if self.adjacency is None else self.adjacency.tolist(),
+            "skeleton": skeleton_config(self.skeleton),
+            "hops": self.hops,
+            "learnable": self.learnable,
+            "mask_init": self.mask_init,
             "max_norm": self.max_norm,
             "regularization": self.regularization,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
@@ -239,7 +259,7 @@ def graph_adjacency(adjacency=None, skeleton=None, hops=1):
 
     Args:
         adjacency: `[joints, joints]` or None.
-        skeleton: `Skeleton`, the name of one, or None.
+        skeleton: What `find_skeleton` takes.
         hops: Longest path between neighbours.
 
     Returns:
@@ -248,15 +268,11 @@ def graph_adjacency(adjacency=None, skeleton=None, hops=1):
     Raises:
         ValueError: If neither is given, or they disagree.
     """
-    if hops < 0:
-        raise ValueError(f"hops is {hops!r}; give 0 (no neighbours) or more.")
-    if isinstance(skeleton, str):
-        if skeleton not in SKELETONS:
-            raise ValueError(f"skeleton is {skeleton!r}; choose from {list(SKELETONS)}, or pass a Skeleton.")
-        skeleton = SKELETONS[skeleton]
+    check_count("hops", hops, 0)
+    skeleton = find_skeleton(skeleton)
     if adjacency is None:
-        if not isinstance(skeleton, Skeleton):
-            raise ValueError(f"skeleton is {skeleton!r}; pass an adjacency matrix, a Skeleton or a name of one.")
+        if skeleton is None:
+            raise ValueError("skeleton is None; pass an adjacency matrix, a Skeleton or a name of one.")
         return skeleton.neighbours(hops).astype(np.float32)
     adjacency = check_adjacency(adjacency)
     if skeleton is not None and skeleton.num_joints != len(adjacency):
@@ -264,6 +280,61 @@ def graph_adjacency(adjacency=None, skeleton=None, hops=1):
             f"The adjacency has {len(adjacency)} joints and the skeleton {skeleton.name!r} {skeleton.num_joints}."
         )
     return adjacency
+
+
+def find_skeleton(skeleton):
+    """The skeleton that an argument means.
+
+    Args:
+        skeleton: `Skeleton`, the name of one, what `skeleton_config` gave for one, or None.
+
+    Returns:
+        `Skeleton` or None.
+
+    Raises:
+        ValueError: If there is no such skeleton.
+    """
+    if isinstance(skeleton, dict):
+        return Skeleton(**skeleton)
+    if isinstance(skeleton, str) and skeleton in SKELETONS:
+        return SKELETONS[skeleton]
+    if skeleton is not None and not isinstance(skeleton, Skeleton):
+        raise ValueError(f"skeleton is {skeleton!r}; choose from {list(SKELETONS)}, or pass a Skeleton.")
+    return skeleton
+
+
+def skeleton_config(skeleton):
+    """A skeleton for the configuration of a layer or model, without objects.
+
+    Args:
+        skeleton: `Skeleton` or None.
+
+    Returns:
+        Its name if posekit knows it, else a dict of its fields; None for None.
+    """
+    if skeleton is None or SKELETONS.get(skeleton.name) == skeleton:
+        return skeleton and skeleton.name
+    return {
+        "name": skeleton.name,
+        "joints": list(skeleton.joints),
+        "bone_names": [list(pair) for pair in skeleton.bone_names],
+        "link_names": [list(pair) for pair in skeleton.link_names],
+    }
+
+
+def check_count(name, value, least):
+    """Refuses what is no whole number or too small.
+
+    Args:
+        name: Name of the argument.
+        value: What was given.
+        least: Smallest number allowed.
+
+    Raises:
+        ValueError: If the value is not one.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more.")
 
 
 def check_adjacency(adjacency):

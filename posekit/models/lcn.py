@@ -5,8 +5,15 @@ import numpy as np
 from keras import ops
 
 from posekit.layers.fused import BitDropout, FusedBatchNormalization
-from posekit.layers.locally_connected import LocallyConnectedGraph, NeighbourMask, graph_adjacency
-from posekit.skeletons import H36M17, SKELETONS, Skeleton
+from posekit.layers.locally_connected import (
+    LocallyConnectedGraph,
+    NeighbourMask,
+    check_count,
+    find_skeleton,
+    graph_adjacency,
+    skeleton_config,
+)
+from posekit.skeletons import H36M17
 
 MASK_TYPES = ("locally_connected", "locally_connected_learnable")
 FOLDED_DTYPES = ("float32", "bfloat16")
@@ -26,7 +33,7 @@ class LCN(keras.Model):
         mask_type: `"locally_connected"`, or `"locally_connected_learnable"` for connections with learnt weights.
         mask_init: Where learnt weights start: `"random"`, `"ones"` or `"same"` (the adjacency).
         residual: Whether a block adds its input to its output.
-        max_norm: Largest norm of a kernel as a whole; True for 1, False or None for no limit.
+        max_norm: Largest norm of a kernel as a whole, above 0; True for 1, False or None for no limit.
         batch_norm: Whether there is batch normalisation, over the features of all joints alike.
         dropout: Rate of dropout.
         regularization: Factor of the L2 loss `sum(w ** 2) / 2` of all kernels and biases.
@@ -79,27 +86,25 @@ class LCN(keras.Model):
             raise ValueError(f"mask_type is {mask_type!r}; choose from {list(MASK_TYPES)}.")
         if in_features not in (2, 3):
             raise ValueError(f"in_features is {in_features!r}; choose 2 (x, y) or 3 (x, y, confidence).")
-        if channels < 1 or num_layers < 0:
-            wrong = f"channels is {channels!r}" if channels < 1 else f"num_layers is {num_layers!r}"
-            raise ValueError(f"{wrong}; at least 1 channel and 0 blocks are needed (the original has 64 and 3).")
+        check_count("in_features", in_features, 2)
+        check_count("channels", channels, 1)
+        check_count("num_layers", num_layers, 0)
+        limit = 1.0 if max_norm is True else None if max_norm is False else max_norm
+        if limit is not None and not limit > 0:
+            raise ValueError(f"max_norm is {max_norm!r}; give a positive number, True for 1 or False for no limit.")
         if not 0 <= batch_norm_momentum < 1:
             raise ValueError(f"batch_norm_momentum is {batch_norm_momentum!r}; give 0 to below 1.")
         policy = keras.dtype_policies.get(dtype)
-        if isinstance(skeleton, dict):
-            skeleton = Skeleton(**skeleton)
-        if isinstance(skeleton, str) and skeleton in SKELETONS:
-            skeleton = SKELETONS[skeleton]
+        skeleton = find_skeleton(skeleton)
         matrix = graph_adjacency(adjacency, skeleton, hops)
-        limit = {True: 1.0, False: None}.get(max_norm, max_norm)
 
         # === Layers ===
         learnt = mask_type == "locally_connected_learnable"
         mask = NeighbourMask(matrix, True, mask_init, name="mask", dtype=policy)
+        options = {"max_norm": limit, "regularization": regularization, "dtype": policy}
 
         def linear(features, units, layer_name):
-            layer = LocallyConnectedGraph(
-                units, matrix, max_norm=limit, regularization=regularization, name=layer_name, dtype=policy
-            )
+            layer = LocallyConnectedGraph(units, adjacency, skeleton, hops, name=layer_name, **options)
             return layer(features, connections)
 
         def hidden(features, layer_name):
@@ -193,12 +198,8 @@ class LCN(keras.Model):
 
     def get_config(self):
         """The constructor's arguments."""
-        skeleton = self.skeleton
-        if isinstance(skeleton, Skeleton):
-            known = SKELETONS.get(skeleton.name) == skeleton
-            skeleton = skeleton.name if known else _skeleton_config(skeleton)
         return {
-            "skeleton": skeleton,
+            "skeleton": skeleton_config(self.skeleton),
             "adjacency": None if self.adjacency is None else self.adjacency.tolist(),
             "hops": self.hops,
             "channels": self.channels,
@@ -270,12 +271,3 @@ def _scale_and_shift(norm):
     )
     scale = gamma / np.sqrt(variance + norm.epsilon)
     return scale, beta - mean * scale
-
-
-def _skeleton_config(skeleton):
-    return {
-        "name": skeleton.name,
-        "joints": list(skeleton.joints),
-        "bone_names": [list(pair) for pair in skeleton.bone_names],
-        "link_names": [list(pair) for pair in skeleton.link_names],
-    }

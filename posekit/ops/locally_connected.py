@@ -50,7 +50,8 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
         mask: `[joints, joints]`: the weight of a block, from the joint of the row to the joint of the column.
         bias: `[joints * out]` or None.
         max_norm: Largest norm of the kernel as a whole: a longer one is scaled down. None leaves it.
-        support: Boolean `[joints, joints]` NumPy array, false where the mask is and stays 0; None for true everywhere.
+        support: Boolean `[joints, joints]` NumPy array, false where the mask counts as 0 whatever it holds; None for
+            true everywhere.
         form: `"dense"` or `"by_joint"`; None for the faster one.
 
     Returns:
@@ -70,6 +71,8 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
     mask = tf.cast(mask, kernel.dtype)
     bias = tf.zeros(kernel.shape[1:], kernel.dtype) if bias is None else tf.cast(bias, kernel.dtype)
     _check(inputs.shape, kernel.shape, mask.shape, bias.shape, support, max_norm, form)
+    if support is not None:
+        mask = tf.where(support, mask, tf.zeros_like(mask))
     joints, features = inputs.shape[1:]
     blocks = [joints, features, joints, kernel.shape[1] // joints]
     if (form or _faster_form(support, blocks)) == "by_joint":

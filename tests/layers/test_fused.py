@@ -96,7 +96,8 @@ def test_nothing_is_dropped_in_prediction_or_at_rate_zero():
     inputs = features(2, 3, 4)
     np.testing.assert_array_equal(BitDropout(0.5)(inputs), inputs)
     np.testing.assert_array_equal(BitDropout(0.0)(inputs, training=True), inputs)
-    np.testing.assert_array_equal(BitDropout(1.0)(inputs, training=True), np.zeros_like(inputs))
+    for rate in (1.0, 1):
+        np.testing.assert_array_equal(BitDropout(rate)(inputs, training=True), np.zeros_like(inputs))
     np.testing.assert_array_equal(BitDropout(0.5)(inputs[:0], training=True), inputs[:0])
 
 

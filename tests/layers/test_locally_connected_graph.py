@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from posekit.geometry.graphs import laplacian, limb_lengths, row_normalized
 from posekit.layers import LocallyConnectedGraph, NeighbourMask
+from posekit.ops.locally_connected import _faster_form
 from posekit.skeletons import COCO17, H36M17, Skeleton
 from posekit.testing import check_half_precision, check_layer, check_model
 
@@ -151,7 +152,64 @@ def test_folded_weights():
     expected = layer(inputs)
     kernel, bias = layer.folded_weights()
     np.testing.assert_allclose((inputs.reshape(3, -1) @ kernel + bias).reshape(3, 4, 3), expected, atol=1e-5)
-    assert not LocallyConnectedGraph(3, skeleton=CHAIN, use_bias=False).use_bias
+    unbiased = LocallyConnectedGraph(3, skeleton=CHAIN, use_bias=False)
+    expected = unbiased(inputs)
+    kernel, bias = unbiased.folded_weights()
+    np.testing.assert_allclose((inputs.reshape(3, -1) @ kernel).reshape(3, 4, 3), expected, atol=1e-5)
+    assert bias.shape == (12,) and not bias.any()
+
+
+def test_arguments_are_attributes():
+    arguments = {
+        "units": 3, "skeleton": CHAIN, "hops": 2, "learnable": True, "mask_init": "same", "max_norm": 2.0,
+        "regularization": 0.5, "use_bias": False,
+    }  # fmt: skip
+    layer = LocallyConnectedGraph(**arguments)
+    twin = LocallyConnectedGraph.from_config(layer.get_config())
+    for one in (layer, twin):
+        assert {name: getattr(one, name) for name in arguments} == arguments
+        assert one.adjacency is None
+        np.testing.assert_array_equal(one.mask_layer.adjacency, CHAIN.neighbours(2))
+    assert layer.get_config()["skeleton"]["joints"] == list("abcd")
+    named = LocallyConnectedGraph(3, skeleton="H36M17", hops=0)
+    assert named.skeleton is H36M17 and named.get_config()["skeleton"] == "H36M17"
+    matrix = np.full((4, 4), 0.25)
+    for one in (LocallyConnectedGraph(3, matrix), LocallyConnectedGraph(3, matrix, CHAIN)):
+        twin = LocallyConnectedGraph.from_config(one.get_config())
+        np.testing.assert_array_equal(twin.adjacency, matrix)
+        assert twin.skeleton == one.skeleton
+
+
+@pytest.mark.parametrize("hops, form", [(1, "by_joint"), (3, "dense")])
+def test_foreign_connections_count_where_joints_are_neighbours(hops, form):
+    inputs = random_features(3, 17, 40)
+    layer = LocallyConnectedGraph(40, skeleton=H36M17, hops=hops)
+    foreign = np.random.default_rng(1).normal(size=(17, 17)).astype(np.float32)
+    foreign[0, ~H36M17.neighbours(hops)[:, 0]] = np.nan
+    blocks = [17, 40, 17, 40]
+    assert tf.config.list_physical_devices("GPU") or _faster_form(layer.mask_layer.support, blocks) == form
+    known = np.where(H36M17.neighbours(hops).T, foreign, 0)
+    result = layer(inputs, foreign)
+    np.testing.assert_allclose(result, layer(inputs, known), atol=1e-5)
+    wide = np.repeat(np.repeat(known, 40, axis=0), 40, axis=1)
+    kernel = layer.kernel.numpy() / max(np.linalg.norm(layer.kernel), 1)
+    expected = inputs.reshape(3, -1) @ (kernel * wide) + layer.bias.numpy()
+    np.testing.assert_allclose(result, expected.reshape(3, 17, 40), atol=1e-4)
+    kernel, bias = layer.folded_weights(foreign)
+    np.testing.assert_allclose((inputs.reshape(3, -1) @ kernel + bias).reshape(3, 17, 40), result, atol=1e-4)
+
+
+def test_shared_connections_must_come_with_every_call():
+    layer = LocallyConnectedGraph(3, skeleton=CHAIN, learnable=True)
+    inputs, shared = random_features(), np.ones((4, 4), np.float32)
+    layer(inputs, shared)
+    with pytest.raises(ValueError, match="pass connections in every call"):
+        layer(inputs)
+    with pytest.raises(ValueError, match="pass connections"):
+        layer.folded_weights()
+    fixed = LocallyConnectedGraph(3, skeleton=CHAIN)
+    fixed(inputs, shared)
+    assert fixed(inputs).shape == (3, 4, 3)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +245,9 @@ def test_half_precision():
         ({"skeleton": CHAIN, "max_norm": 0}, "max_norm is 0"),
         ({"skeleton": CHAIN, "regularization": -1}, "regularization is -1"),
         ({"skeleton": CHAIN, "units": 0}, "units is 0"),
+        ({"skeleton": CHAIN, "units": 2.5}, "units is 2.5; give a whole number"),
+        ({"skeleton": CHAIN, "hops": 1.5}, "hops is 1.5"),
+        ({"adjacency": np.ones((4, 4)), "skeleton": 4}, "skeleton is 4; choose from"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

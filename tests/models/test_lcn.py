@@ -228,6 +228,24 @@ def test_options_come_back_as_attributes():
     assert (model.hops, model.max_norm, model.dropout, model.channels) == (1, False, 0.5, 5)
     own = LCN.from_config(small_lcn(skeleton=STICK).get_config())
     assert own.skeleton == STICK
+    assert model.get_config()["hops"] == 1 and model.get_config()["adjacency"] is None
+    layer = model.get_layer("block_0_a")
+    assert (layer.skeleton, layer.hops, layer.adjacency) == (COCO17, 1, None)
+    # A matrix goes before the hops, which are kept all the same.
+    model = small_lcn(adjacency=H36M17.neighbours(1), hops=3)
+    assert (model.hops, model.get_layer("first").hops) == (3, 3)
+    np.testing.assert_array_equal(model.get_layer("first").mask_layer.adjacency, H36M17.neighbours(1))
+
+
+@pytest.mark.parametrize("given, limit", [(True, 1.0), (1, 1), (2.5, 2.5), (False, None), (None, None)])
+def test_limit_of_the_norm(given, limit):
+    model = LCN.from_config(small_lcn(max_norm=given).get_config())
+    assert model.max_norm is given or model.max_norm == given
+    assert {model.get_layer(name).max_norm for name in ("first", "block_0_b", "last")} == {limit}
+
+
+def test_everything_dropped():
+    assert np.isfinite(small_lcn(dropout=1)(random_joints(), training=True)).all()
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float16", "float64"])
@@ -418,9 +436,15 @@ def test_nan_stays_with_its_pose():
         ({"skeleton": "H36M18"}, "'H36M18'; choose from .*'H36M17'"),
         ({"skeleton": None}, "None"),
         ({"hops": -1}, "hops is -1"),
-        ({"max_norm": -1.0}, "max_norm is -1.0"),
-        ({"channels": 0}, "channels is 0"),
+        ({"max_norm": -1.0}, "max_norm is -1.0; give a positive number"),
+        ({"max_norm": 0}, "max_norm is 0; .*False for no limit"),
+        ({"max_norm": 0.0}, "max_norm is 0.0"),
+        ({"channels": 0}, "channels is 0; give a whole number, 1 or more"),
+        ({"channels": 8.5}, "channels is 8.5"),
         ({"num_layers": -1}, "num_layers is -1"),
+        ({"num_layers": 1.5}, "num_layers is 1.5"),
+        ({"hops": 2.5}, "hops is 2.5"),
+        ({"in_features": 2.0}, "in_features is 2.0"),
         ({"dropout": 1.5}, "1.5"),
         ({"batch_norm_momentum": 1.0}, "batch_norm_momentum is 1.0"),
         ({"regularization": -1e-3}, "regularization is -0.001"),
