@@ -1,10 +1,13 @@
+import math
+
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from posekit.codecs.voxel_heatmap import Augmentation, VoxelCodec
-from posekit.geometry.depth import DATASET_CAMERAS, depth_to_points
-from posekit.testing import load_fixture
+from posekit.geometry.depth import DATASET_CAMERAS, depth_to_points, pixel_to_world
+from posekit.testing import load_fixture, shared_data
 
 VARIANTS = {"src": "heatmap", "integral": "integral"}
 FORMS = [("pytorch", "heatmap"), ("pytorch", "integral"), ("lua", "heatmap")]
@@ -241,6 +244,31 @@ def test_lua_by_hand():
     np.testing.assert_allclose(codec.to_world(grid, refpoint), [[21.25, 1.25, 501.25]])
 
 
+def test_lua_step_by_step():
+    """Every step of the Lua original on one number at a time, with its indices from 1 turned to 0 at the end."""
+    codec = VoxelCodec(250, convention="lua")
+    rng = np.random.default_rng(0)
+    refpoint = np.array([10.0, 20, 700])
+    for point in refpoint + rng.uniform(-120, 120, (200, 3)):
+        augmentation = codec.draw(rng)
+        size, angle = augmentation.new_size, augmentation.angle
+        voxel = [math.floor(((p - r) / 125 + 1) / (2 / 88)) + 4 for p, r in zip(point, refpoint)]
+        if size < 100:
+            voxel = [v / 96 * math.floor(96 * size / 100) + math.floor(48 - 48 * size / 100) for v in voxel]
+        else:
+            voxel = [v / 96 * math.floor(96 * size / 100) - math.floor(48 * size / 100 - 48) for v in voxel]
+        right, up = voxel[0] - 47.5, (95 - voxel[1]) - 47.5
+        voxel[0] = right * math.cos(angle) - up * math.sin(angle) + 47.5
+        voxel[1] = 95 - (right * math.sin(angle) + up * math.cos(angle) + 47.5)
+        expected = [v - t for v, t in zip(voxel, augmentation.translation)]
+        np.testing.assert_allclose(codec.world_to_cube(point[None], refpoint, augmentation)[0], expected, atol=1e-9)
+        index = [math.floor(v + 0.5 + 1e-4) for v in expected]  # halves up, whatever their last bits are
+        inside = all(0 <= i < 88 for i in index)
+        np.testing.assert_array_equal(
+            np.argwhere(codec.voxels(point[None], refpoint, augmentation)), [index] if inside else np.zeros((0, 3))
+        )
+
+
 def test_pytorch_by_hand():
     codec = VoxelCodec(220)  # voxels of 2.5 mm
     refpoint = np.array([0.0, 0, 500])
@@ -308,6 +336,53 @@ def test_broken_heatmaps_give_no_joints():
     assert np.isnan(integral.batched().extract(np.zeros((1, 4, 4, 4, 1)))).all()
 
 
+@pytest.mark.parametrize("jit, batch_size", [(False, 3), (True, 5)])
+def test_in_a_pipeline(jit, batch_size):
+    codec = small_codec("pytorch", "heatmap")
+    batched = codec.batched()
+    points, joints, refpoints = some_frames(codec, 5, points=20)
+
+    @tf.function(jit_compile=jit)
+    def encode(points, joints, refpoints, uniform):
+        augmentation = batched.augmentation(uniform)
+        grid = batched.joints_to_grid(joints, refpoints, augmentation)
+        return batched.voxels(points, refpoints, augmentation), batched.target(grid)
+
+    uniform = np.random.default_rng(0).random((5, 5))
+    frames = tf.data.Dataset.from_tensor_slices((points, joints, refpoints, uniform))
+    voxels, target = map(np.concatenate, zip(*frames.batch(batch_size).map(encode).as_numpy_iterator()))
+    assert voxels.shape == (5, 32, 32, 32, 1) and target.shape == (5, 16, 16, 16, 5)
+    for number in range(5):
+        augmentation = codec.augmentation(uniform[number])
+        expected, _, heatmaps = codec.encode(points[number], joints[number], refpoints[number], augmentation)
+        np.testing.assert_array_equal(voxels[number, ..., 0], expected)
+        np.testing.assert_allclose(np.moveaxis(target[number], -1, 0), heatmaps, atol=1e-6)
+
+
+@pytest.mark.parametrize("convention, head", FORMS)
+def test_a_real_hand_comes_back(convention, head):
+    folder = shared_data() / "nyu"
+    picture = cv2.imread(str(folder / "depth_1_0000001.png")).astype(int)
+    depth = picture[:, :, 1] * 256 + picture[:, :, 0]
+    joints = pixel_to_world(np.loadtxt(folder / "depth_1_0000001_uvd.txt").reshape(14, 3), "nyu")
+    codec = VoxelCodec(250, convention=convention, head=head)
+    refpoint = joints.mean(0)
+    points = depth_to_points(depth, "nyu", first_pixel=codec.first_pixel).reshape(-1, 3)
+    voxels, grid, target = codec.encode(points, joints, refpoint)
+    voxel = codec.voxel_size * codec.pool
+    np.testing.assert_allclose(codec.to_world(grid, refpoint), joints, atol=voxel / 2)
+    # Lua's peaks are of half resolution twice over: the voxel is rounded down, and of two equal peaks the lower counts.
+    allowed = 0.75 if convention == "lua" else 0.5
+    np.testing.assert_allclose(codec.decode(target, refpoint), joints, atol=allowed * voxel)
+    # The camera sees the hand's front: a joint is near it or behind it.
+    occupied = np.argwhere(voxels)
+    places = codec.world_to_cube(joints, refpoint) - (0.5 if convention == "pytorch" else 0)
+    offset = places[:, None] - occupied
+    near = np.linalg.norm(offset, axis=-1).min(1) * codec.voxel_size <= 10
+    behind = ((np.abs(offset[..., :2]) <= 1).all(-1) & (offset[..., 2] > 0)).any(1)
+    assert near.sum() >= 8 and (near | behind).sum() >= 12
+
+
 def test_ragged_and_padded_points():
     codec = small_codec("pytorch", "heatmap")
     points, _, refpoints = some_frames(codec, 2)
@@ -318,6 +393,22 @@ def test_ragged_and_padded_points():
     for batch in (padded, tf.ragged.stack([points[0], few])):
         result = codec.batched().voxels(batch, refpoints, dtype=tf.uint8)
         np.testing.assert_array_equal(result[..., 0], expected)
+    whole = codec.batched().voxels(np.array([[[10, 20, 300]]]), np.array([[0, 0, 310.0]]))
+    np.testing.assert_array_equal(np.argwhere(whole[0, ..., 0]), [[17, 19, 14]])
+
+
+def test_shapes_are_known_where_they_can_be():
+    batched = small_codec("lua", "heatmap").batched()
+
+    @tf.function
+    def shapes(points, joints, refpoints):
+        return batched.voxels(points, refpoints), batched.target(batched.joints_to_grid(joints, refpoints))
+
+    for batch, joints in ((2, 21), (None, 21), (None, None)):
+        specs = [tf.TensorSpec([batch, *shape]) for shape in ((None, 3), (joints, 3), (3,))]
+        voxels, target = shapes.get_concrete_function(*specs).structured_outputs
+        assert voxels.shape.as_list() == [batch, 32, 32, 32, 1]
+        assert target.shape.as_list() == [batch, 16, 16, 16, joints]
 
 
 @pytest.mark.parametrize("convention", ["pytorch", "lua"])

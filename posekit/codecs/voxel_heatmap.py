@@ -16,15 +16,15 @@ world, the place of a world point p near the reference point r is
   towards zero, `grid = cube / pool`, and the middle of a grid's voxel i is at i + 1/2. s is new_size / 100. With
   `head="integral"`, s is 100 / new_size, the target holds the weights of the eight voxels around a joint, and voxel i
   of the grid stands at i.
-* `"lua"`: first `v = floor((p - r) / w + cropped_size / 2)` with the margin of the larger cube added, for points and
-  joints alike; then the same with the middle at (original_size - 1) / 2, the angle the other way round (this original
-  flips y to turn), and a scale and a shift rounded down to whole voxels. Voxel i stands at i, points go to the nearest
-  voxel, `grid = cube / pool`, and half a voxel is added on the way to the world. A joint comes back as the middle of
-  its voxel: within half a voxel, not exactly.
+* `"lua"`: first `v = floor((p - r) / w + cropped_size / 2)` plus half the margin of the larger cube, for points and
+  joints alike; then the same about (original_size - 1) / 2, with the angle the other way round (this original flips y
+  to turn) and with scale and shift rounded to whole voxels. Voxel i stands at i, points go to the nearest voxel,
+  `grid = cube / pool`, and half a voxel is added on the way to the world. A joint comes back as the middle of its
+  voxel: within half a voxel, not exactly.
 
-Joints outside the cube: their Gaussian is cut off at the cube, down to nothing, in both conventions, and what is
-decoded then is the border; for the integral head, coordinates are clipped to [0, grid_size - 2]. Joints that are not
-numbers have empty volumes. The originals turn everything into NaN.
+Joints outside the cube: in both conventions the cube cuts their Gaussian off, down to nothing, and what is decoded is
+a voxel of the border (the first voxel where nothing is left); for the integral head, their coordinates are clipped to
+[0, grid_size - 2]. Joints that are not numbers have empty volumes; the originals' are NaN throughout.
 """
 
 import dataclasses
@@ -85,7 +85,7 @@ class VoxelCodec:
         >>> voxels, grid, target = codec.encode(joints, joints, refpoint=[0.0, 0.0, 320.0])
         >>> voxels.shape, target.shape
         ((88, 88, 88), (1, 44, 44, 44))
-        >>> np.abs(codec.decode(target, refpoint=[0.0, 0.0, 320.0]) - joints).max() <= 200 / 88
+        >>> bool(np.abs(codec.decode(target, refpoint=[0.0, 0.0, 320.0]) - joints).max() <= 200 / 88)
         True
 
     Reference:
@@ -400,36 +400,43 @@ class VoxelCodec:
         return Augmentation(new_size, angle, uniform[..., 2:] * margin)
 
     def _world_to_cube(self, xp, points, refpoint, augmentation):
-        scale, shift, middle = self._scaling(xp, augmentation.new_size[..., None, None])
+        return xp.stack(self._axes_in_cube(xp, points, refpoint, augmentation), -1)
+
+    def _axes_in_cube(self, xp, points, refpoint, augmentation):
+        """`[..., points, 3]` to three times `[..., points]`: x, y and z in the cube."""
         offset = (points - refpoint[..., None, :]) / self.voxel_size
         if self.convention == "lua":
-            margin = (self.original_size - self.cropped_size) / 2
-            offset = xp.floor(offset + self.cropped_size / 2) + margin - middle
-        turned = _turn(xp, offset * scale + shift, self._angle_sign * augmentation.angle[..., None])
-        return turned + middle - augmentation.translation[..., None, :]
+            offset = xp.floor(offset + self.cropped_size / 2) - self.cropped_size / 2
+        x, y, z = offset[..., 0], offset[..., 1], offset[..., 2]
+        scale, cosine, sine, (start_x, start_y, start_z) = self._map(xp, augmentation)
+        return x * cosine - y * sine + start_x, x * sine + y * cosine + start_y, z * scale + start_z
 
     def _cube_to_world(self, xp, coords, refpoint, augmentation):
-        scale, shift, middle = self._scaling(xp, augmentation.new_size[..., None, None])
-        offset = coords + augmentation.translation[..., None, :] - middle
-        offset = (_turn(xp, offset, -self._angle_sign * augmentation.angle[..., None]) - shift) / scale
+        scale, cosine, sine, (start_x, start_y, start_z) = self._map(xp, augmentation)
+        x, y, z = coords[..., 0] - start_x, coords[..., 1] - start_y, coords[..., 2] - start_z
+        squared = scale * scale
+        offset = xp.stack([(x * cosine + y * sine) / squared, (y * cosine - x * sine) / squared, z / scale], -1)
         if self.convention == "lua":
-            offset += 0.5 + middle - self.original_size / 2
+            offset += 0.5
         return offset * self.voxel_size + refpoint[..., None, :]
 
-    @property
-    def _angle_sign(self):
-        return -1 if self.convention == "lua" else 1
-
-    def _scaling(self, xp, new_size):
-        """Scale, shift and middle: `middle + offset` goes to `middle + offset * scale + shift` in the larger cube."""
+    def _map(self, xp, augmentation):
+        """Scale, scale times cosine and sine, and where the reference point goes, all `[..., 1]` to go with points."""
+        new_size, angle = augmentation.new_size[..., None], augmentation.angle[..., None]
         if self.convention == "pytorch":
-            return (100 / new_size if self.head == "integral" else new_size / 100), 0.0, self.original_size / 2
-        size, middle = self.original_size, (self.original_size - 1) / 2
-        scale = xp.floor(size * new_size / 100) / size
-        # What scaling about the corner, and moving back by half of what is gained rounded towards zero, comes to.
-        gained = size / 2 - size / 2 * new_size / 100
-        back = xp.sign(gained) * xp.floor(xp.abs(gained))
-        return scale, middle * scale + back - middle, middle
+            scale = 100 / new_size if self.head == "integral" else new_size / 100
+            middle, moved = self.original_size / 2, 0.0
+        else:
+            # The larger cube is scaled about its corner to whole voxels and moved back by half of what it gained,
+            # rounded towards zero. The reference point is the corner of a voxel, half a voxel from the middle.
+            size, middle, angle = self.original_size, (self.original_size - 1) / 2, -angle
+            scale = xp.floor(size * new_size / 100) / size
+            gained = size / 2 - size / 2 * new_size / 100
+            moved = size / 2 * scale + xp.sign(gained) * xp.floor(xp.abs(gained)) - middle
+        cosine, sine = xp.cos(angle), xp.sin(angle)
+        start = [moved * (cosine - sine), moved * (sine + cosine), moved]
+        start = [part + middle - augmentation.translation[..., axis, None] for axis, part in enumerate(start)]
+        return scale, scale * cosine, scale * sine, start
 
 
 class BatchedVoxelCodec:
@@ -521,9 +528,11 @@ class BatchedVoxelCodec:
         if isinstance(points, tf.RaggedTensor):
             points = points.to_tensor(math.nan)
         points = tf.convert_to_tensor(points)
+        if not points.dtype.is_floating:
+            points = tf.cast(points, tf.float32)
         size = self.codec.cropped_size
-        coords = self._world_to_cube(points, refpoints, augmentation, points.dtype)
-        x, y, z = tf.unstack(coords, axis=-1)
+        frame = self._frame(refpoints, augmentation, points.dtype)
+        x, y, z = self.codec._axes_in_cube(tf, points, *frame)
         if self.codec.convention == "lua":
             x, y, z = (tf.floor(part + (0.5 + grids.TIE_MARGIN)) for part in (x, y, z))
         least = -1  # above -1 rounds towards zero to 0; of the Lua convention's whole numbers it lets only 0 pass
@@ -533,11 +542,13 @@ class BatchedVoxelCodec:
         counts = tf.raw_ops.DenseBincount(
             input=voxel, size=size**3, weights=tf.zeros([0], tf.float32), binary_output=True
         )
-        return tf.cast(tf.reshape(counts, [-1, size, size, size, 1]), dtype)
+        voxels = tf.reshape(counts, [-1, size, size, size, 1])
+        return tf.cast(tf.ensure_shape(voxels, [points.shape[0], size, size, size, 1]), dtype)
 
     def joints_to_grid(self, joints, refpoints, augmentation=None):
         """`VoxelCodec.joints_to_grid`: `[batch, joints, 3]` to float64 `[batch, joints, 3]`."""
-        grid = self._world_to_cube(joints, refpoints, augmentation, tf.float64) / self.codec.pool
+        frame = self._frame(refpoints, augmentation, tf.float64)
+        grid = self.codec._world_to_cube(tf, tf.cast(joints, tf.float64), *frame) / self.codec.pool
         if self.codec.head == "integral":
             grid = tf.clip_by_value(grid, 0, self.codec.grid_size - 2)
         return grid
@@ -597,10 +608,6 @@ class BatchedVoxelCodec:
         """Volumes to joints in the world: `to_world(extract(volumes), refpoints, augmentation)`."""
         return self.to_world(self.extract(volumes), refpoints, augmentation)
 
-    def _world_to_cube(self, points, refpoints, augmentation, dtype):
-        refpoints, augmentation = self._frame(refpoints, augmentation, dtype)
-        return self.codec._world_to_cube(tf, tf.cast(points, dtype), refpoints, augmentation)
-
     def _frame(self, refpoints, augmentation, dtype):
         refpoints = tf.cast(refpoints, dtype)
         if augmentation is None:
@@ -613,13 +620,6 @@ class BatchedVoxelCodec:
         if isinstance(camera, DepthCamera):
             camera = [camera.signed_intrinsics]
         return tf.cast(camera, tf.float32)
-
-
-def _turn(xp, offset, angle):
-    """Turns `[..., points, 3]` by `[..., 1]` about z."""
-    x, y, z = offset[..., 0], offset[..., 1], offset[..., 2]
-    cosine, sine = xp.cos(angle), xp.sin(angle)
-    return xp.stack([x * cosine - y * sine, x * sine + y * cosine, z], -1)
 
 
 def _triples(values):
@@ -639,4 +639,4 @@ def _outer_product(profiles, dtype):
     xz = tf.reshape(x[:, :, None, :] * z[:, None, :, :], [batch, size, 1, size * joints])
     y = tf.reshape(tf.tile(y[:, :, None, :], [1, 1, size, 1]), [batch, 1, size, size * joints])
     volumes = tf.reshape(xz * y, [batch, size, size, size, joints])
-    return tf.ensure_shape(volumes, [None, size, size, size, None])
+    return tf.ensure_shape(volumes, [profiles.shape[0], size, size, size, profiles.shape[1]])
