@@ -4,7 +4,8 @@
     python tools/benchmark.py --model=lcn
 
 Each row runs the original's formulation (written anew in `tools/benchmark_originals.py`) and posekit's, in turns, and
-prints the medians, their ratio, and how much memory each takes at its peak, measured in a process of its own.
+prints medians and quartiles of the times, how posekit's median relates to the original's, and how much memory each
+takes at its peak, measured in a process of its own.
 """
 
 import dataclasses
@@ -13,13 +14,14 @@ import json
 import os
 import pathlib
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from collections.abc import Callable
 
 import cv2
 import keras
@@ -47,7 +49,7 @@ from posekit.skeletons import H36M17, LSP14
 from posekit.training.fused_adam import FusedAdam
 from posekit.training.gan import HMRTrainer
 
-SIDES = ("original", "posekit")
+BFLOAT16 = "posekit_bfloat16"
 
 flags.DEFINE_enum("model", "hmr", ["hmr", "lcn"], "System to measure.")
 flags.DEFINE_list("rows", None, "Rows to measure, by name; all by default.")
@@ -87,7 +89,25 @@ QUICK = Sizes(
 _SCORED_BY_ORIGINAL = 2000
 
 
-# Each row is a function (side, sizes) -> a function that runs once and returns the seconds of one step.
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is measured.
+
+    Args:
+        make: Function `(side, sizes)` that makes a function that runs once and returns the seconds of one step; its
+            docstring is the row's title.
+        sides: Formulations to compare, the original first.
+        same_work: Whether all do the same amount of work, so that their memory compares.
+    """
+
+    make: Callable
+    sides: tuple[str, ...] = ("original", "posekit")
+    same_work: bool = True
+
+    @property
+    def title(self):
+        """One line."""
+        return self.make.__doc__.rstrip(".")
 
 
 def smpl_forward(side, sizes):
@@ -196,21 +216,36 @@ def input_pipeline_large(side, sizes):
     return input_pipeline(side, sizes, picture_size=(480, 640))
 
 
-def lift(side, sizes, dtype="float32"):
-    """Forward of 200 poses."""
+def lift(side, sizes):
+    """Forward of 200 poses, folded() as validation runs it."""
     joints = _screen_poses(sizes.poses)[0]
     if side == "original":
-        network = originals.DenseLifter(H36M17.neighbours(3), sizes.channels, sizes.blocks)
-        step = tf.function(lambda flat: network(flat, training=False))
-        flat = tf.reshape(joints, [sizes.poses, -1])
-        return _timed(lambda: step(flat))
-    step = tf.function(LCN(channels=sizes.channels, num_layers=sizes.blocks).folded(dtype))
+        step = _dense_forward(sizes)
+    else:
+        model = LCN(channels=sizes.channels, num_layers=sizes.blocks)
+        step = tf.function(model.folded("bfloat16" if side == BFLOAT16 else "float32"))
     return _timed(lambda: step(joints))
 
 
-def lift_bfloat16(side, sizes):
-    """Forward of 200 poses, posekit in bfloat16."""
-    return lift(side, sizes, "bfloat16")
+def lift_loaded(side, sizes, poses=None):
+    """Forward of 200 poses, predict_on_batch() as posekit.load runs it."""
+    joints = _screen_poses(poses or sizes.poses)[0].numpy()
+    if side == "original":
+        forward = _dense_forward(sizes)
+    else:
+        forward = LCN(channels=sizes.channels, num_layers=sizes.blocks).predict_on_batch
+    # A single call is too short to be timed.
+    return _timed(lambda: [np.asarray(forward(joints)) for _ in range(10)], steps=10)
+
+
+def lift_loaded_one(side, sizes):
+    """Forward of 1 pose, predict_on_batch() as posekit.load runs it."""
+    return lift_loaded(side, sizes, poses=1)
+
+
+def _dense_forward(sizes):
+    network = originals.DenseLifter(H36M17.neighbours(3), sizes.channels, sizes.blocks)
+    return tf.function(lambda joints: network(tf.reshape(joints, [len(joints), -1]), training=False))
 
 
 def lift_train_step(side, sizes, hops=3):
@@ -221,22 +256,13 @@ def lift_train_step(side, sizes, hops=3):
         step = tf.function(network.train_step)
         flat = [tf.reshape(array, [sizes.poses, -1]) for array in (joints, labels)]
         return _timed(lambda: step(*flat))
-    model = LCN(channels=sizes.channels, num_layers=sizes.blocks, hops=hops)
+    dtype = "mixed_bfloat16" if side == BFLOAT16 else "float32"
+    model = LCN(channels=sizes.channels, num_layers=sizes.blocks, hops=hops, dtype=dtype)
     decay = keras.optimizers.schedules.ExponentialDecay(1e-3, 32000, 0.96)
     model.compile(FusedAdam(decay, epsilon=1e-8), loss="mse", jit_compile=False)
     model.optimizer.build(model.trainable_variables)
     step = tf.function(model.train_step)
     return _timed(lambda: step((joints, labels)))
-
-
-def lift_train_step_bfloat16(side, sizes):
-    """Training step of 200 poses, posekit in mixed bfloat16."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        return lift_train_step(side, sizes)
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def lift_train_step_one_hop(side, sizes):
@@ -245,7 +271,7 @@ def lift_train_step_one_hop(side, sizes):
 
 
 def score_poses(side, sizes):
-    """Evaluation of 100,000 poses, both protocols."""
+    """Evaluation of 100,000 poses, both protocols, original extrapolated from 2,000 poses."""
     rng = np.random.default_rng(0)
     intrinsics = 1145.0, 1144.0, 512.0, 515.0
     truth = rng.normal(0, 300, (sizes.scored_poses, 17, 3)) + [0, 0, 4500]
@@ -286,17 +312,17 @@ def pose_pipeline(side, sizes):
 
 ROWS = {
     "hmr": {
-        row.__name__: row
+        row.__name__: Row(row)
         for row in (smpl_forward, critic_step, train_step, mesh_loss, input_pipeline, input_pipeline_large)
     },
     "lcn": {
-        "forward": lift,
-        "forward_bfloat16": lift_bfloat16,
-        "train_step": lift_train_step,
-        "train_step_bfloat16": lift_train_step_bfloat16,
-        "train_step_one_hop": lift_train_step_one_hop,
-        "evaluation": score_poses,
-        "input_pipeline": pose_pipeline,
+        "forward": Row(lift, ("original", "posekit", BFLOAT16)),
+        "forward_loaded": Row(lift_loaded),
+        "forward_loaded_one": Row(lift_loaded_one),
+        "train_step": Row(lift_train_step, ("original", "posekit", BFLOAT16)),
+        "train_step_one_hop": Row(lift_train_step_one_hop),
+        "evaluation": Row(score_poses, same_work=False),
+        "input_pipeline": Row(pose_pipeline),
     },
 }
 
@@ -387,7 +413,7 @@ def _timed(step, steps=1):
 
 
 def measure(row, sizes, repeats):
-    """Runs both sides in turns.
+    """Runs all sides in turns.
 
     Args:
         row: Name of a row of the system in `--model`.
@@ -395,16 +421,17 @@ def measure(row, sizes, repeats):
         repeats: Runs of each side.
 
     Returns:
-        Dict of side to median milliseconds.
+        Dict of side to milliseconds: lower quartile, median, upper quartile.
     """
-    runs = {side: ROWS[FLAGS.model][row](side, sizes) for side in SIDES}
+    row = ROWS[FLAGS.model][row]
+    runs = {side: row.make(side, sizes) for side in row.sides}
     for run in runs.values():
         run()
-    seconds = {side: [] for side in SIDES}
+    seconds = {side: [] for side in runs}
     for _ in range(repeats):
         for side, run in runs.items():
             seconds[side].append(run())
-    return {side: 1e3 * statistics.median(values) for side, values in seconds.items()}
+    return {side: (1e3 * np.percentile(values, [25, 50, 75])).tolist() for side, values in seconds.items()}
 
 
 def probe(row, side, sizes):
@@ -412,7 +439,7 @@ def probe(row, side, sizes):
 
     Args:
         row: Name of a row of the system in `--model`.
-        side: One of `SIDES`.
+        side: One of the row's sides.
         sizes: `Sizes`.
 
     Returns:
@@ -422,7 +449,7 @@ def probe(row, side, sizes):
         _body()
     tf.function(lambda: tf.zeros([]))()
     before = _reset_peak_memory()
-    run = ROWS[FLAGS.model][row](side, sizes)
+    run = ROWS[FLAGS.model][row].make(side, sizes)
     for _ in range(3):
         run()
     return _peak_memory() - before
@@ -458,10 +485,14 @@ def _probe_in_subprocess(row, side):
 
 
 def _print_row(result):
-    original, ours = (result["milliseconds"][side] for side in SIDES)
-    megabytes = ["-" if result["megabytes"][side] is None else f"{result['megabytes'][side]:.0f}" for side in SIDES]
-    ratio = f"{ours / original:.2f} = 1/{original / ours:.1f}"
-    print(f"{result['title']:<66}{original:>10.1f}{ours:>10.1f}   {ratio:<14}{' / '.join(megabytes):>16}", flush=True)
+    print(result["title"], flush=True)
+    original = result["milliseconds"]["original"]
+    for side, median in result["milliseconds"].items():
+        low, high = result["quartiles"][side]
+        ratio = "" if side == "original" else f"{median / original:.2f} = 1/{original / median:.1f}"
+        memory = result["megabytes"][side]
+        memory = "-" if memory is None else f"{memory:.0f}"
+        print(f"  {side:<20}{median:>10.2f}{f'{low:.2f} to {high:.2f}':>24}   {ratio:<16}{memory:>10}", flush=True)
 
 
 def main(argv):
@@ -486,16 +517,18 @@ def main(argv):
     devices = ", ".join(device.name for device in tf.config.list_logical_devices())
     print(
         f"TensorFlow {tf.__version__} on {devices}, {os.cpu_count()} cores; {_setting(sizes)}\n"
-        f"{'':<66}{'original':>10}{'posekit':>10}   {'ratio':<14}{'peak MB':>16}\n{'':<66}{'ms':>10}{'ms':>10}"
+        f"{'':<22}{'median ms':>10}{'quartiles ms':>24}   {'of original':<16}{'peak MB':>10}"
     )
     results = {}
     for row in FLAGS.rows or rows:
-        memory = dict.fromkeys(SIDES)
-        if FLAGS.memory:
-            memory = {side: _probe_in_subprocess(row, side) for side in SIDES}
+        memory = dict.fromkeys(rows[row].sides)
+        if FLAGS.memory and rows[row].same_work:
+            memory = {side: _probe_in_subprocess(row, side) for side in memory}
+        times = measure(row, sizes, repeats)
         results[row] = {
-            "title": rows[row].__doc__.rstrip("."),
-            "milliseconds": measure(row, sizes, repeats),
+            "title": rows[row].title,
+            "milliseconds": {side: median for side, (_, median, _) in times.items()},
+            "quartiles": {side: [low, high] for side, (low, _, high) in times.items()},
             "megabytes": memory,
         }
         _print_row(results[row])
@@ -527,9 +560,7 @@ def _amounts(sizes):
     unit = "GFLOP/s, zeros of the mask counted"
     return {
         "forward": (gigaflops, unit),
-        "forward_bfloat16": (gigaflops, unit),
         "train_step": (3 * gigaflops, unit),
-        "train_step_bfloat16": (3 * gigaflops, unit),
         "evaluation": (sizes.scored_poses, "poses/s"),
         "input_pipeline": (sizes.poses, "poses/s"),
     }

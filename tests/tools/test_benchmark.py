@@ -25,7 +25,7 @@ from posekit.training.gan import HMRTrainer
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 LIFTING = (
-    "forward", "forward_bfloat16", "train_step", "train_step_bfloat16", "train_step_one_hop", "evaluation",
+    "forward", "forward_loaded", "forward_loaded_one", "train_step", "train_step_one_hop", "evaluation",
     "input_pipeline",
 )  # fmt: skip
 TIMED = ("smpl_forward", "critic_step", "train_step", "mesh_loss", "input_pipeline", "input_pipeline_large")
@@ -53,9 +53,14 @@ def test_quick_run_of_lifting_prints_every_row(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert tuple(numbers) == LIFTING
-    for row in numbers.values():
+    for name, row in numbers.items():
         assert row["title"] in done.stdout
-        assert all(value > 0 for value in row["milliseconds"].values())
+        halved = ["posekit_bfloat16"] * (name in ("forward", "train_step"))
+        assert list(row["milliseconds"]) == ["original", "posekit", *halved]
+        for side, median in row["milliseconds"].items():
+            low, high = row["quartiles"][side]
+            assert 0 < low <= median <= high
+    assert "original extrapolated from 2,000 poses" in done.stdout
     assert "GFLOP/s" in done.stdout and "poses/s" in done.stdout
 
 
@@ -64,6 +69,15 @@ def test_memory_is_measured_in_processes_of_their_own(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     megabytes = json.loads((tmp_path / "numbers.json").read_text())["mesh_loss"]["megabytes"]
     assert all(0 < value < 2000 for value in megabytes.values())
+
+
+def test_memory_of_different_work_is_not_compared(tmp_path):
+    flags = ("--model=lcn", "--quick", "--rows=evaluation,forward_loaded_one", f"--output={tmp_path / 'numbers.json'}")
+    done = run(*flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["evaluation"]["megabytes"] == {"original": None, "posekit": None}
+    assert all(value > 0 for value in numbers["forward_loaded_one"]["megabytes"].values())
 
 
 def test_unknown_rows_are_named():
