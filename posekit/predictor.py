@@ -218,6 +218,8 @@ class Lifter:
         Returns:
             A `Source` of `KeypointFrame`, which `stream` and `play` take.
         """
+        if str(source) == "0":
+            raise ValueError(f"{self.name} takes 2-D keypoints, not a camera: --source=keypoints.json")
         frames = read_keypoints(source, skeleton=skeleton or None, image_size=image_size or None)
         for frame in frames:
             frame.placement = _checked_placement(placement)
@@ -299,7 +301,7 @@ def _as_people(keypoints, image_size, skeleton):
             "[joints, 2 or 3] or [people, joints, 2 or 3]: x, y in pixels, and the confidence if there is one."
         )
     points = points.astype(np.float64).reshape(-1, *points.shape[-2:])
-    skeleton = named_skeleton(skeleton) or _only_skeleton(points.shape[1])
+    unnamed, skeleton = skeleton is None, named_skeleton(skeleton) or _only_skeleton(points.shape[1])
     if points.shape[1] != skeleton.num_joints:
         raise ValueError(
             f"Keypoints of shape {np.shape(keypoints)} do not fit {skeleton.name}, which has {skeleton.num_joints} "
@@ -309,9 +311,24 @@ def _as_people(keypoints, image_size, skeleton):
         raise ValueError("Pass the size of the picture: image_size=(width, height) in pixels.")
     width, height = checked_size(image_size)
     known = np.isfinite(points).all(-1)
+    if known.any() and max(width, height) > 16 and np.abs(points[known][:, :2]).max() <= 2:
+        raise ValueError("All coordinates lie between -2 and 2 and seem to be normalised; give pixels of the picture.")
+    if unnamed and skeleton is H36M17 and _looks_like_coco(points):
+        raise ValueError(
+            "The first five joints lie close together, as in a face: these seem to be COCO's 17 joints, not "
+            "Human3.6M's. Pass skeleton='COCO17', or skeleton='H36M17' if they are not."
+        )
     scores = known * 1.0 if points.shape[-1] == 2 else np.where(known, np.clip(points[..., 2], 0.0, 1.0), 0.0)
     keypoints_px = np.where(scores[..., None] > 0, points[..., :2], np.nan)
     return People(keypoints_px, scores, skeleton, (height, width))
+
+
+def _looks_like_coco(points):
+    """COCO begins with the face; Human3.6M with the pelvis and the right leg, which spans much of the body."""
+    found = np.isfinite(points).all(-1)
+    points = points[found.all(-1)][..., :2]
+    face, body = np.ptp(points[:, :5], axis=-2).max(-1), np.ptp(points, axis=-2).max(-1)
+    return len(points) > 0 and np.mean(face < 0.2 * body) > 0.5
 
 
 def _only_skeleton(count):

@@ -75,6 +75,7 @@ class People:
             project onto the image.
         theta: `[people, parameters]` body parameters as the model predicts them.
         joints3d: `[people, joints3d, 3]` metres, camera axes.
+        up: `[3]` the direction that was upwards, camera axes, where it is known.
         source: File name or other label of the image.
         image: uint8 `[height, width, 3]` RGB image, for `draw`; not saved.
         renderer: Function `(people, image, path) -> picture`, for `draw`, such as `posekit.drawing.draw_people`; the
@@ -95,6 +96,7 @@ class People:
     camera: np.ndarray | None = None
     theta: np.ndarray | None = None
     joints3d: np.ndarray | None = None
+    up: tuple[float, float, float] | None = None
     source: str | None = None
     image: np.ndarray | None = dataclasses.field(default=None, repr=False)
     renderer: Callable | None = dataclasses.field(default=None, repr=False)
@@ -187,11 +189,13 @@ class People:
             image_id: COCO's image id; by default the number that `source` names, or else its stem.
 
         Raises:
-            ValueError: If the style is not known.
+            ValueError: If the style is not known, or the name is that of another kind of file.
             OSError: If the file cannot be written.
         """
         if style not in STYLES:
             raise ValueError(f"style={style!r}: choose one of {list(STYLES)}.")
+        if pathlib.PurePath(path).suffix.lower() == ".npz":
+            raise ValueError(f"{path}: save() writes JSON; for arrays call people.save_npz({str(path)!r}).")
         if style == "coco":
             content = self._to_coco(image_id)
         else:
@@ -289,6 +293,11 @@ class People:
             {"person_id": [-1], "pose_keypoints_2d": _triples(points[person], scores[person]), **absent}
             for person in range(len(self))
         ]
+        if self.joints3d is not None and self.joints3d.shape[1] == self.skeleton.num_joints:
+            placed, there = self.skeleton.convert(self.joints3d, to=OPENPOSE18 if as_openpose else self.skeleton)
+            there = there & np.isfinite(placed).all(-1)
+            for entry, joints, known in zip(people, np.where(there[..., None], placed, 0.0), there):
+                entry["pose_keypoints_3d"] = _triples(joints, known.astype(np.float32))
         return {"version": 1.3, "people": people}
 
     def _to_json(self):

@@ -42,7 +42,7 @@ def run(name, system, config, options, rest):
     further = further_options(system, "validate", options)
     if options.results:
         if not hasattr(system, "evaluate_results"):
-            raise UsageError(f"--results={options.results}: {name} has no result files; evaluate weights instead.")
+            raise UsageError(f"--results={options.results}: {name} has no result files; did you mean --model=lcn?")
         evaluated = options.results
         results = {"results": system.evaluate_results(config, evaluated, options.num_pictures, **further)}
     else:

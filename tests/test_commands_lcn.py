@@ -89,7 +89,7 @@ def test_training_writes_the_run_folder(run):
     assert len(epochs) == 30
     # An epoch has 12 steps; six of them make one call, the most that divide it below ten.
     assert [int(row["step"]) for row in steps] == list(range(6, 30 * 12 + 1, 6))
-    for name in ("loss", "joint_error", "val_loss", "val_joint_error"):
+    for name in ("loss", "joint_error_px", "val_loss", "val_joint_error_px"):
         values = [float(row[name]) for row in epochs]
         assert np.isfinite(values).all() and values[-1] < 0.5 * values[0]
     config = json.loads((run / "config.json").read_text())

@@ -1,5 +1,8 @@
 """Lifting keypoints of one's own: `posekit.load("lcn")(keypoints_px, image_size=…)`."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ import posekit
 from posekit.predictor import Lifter
 from posekit.results import People
 from posekit.skeletons import COCO17, H36M17, OPENPOSE18, Skeleton
+from posekit.systems import lcn
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +121,9 @@ def test_a_skeleton_of_ones_own(lifter):
         (np.zeros((17, 2)), {"image_size": (0, 5)}, "image_size"),
         (np.zeros((17, 2)), {"image_size": (10, 10), "skeleton": "COCO71"}, "COCO71"),
         (np.zeros((17, 2)), {"image_size": (10, 10), "placement": "middle"}, "placement"),
+        (figure() / 1000, {"image_size": (1000, 1000)}, "normalised"),
+        (figure(COCO17), {"image_size": (1000, 1000)}, "skeleton='COCO17'"),
+        ("0", {}, "source=keypoints.json"),
     ],
 )
 def test_what_cannot_be_lifted_is_refused(lifter, keypoints, options, message):
@@ -127,6 +134,26 @@ def test_what_cannot_be_lifted_is_refused(lifter, keypoints, options, message):
 def test_boxes_do_not_go_with_keypoints(lifter):
     with pytest.raises(ValueError, match="Boxes"):
         next(lifter.stream([], boxes=[[0, 0, 1, 1]]))
+
+
+def test_pictures_are_levelled_by_the_training_cameras(lifter):
+    pitch = np.radians(lcn.Config().replace(camera_pitch_deg=20.0).camera_pitch_deg)
+    upright = np.array([0.0, -np.cos(pitch), -np.sin(pitch)])
+    people = lifter(figure(), image_size=(1000, 800))
+    tilted = dataclasses.replace(people, joints3d=upright * np.linspace(0, 1, 17)[None, :, None], up=tuple(upright))
+    level = lcn._level(tilted)
+    np.testing.assert_allclose(level.joints3d[0, -1], [0, -1, 0], atol=1e-6)
+    np.testing.assert_array_equal(lcn._level(dataclasses.replace(people, up=None)).joints3d, people.joints3d)
+
+
+def test_openpose_json_has_the_3d_joints(lifter, tmp_path):
+    people = lifter(figure(), image_size=(1000, 800))
+    people.save(tmp_path / "out.json", style="openpose")
+    triples = json.loads((tmp_path / "out.json").read_text())["people"][0]["pose_keypoints_3d"]
+    wrist = np.reshape(triples, (18, 4))[OPENPOSE18.index("right_wrist")]
+    np.testing.assert_allclose(wrist, [*people.joints3d[0, H36M17.index("right_wrist")], 1], atol=1e-5)
+    with pytest.raises(ValueError, match="save_npz"):
+        people.save(tmp_path / "out.npz")
 
 
 def test_results_draw_and_save_themselves(lifter, tmp_path):

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from posekit import weights
+from posekit.systems import SYSTEMS
 
 
 @pytest.fixture
@@ -109,3 +110,11 @@ def test_damaged_index_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("POSEKIT_CHECKPOINTS", str(tmp_path))
     with pytest.raises(ValueError, match=r"index\.json"):
         weights.read_index()
+
+
+@pytest.mark.parametrize("name", weights.read_index())
+def test_published_weights_load_under_their_own_configuration(name):
+    found = weights.resolve(name, weights.read_index()[name]["model"])
+    module = SYSTEMS[found.system]()
+    assert module.Config.from_dict(found.config).to_dict().keys() >= found.config.keys()
+    assert weights.load_model(module, module.Config.from_dict(found.config), found).count_params() > 0

@@ -34,7 +34,7 @@ class Command(Options):
         "knn=1;knn=2;knn=3;graph=full",
         "option=value of each variant; several options of one are joined by commas, several values of an option by +",
     )
-    curve: str = option("val_joint_error", "column of log.csv to draw")
+    curve: str = option("val_joint_error_px", "column of log.csv to draw")
     label: str = option("", "what the curve shows, with its unit; empty: named after the column")
     output_dir: str = option("learning_curves", "folder of the runs, the numbers and the picture")
     verbose: int = option(2, "progress: 0 silent, 1 bar, 2 one line an epoch", lower=0, upper=2)
@@ -79,7 +79,7 @@ def run(name, system, config, options, rest):
     return 0
 
 
-_LABELS = {"val_joint_error": "error of test joints, thousandths of the picture's width"}
+_LABELS = {"val_joint_error_px": "error of test joints, thousandths of the picture's width"}
 
 
 def _shown(metric, value):

@@ -124,6 +124,10 @@ class Config(Options):
         0.0, "total length of the bones, mm, to which lifted people are scaled; 0: that of the training poses",
         lower=0.0, upper=1e5,
     )  # fmt: skip
+    camera_pitch_deg: float = option(
+        0.0, "how far the training cameras look down on average, which levels pictures; 0: by their calibration",
+        lower=-90.0, upper=90.0,
+    )  # fmt: skip
     screen_size: float = option(
         0.0, "total length of the bones in normalised screen units; 0: that of the training poses", lower=0.0, upper=1e3
     )
@@ -214,36 +218,43 @@ def complete(config):
         config: `Config`.
 
     Returns:
-        `Config` with `body_size_mm` and `screen_size`, and for a Laplacian graph `limb_lengths`.
+        `Config` with `body_size_mm`, `screen_size` and `camera_pitch_deg`, and for a Laplacian graph `limb_lengths`.
     """
     needs_lengths = config.graph == "laplacian" and not config.limb_lengths
-    if not needs_lengths and config.body_size_mm and config.screen_size:
+    if not needs_lengths and config.body_size_mm and config.screen_size and config.camera_pitch_deg:
         return config
-    body_mm, screen, limbs = _measures(config)
-    changes = {"body_size_mm": config.body_size_mm or body_mm, "screen_size": config.screen_size or screen}
+    body_mm, screen, pitch_deg, limbs = _measures(config)
+    changes = {
+        "body_size_mm": config.body_size_mm or body_mm,
+        "screen_size": config.screen_size or screen,
+        "camera_pitch_deg": config.camera_pitch_deg or pitch_deg,
+    }
     if needs_lengths:
         changes["limb_lengths"] = tuple(f"{length:.9g}" for length in limbs)
     return config.replace(**changes)
 
 
 def _measures(config):
-    """Means over all training poses: length of all bones in mm and on the screen, and of each limb on the screen."""
+    """Means over all training poses: length of all bones in mm and on the screen, pitch of the cameras, limbs."""
     sums, count = 0.0, 0
     with PoseFile(h36m.pose_file(config.data_dir, "train")) as file:
         total = len(file)
     for start in range(0, total, _MEASURED_TOGETHER):
         poses = h36m.read_poses(
-            config.data_dir, "train", ("joints_image", "joints_cam_mm"), start, start + _MEASURED_TOGETHER
+            config.data_dir, "train", ("joints_image", "joints_cam_mm", "camera"), start, start + _MEASURED_TOGETHER
         )
         labels = h36m.network_labels(poses)
         limbs = graphs.limb_lengths(H36M17, labels)
         if config.flip_data:
             limbs = (limbs + graphs.limb_lengths(H36M17, screen_pose.flip(labels))) / 2
         sizes = [_total_bone_length(joints).mean() for joints in (poses.joints_cam_mm, labels)]
-        sums = sums + len(poses) * np.concatenate([sizes, limbs])
+        # Human3.6M's world has z upwards; the camera's axes are y down and z forward.
+        up = poses.cameras.R[poses.camera] @ [0.0, 0.0, 1.0]
+        pitch_deg = np.degrees(np.arctan2(-up[:, 2], -up[:, 1])).mean()
+        sums = sums + len(poses) * np.concatenate([sizes, [pitch_deg], limbs])
         count += len(poses)
-    body_mm, screen, *limbs = (sums / count).tolist()
-    return body_mm, screen, limbs
+    body_mm, screen, pitch_deg, *limbs = (sums / count).tolist()
+    return body_mm, screen, pitch_deg, limbs
 
 
 _MEASURED_TOGETHER = 100_000
@@ -339,10 +350,16 @@ def build_trainer(config, model):
     Returns:
         The same model, compiled, with its optimizer and metrics built.
     """
+    steps = config.num_epochs * steps_per_epoch(config)
+    if config.batch_norm and config.batch_norm_momentum > 0.98 and steps < _FEW_STEPS:
+        print(
+            f"Note: {steps} steps are few for --batch_norm_momentum={config.batch_norm_momentum:g}: the network will "
+            "test far worse than it trains. Add --batch_norm_momentum=0.9."
+        )
     model.compile(
         optimizer=FusedAdam(learning_rate(config), epsilon=1e-8),
         loss="mse",
-        metrics=[joint_error],
+        metrics=[joint_error_px],
         run_eagerly=config.run_eagerly,
         jit_compile=config.jit_compile,
         steps_per_execution=_steps_per_execution(config),
@@ -355,8 +372,11 @@ def build_trainer(config, model):
     return model
 
 
+_FEW_STEPS = 1500
+
+
 @keras.saving.register_keras_serializable("posekit")
-def joint_error(y_true, y_pred):
+def joint_error_px(y_true, y_pred):
     """Mean distance of predicted from true joints, in thousandths of the picture's width: pixels in Human3.6M.
 
     Args:
@@ -581,7 +601,8 @@ def _evaluation(config, poses, predicted, per_joint, protocol2):
             image_size=poses.image_size[index][::-1],
             joints3d=in_camera[index][None] / 1000,
         )
-        return lifting_picture(None, people, truth_mm=poses.joints_cam_mm[index][None], captions=())
+        captions = ("2-D joints", "3-D joints (grey: the truth)")
+        return lifting_picture(None, people, truth_mm=poses.joints_cam_mm[index][None], captions=captions)
 
     by_action = {
         f"protocol {protocol}": dict(zip(h36m.ACTIONS.values(), scores.per_action(protocol))) for protocol in (1, 2)
@@ -602,7 +623,7 @@ def _evaluation(config, poses, predicted, per_joint, protocol2):
             "pck3d_150": "3DPCK at 150 mm (roots aligned)",
             "auc3d": "AUC to 150 mm (roots aligned)",
         },
-        ranking={"poses": (scores.errors_mm.mean(-1), "mm")},
+        ranking={"poses": (scores.errors_mm.mean(-1), "mm MPJPE")},
         filenames=names,
         picture=picture,
         plots={
@@ -635,7 +656,7 @@ def predict(config, model, people, placements):
     """
     found = [infer_joints(one.keypoints_px, one.scores, one.skeleton, H36M17) for one in people]
     if not any(len(one) for one in people):
-        return [_lifted(one, joints, np.zeros((0, _JOINTS, 3))) for one, joints in zip(people, found)]
+        return [_lifted(config, one, joints, np.zeros((0, _JOINTS, 3))) for one, joints in zip(people, found)]
     joints_px = np.concatenate([joints.points for joints in found])
     confidence = np.concatenate([joints.scores for joints in found])
     sizes = np.concatenate([np.tile(one.image_size[::-1], (len(one), 1)) for one in people])
@@ -649,7 +670,7 @@ def predict(config, model, people, placements):
     lifted *= (config.body_size_mm or _BODY_SIZE_MM) / 1000 / _total_bone_length(lifted)[:, None, None]
     lifted -= lifted[:, :1]
     parts = np.split(lifted, np.cumsum([len(one) for one in people])[:-1])
-    return [_lifted(one, joints, part) for one, joints, part in zip(people, found, parts)]
+    return [_lifted(config, one, joints, part) for one, joints, part in zip(people, found, parts)]
 
 
 def _lift_placed(config, model, joints, confidence, by_person):
@@ -679,7 +700,8 @@ def _lift_with_confidence(config, model, joints, confidence):
     return lift(config, model, joints.astype(np.float32)).astype(np.float64)
 
 
-def _lifted(people, joints, joints3d):
+def _lifted(config, people, joints, joints3d):
+    pitch = np.radians(config.camera_pitch_deg)
     return People(
         keypoints_px=joints.points,
         scores=joints.scores,
@@ -690,6 +712,7 @@ def _lifted(people, joints, joints3d):
         joints3d=joints3d,
         source=people.source,
         image=people.image,
+        up=(0.0, -np.cos(pitch), -np.sin(pitch)),
     )
 
 
@@ -708,7 +731,7 @@ def drawer():
     return lambda people, image, view="both": draw(people, image, view, next(turned_deg))
 
 
-_FROM_DEG, _TURN_DEG = 30, 4
+_FROM_DEG, _TURN_DEG = 30, 1
 
 
 def draw(people, image, view="both", turned_deg=_FROM_DEG):
@@ -726,11 +749,20 @@ def draw(people, image, view="both", turned_deg=_FROM_DEG):
     if view not in VIEWS:
         raise ValueError(f"view={view!r}: choose one of {', '.join(VIEWS)}.")
     if view == "rotated":
-        return draw_skeleton_3d(1000.0 * people.joints3d, H36M17, azimuth_deg=turned_deg, turning=True)
+        return draw_skeleton_3d(1000.0 * _level(people).joints3d, H36M17, azimuth_deg=turned_deg, turning=True)
     if view == "skeleton":
         canvas = np.full((*people.image_size, 3), 245, np.uint8) if image is None else image
         return draw_people(people, canvas, mesh=False, skeleton=True)
-    return lifting_picture(image, people, turned_deg)
+    return lifting_picture(image, _level(people), turned_deg)
+
+
+def _level(people):
+    """The same people in the axes of a camera that looks straight ahead, so that they stand on the floor drawn."""
+    if people.up is None:
+        return people
+    _, down, ahead = -np.asarray(people.up)
+    turn = np.array([[1, 0, 0], [0, down, ahead], [0, -ahead, down]])
+    return dataclasses.replace(people, joints3d=people.joints3d @ turn.T)
 
 
 def animate(people, image, view="both"):
@@ -745,7 +777,7 @@ def animate(people, image, view="both"):
         Iterator of uint8 `[height, width, 3]`.
     """
     if view == "both":
-        return lifting_turntable(image, people, _TURN_FRAMES, _FROM_DEG)
+        return lifting_turntable(image, _level(people), _TURN_FRAMES, _FROM_DEG)
     return (draw(people, image, view, _FROM_DEG + 360 * frame / _TURN_FRAMES) for frame in range(_TURN_FRAMES))
 
 

@@ -371,7 +371,9 @@ def _with_suggestion(message, values):
 
 
 def _help(command, config, name, systems):
+    others = " or ".join(f"--model={other}" for other in systems if other != name)
     lines = [(command.__doc__ or "").strip(), "", f"  --model: system, one of {', '.join(systems)} (now {name})"]
+    lines += [f"      Options of the others: add {others} to --help."] if others else []
     taken = set()
     for title, options in (("options of this command", command), (f"options of {name}", config)):
         lines += ["", f"{title}:"]

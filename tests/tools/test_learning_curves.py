@@ -65,7 +65,7 @@ def test_an_interrupted_study_goes_on_and_is_drawn(tool, data, tmp_path, monkeyp
     table = json.loads((tmp_path / "learning_curves.json").read_text())
     assert list(table) == ["knn=1", "graph=full,layers=0,flip-data=true"]
     for title, values in table.items():
-        assert f"{title} " in text and len(values["val_joint_error"]) == 2 and np.isfinite(values["mpjpe_mm"])
+        assert f"{title} " in text and len(values["val_joint_error_px"]) == 2 and np.isfinite(values["mpjpe_mm"])
     assert text.count(" PA-MPJPE ") == 2
     config = json.loads((tmp_path / "graphfull_layers0_flip-datatrue" / "config.json").read_text())
     assert config["graph"] == "full" and config["num_layers"] == 0 and config["flip_data"] is True
@@ -75,7 +75,7 @@ def test_an_interrupted_study_goes_on_and_is_drawn(tool, data, tmp_path, monkeyp
     assert tool.main([*argv, "--variants=knn=1", "--num_epochs=3", "--curve=val_loss"]) == 0
     assert len(rows(log)) == 3
     assert tool.main([*argv, "--variants=knn=1", "--num_epochs=3", "--curve=val_error"]) == 2
-    assert "it has joint_error, loss" in capsys.readouterr().err
+    assert "it has joint_error_px, loss" in capsys.readouterr().err
     assert tool.main([*argv, "--dropout=0.5"]) == 2
     assert "dropout" in capsys.readouterr().err
 
