@@ -141,9 +141,9 @@ def test_pictures_are_levelled_by_the_training_cameras(lifter):
     upright = np.array([0.0, -np.cos(pitch), -np.sin(pitch)])
     people = lifter(figure(), image_size=(1000, 800))
     tilted = dataclasses.replace(people, joints3d=upright * np.linspace(0, 1, 17)[None, :, None], up=tuple(upright))
-    level = lcn._level(tilted)
+    level = lcn.level(tilted)
     np.testing.assert_allclose(level.joints3d[0, -1], [0, -1, 0], atol=1e-6)
-    np.testing.assert_array_equal(lcn._level(dataclasses.replace(people, up=None)).joints3d, people.joints3d)
+    np.testing.assert_array_equal(lcn.level(dataclasses.replace(people, up=None)).joints3d, people.joints3d)
 
 
 def test_openpose_json_has_the_3d_joints(lifter, tmp_path):

@@ -749,15 +749,22 @@ def draw(people, image, view="both", turned_deg=_FROM_DEG):
     if view not in VIEWS:
         raise ValueError(f"view={view!r}: choose one of {', '.join(VIEWS)}.")
     if view == "rotated":
-        return draw_skeleton_3d(1000.0 * _level(people).joints3d, H36M17, azimuth_deg=turned_deg, turning=True)
+        return draw_skeleton_3d(1000.0 * level(people).joints3d, H36M17, azimuth_deg=turned_deg, turning=True)
     if view == "skeleton":
         canvas = np.full((*people.image_size, 3), 245, np.uint8) if image is None else image
         return draw_people(people, canvas, mesh=False, skeleton=True)
-    return lifting_picture(image, _level(people), turned_deg)
+    return lifting_picture(image, level(people), turned_deg)
 
 
-def _level(people):
-    """The same people in the axes of a camera that looks straight ahead, so that they stand on the floor drawn."""
+def level(people):
+    """Turns people as a camera would see them that looks straight ahead, so that they stand on a level floor.
+
+    Args:
+        people: `People` with `joints3d`, and `up` where it is known.
+
+    Returns:
+        `People`; the same ones where `up` is not known.
+    """
     if people.up is None:
         return people
     _, down, ahead = -np.asarray(people.up)
@@ -777,7 +784,7 @@ def animate(people, image, view="both"):
         Iterator of uint8 `[height, width, 3]`.
     """
     if view == "both":
-        return lifting_turntable(image, _level(people), _TURN_FRAMES, _FROM_DEG)
+        return lifting_turntable(image, level(people), _TURN_FRAMES, _FROM_DEG)
     return (draw(people, image, view, _FROM_DEG + 360 * frame / _TURN_FRAMES) for frame in range(_TURN_FRAMES))
 
 
