@@ -161,7 +161,7 @@ class Lifter:
         name: System name.
         module: System module.
         config: Its options.
-        model: Its Keras model, with weights.
+        model: Its Keras model, with the weights that lifting uses from then on.
         weights: `Weights` that the model was loaded from, None if untrained.
 
     Call arguments:
@@ -198,6 +198,7 @@ class Lifter:
         self.config = config
         self.model = model
         self.weights = weights
+        self.network = module.network(model)
 
     @classmethod
     def from_weights(cls, name, config, reference):
@@ -267,7 +268,7 @@ class Lifter:
         frames = iter(frames)
         while batch := list(itertools.islice(frames, batch_size)):
             placements = [frame.placement for frame in batch]
-            found = self.module.predict(self.config, self.model, [frame.people for frame in batch], placements)
+            found = self.module.predict(self.config, self.network, [frame.people for frame in batch], placements)
             for frame, people in zip(batch, found):
                 people.source = frame.name
                 if people.image is None:

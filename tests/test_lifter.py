@@ -101,6 +101,14 @@ def test_confidence_reaches_the_network():
     assert np.abs(results[0] - results[1]).max() > 1e-4
 
 
+def test_the_folded_network_is_the_model(lifter):
+    joints = np.random.default_rng(0).normal(0, 0.3, (5, 17, 2)).astype(np.float32)
+    np.testing.assert_allclose(lifter.network(joints), lifter.model(joints), atol=1e-5)
+    np.testing.assert_allclose(
+        lcn.lift(lifter.config, lifter.network, joints), lcn.lift(lifter.config, lifter.model, joints), atol=1e-6
+    )
+
+
 def test_a_skeleton_of_ones_own(lifter):
     mine = Skeleton("MINE", tuple(reversed(H36M17.joints)))
     people = lifter(figure()[::-1], image_size=(1000, 1000), skeleton=mine)
