@@ -1,6 +1,7 @@
-"""Loss functions: keypoints, silhouettes, critics."""
+"""Loss functions: keypoints, silhouettes, critics, heatmaps."""
 
 from posekit.losses.adversarial import critic_loss, generator_critic_loss, gradient_penalty
+from posekit.losses.heatmap import heatmap_mse, mixed_loss, volumetric_cross_entropy
 from posekit.losses.keypoint import keypoint_reprojection_loss, loss_3d
 from posekit.losses.silhouette import mesh_reprojection_loss
 
@@ -8,7 +9,10 @@ __all__ = [
     "critic_loss",
     "generator_critic_loss",
     "gradient_penalty",
+    "heatmap_mse",
     "keypoint_reprojection_loss",
     "loss_3d",
     "mesh_reprojection_loss",
+    "mixed_loss",
+    "volumetric_cross_entropy",
 ]

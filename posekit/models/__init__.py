@@ -2,5 +2,6 @@
 
 from posekit.models.hmr import HMR, Critic
 from posekit.models.lcn import LCN
+from posekit.models.v2v import V2VPoseNet
 
-__all__ = ["HMR", "LCN", "Critic"]
+__all__ = ["HMR", "LCN", "Critic", "V2VPoseNet"]

@@ -1,0 +1,339 @@
+"""Layers for volumes of voxels, `[batch, x, y, z, channels]`: convolution blocks of V2V-PoseNet and the soft-argmax."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+# As PyTorch's default, so that statistics and results are the same on both sides.
+MOMENTUM = 0.9
+EPSILON = 1e-5
+# The originals' start; batch normalisation behind every layer but the last makes up for it.
+KERNEL_STDDEV = 0.001
+
+
+@keras.saving.register_keras_serializable("posekit")
+class VolumeBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation of volumes, with the running statistics of PyTorch.
+
+    Like `keras.layers.BatchNormalization`, but the variance that is kept for prediction is the unbiased one, and one
+    fused operation does the work unless the weights are of another type than float32.
+
+    Args:
+        momentum: Share of the running statistics that stays in every training step; 1 minus PyTorch's.
+        epsilon: Added to the variance.
+        **kwargs: Those of `keras.layers.BatchNormalization`; the axis is always the last.
+
+    Call arguments:
+        inputs: `[batch, x, y, z, channels]`.
+        training: Whether statistics are those of the batch.
+
+    Returns:
+        The same shape.
+
+    Raises:
+        ValueError: If an argument asks for what it has not: another axis, renormalisation or synchronised statistics,
+            or no scale or centre.
+
+    Example:
+        >>> VolumeBatchNormalization()(np.ones((2, 4, 4, 4, 8), "float32"), training=True).shape
+        TensorShape([2, 4, 4, 4, 8])
+    """
+
+    def __init__(self, momentum=MOMENTUM, epsilon=EPSILON, **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+        if self.axis not in (-1, 4) or not self.scale or not self.center or self.synchronized:
+            raise ValueError(
+                f"axis is {self.axis!r}, scale {self.scale!r}, center {self.center!r}, synchronized "
+                f"{self.synchronized!r}; volumes are normalised over axis -1 with scale and center, each replica alone."
+            )
+
+    def call(self, inputs, training=None, mask=None):
+        """See the class; a mask is refused."""
+        if mask is not None:
+            raise ValueError("Volumes are normalised without a mask; set the voxels to leave out before, or none.")
+        training = bool(training and self.trainable)
+        if self.variable_dtype != "float32" or inputs.dtype == "float64":
+            return self._plain(inputs, training)
+        mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+        if training:
+            # The kernel adds voxel after voxel to one sum. Empty voxels are all alike and round it alike: on 88 voxels
+            # cubed, means would be wrong in the third digit. Of centred values they are not.
+            centre = tf.reduce_mean(tf.reduce_mean(tf.reduce_mean(inputs, axis=3), axis=2), axis=(0, 1))
+            centre = tf.stop_gradient(centre)
+            inputs -= centre
+        # For training the kernel returns the unbiased variance.
+        normalized, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs,
+            tf.convert_to_tensor(self.gamma),
+            tf.convert_to_tensor(self.beta),
+            mean=None if training else mean,
+            variance=None if training else variance,
+            epsilon=self.epsilon,
+            data_format="NDHWC",
+            is_training=training,
+        )
+        if training:
+            self._keep(batch_mean + tf.cast(centre, batch_mean.dtype), batch_variance)
+        return normalized
+
+    def _plain(self, inputs, training):
+        dtype = keras.backend.result_type(self.variable_dtype, "float32")
+        mean, variance = ops.cast(self.moving_mean, dtype), ops.cast(self.moving_variance, dtype)
+        values = ops.cast(inputs, dtype)
+        if training:
+            mean, variance = ops.moments(values, axes=(0, 1, 2, 3))
+            count = ops.cast(ops.prod(ops.shape(values)[:4]), dtype)
+            self._keep(mean, variance * count / ops.maximum(count - 1, 1))
+        scale = ops.cast(self.gamma, dtype) * ops.rsqrt(variance + self.epsilon)
+        return ops.cast((values - mean) * scale + ops.cast(self.beta, dtype), inputs.dtype)
+
+    def _keep(self, mean, variance):
+        for kept, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            kept.assign(kept + (1 - self.momentum) * (ops.cast(new, kept.dtype) - kept))
+
+
+class _Block(keras.layers.Layer):
+    """What the blocks share: their arguments, and how their layers are made."""
+
+    def __init__(self, filters, momentum=MOMENTUM, epsilon=EPSILON, kernel_initializer=None, name=None, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.filters = filters
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.kernel_initializer = (
+            keras.initializers.RandomNormal(stddev=KERNEL_STDDEV)
+            if kernel_initializer is None
+            else keras.initializers.get(kernel_initializer)
+        )
+
+    def _convolution(self, name, kernel_size, layer=keras.layers.Conv3D, **options):
+        # A copy each: one initializer gives the same numbers to every layer of a shape.
+        initializer = self.kernel_initializer
+        if isinstance(initializer, keras.initializers.Initializer):
+            initializer = type(initializer).from_config(initializer.get_config())
+        return layer(
+            self.filters,
+            kernel_size,
+            padding="same",
+            kernel_initializer=initializer,
+            name=name,
+            dtype=self.dtype_policy,
+            trainable=self.trainable,
+            **options,
+        )
+
+    def _norm(self, name):
+        return VolumeBatchNormalization(
+            self.momentum, self.epsilon, name=name, dtype=self.dtype_policy, trainable=self.trainable
+        )
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable("posekit")
+class BasicBlock3D(_Block):
+    """Convolution, batch normalisation and ReLU; the size stays.
+
+    Args:
+        filters: Channels of the result.
+        kernel_size: Edge of the kernel in voxels.
+        momentum: Of batch normalisation, see `VolumeBatchNormalization`.
+        epsilon: Of batch normalisation.
+        kernel_initializer: Start of the kernels; None for a normal distribution of standard deviation 0.001.
+        name: Name of the layer.
+
+    Call arguments:
+        inputs: `[batch, x, y, z, channels]`.
+        training: Whether batch normalisation is in training mode.
+
+    Returns:
+        `[batch, x, y, z, filters]`.
+
+    Example:
+        >>> BasicBlock3D(16, 7)(np.ones((1, 8, 8, 8, 1), "float32")).shape
+        TensorShape([1, 8, 8, 8, 16])
+
+    Follows: dragonbook/V2V-PoseNet-pytorch src/v2v_model.py:Basic3DBlock.
+    """
+
+    def __init__(
+        self, filters, kernel_size, momentum=MOMENTUM, epsilon=EPSILON, kernel_initializer=None, name=None, **kwargs
+    ):
+        super().__init__(filters, momentum, epsilon, kernel_initializer, name, **kwargs)
+        self.kernel_size = kernel_size
+        self.convolution = self._convolution("convolution", kernel_size)
+        self.norm = self._norm("norm")
+
+    def build(self, input_shape):
+        """Makes the weights."""
+        self.convolution.build(input_shape)
+        self.norm.build(self.convolution.compute_output_shape(input_shape))
+
+    def call(self, inputs, training=None):
+        """See the class."""
+        return ops.relu(self.norm(self.convolution(inputs), training=training))
+
+    def compute_output_shape(self, input_shape):
+        """Shape of the result."""
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "kernel_size": self.kernel_size}
+
+
+@keras.saving.register_keras_serializable("posekit")
+class UpsampleBlock3D(_Block):
+    """Transposed convolution to twice the size, batch normalisation and ReLU.
+
+    Args:
+        filters: Channels of the result.
+        momentum: Of batch normalisation, see `VolumeBatchNormalization`.
+        epsilon: Of batch normalisation.
+        kernel_initializer: Start of the kernels; None for a normal distribution of standard deviation 0.001.
+        name: Name of the layer.
+
+    Call arguments:
+        inputs: `[batch, x, y, z, channels]`.
+        training: Whether batch normalisation is in training mode.
+
+    Returns:
+        `[batch, 2 x, 2 y, 2 z, filters]`.
+
+    Example:
+        >>> UpsampleBlock3D(16)(np.ones((1, 4, 4, 4, 32), "float32")).shape
+        TensorShape([1, 8, 8, 8, 16])
+
+    Follows: dragonbook/V2V-PoseNet-pytorch src/v2v_model.py:Upsample3DBlock (kernel of 2 voxels).
+    """
+
+    def __init__(self, filters, momentum=MOMENTUM, epsilon=EPSILON, kernel_initializer=None, name=None, **kwargs):
+        super().__init__(filters, momentum, epsilon, kernel_initializer, name, **kwargs)
+        self.convolution = self._convolution("convolution", 2, keras.layers.Conv3DTranspose, strides=2)
+        self.norm = self._norm("norm")
+
+    def build(self, input_shape):
+        """Makes the weights."""
+        self.convolution.build(input_shape)
+        self.norm.build(self.compute_output_shape(input_shape))
+
+    def call(self, inputs, training=None):
+        """See the class."""
+        return ops.relu(self.norm(self.convolution(inputs), training=training))
+
+    def compute_output_shape(self, input_shape):
+        """Shape of the result."""
+        edges = (None if edge is None else 2 * edge for edge in input_shape[1:4])
+        return (input_shape[0], *edges, self.filters)
+
+
+@keras.saving.register_keras_serializable("posekit")
+class ResidualBlock3D(_Block):
+    """Two convolutions of 3 voxels with batch normalisation, added to the input, and ReLU; the size stays.
+
+    Where the number of channels changes, the input passes a convolution of 1 voxel with batch normalisation first.
+
+    Args:
+        filters: Channels of the result.
+        momentum: Of batch normalisation, see `VolumeBatchNormalization`.
+        epsilon: Of batch normalisation.
+        kernel_initializer: Start of the kernels; None for a normal distribution of standard deviation 0.001.
+        name: Name of the layer.
+
+    Call arguments:
+        inputs: `[batch, x, y, z, channels]`.
+        training: Whether batch normalisation is in training mode.
+
+    Returns:
+        `[batch, x, y, z, filters]`.
+
+    Example:
+        >>> ResidualBlock3D(32)(np.ones((1, 8, 8, 8, 16), "float32")).shape
+        TensorShape([1, 8, 8, 8, 32])
+
+    Follows: dragonbook/V2V-PoseNet-pytorch src/v2v_model.py:Res3DBlock.
+    """
+
+    def __init__(self, filters, momentum=MOMENTUM, epsilon=EPSILON, kernel_initializer=None, name=None, **kwargs):
+        super().__init__(filters, momentum, epsilon, kernel_initializer, name, **kwargs)
+        self.first_convolution = self._convolution("first_convolution", 3)
+        self.first_norm = self._norm("first_norm")
+        self.second_convolution = self._convolution("second_convolution", 3)
+        self.second_norm = self._norm("second_norm")
+        self.skip_convolution = self.skip_norm = None
+
+    def build(self, input_shape):
+        """Makes the weights."""
+        inside = self.compute_output_shape(input_shape)
+        self.first_convolution.build(input_shape)
+        self.second_convolution.build(inside)
+        self.first_norm.build(inside)
+        self.second_norm.build(inside)
+        if input_shape[-1] != self.filters:
+            self.skip_convolution = self._convolution("skip_convolution", 1)
+            self.skip_norm = self._norm("skip_norm")
+            self.skip_convolution.build(input_shape)
+            self.skip_norm.build(inside)
+
+    def call(self, inputs, training=None):
+        """See the class."""
+        features = ops.relu(self.first_norm(self.first_convolution(inputs), training=training))
+        features = self.second_norm(self.second_convolution(features), training=training)
+        if self.skip_convolution is not None:
+            inputs = self.skip_norm(self.skip_convolution(inputs), training=training)
+        return ops.relu(features + inputs)
+
+    def compute_output_shape(self, input_shape):
+        """Shape of the result."""
+        return (*input_shape[:-1], self.filters)
+
+
+@keras.saving.register_keras_serializable("posekit")
+class VolumetricSoftArgmax(keras.layers.Layer):
+    """Mean place in every volume, weighted by the softmax over its voxels.
+
+    It computes in float32 unless told otherwise: in half precision, places would be rounded to 1/32 of a voxel.
+
+    Args:
+        name: Name of the layer.
+        dtype: Type, or name of the dtype policy, in which it computes.
+
+    Call arguments:
+        inputs: `[batch, x, y, z, channels]` scores of the voxels.
+
+    Returns:
+        `[batch, channels, 3]`: x, y and z in voxels; voxel i stands at i.
+
+    Example:
+        >>> VolumetricSoftArgmax()(np.zeros((1, 5, 7, 9, 1), "float32")).numpy().tolist()
+        [[[2.0, 3.0, 4.0]]]
+
+    Follows: dragonbook/V2V-PoseNet-pytorch integral-pose/model.py:VolumetricSoftmax.
+    """
+
+    def __init__(self, name=None, dtype="float32", **kwargs):
+        super().__init__(name=name, dtype=dtype, **kwargs)
+
+    def call(self, inputs):
+        """See the class."""
+        weights = ops.exp(inputs - ops.stop_gradient(ops.max(inputs, axis=(1, 2, 3), keepdims=True)))
+        # Axis by axis: what is summed over z serves x and y.
+        over_z = ops.sum(weights, axis=3)
+        profiles = (ops.sum(over_z, axis=2), ops.sum(over_z, axis=1), ops.sum(weights, axis=(1, 2)))
+        places = [
+            ops.einsum("bic,i->bc", profile, ops.cast(ops.arange(ops.shape(profile)[1]), profile.dtype))
+            for profile in profiles
+        ]
+        return ops.stack(places, axis=-1) / ops.sum(profiles[0], axis=1)[..., None]
+
+    def compute_output_shape(self, input_shape):
+        """Shape of the result."""
+        return (input_shape[0], input_shape[-1], 3)
