@@ -51,45 +51,73 @@ class VolumeBatchNormalization(keras.layers.BatchNormalization):
         """See the class; a mask is refused."""
         if mask is not None:
             raise ValueError("Volumes are normalised without a mask; set the voxels to leave out before, or none.")
-        training = bool(training and self.trainable)
-        if self.variable_dtype != "float32" or inputs.dtype == "float64":
-            return self._plain(inputs, training)
-        mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
-        if training:
-            # The kernel adds voxel after voxel to one sum. Empty voxels are all alike and round it alike: on 88 voxels
-            # cubed, means would be wrong in the third digit. Of centred values they are not.
-            centre = tf.reduce_mean(tf.reduce_mean(tf.reduce_mean(inputs, axis=3), axis=2), axis=(0, 1))
-            centre = tf.stop_gradient(centre)
-            inputs -= centre
-        # For training the kernel returns the unbiased variance.
-        normalized, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs,
-            tf.convert_to_tensor(self.gamma),
-            tf.convert_to_tensor(self.beta),
-            mean=None if training else mean,
-            variance=None if training else variance,
-            epsilon=self.epsilon,
-            data_format="NDHWC",
-            is_training=training,
-        )
-        if training:
-            self._keep(batch_mean + tf.cast(centre, batch_mean.dtype), batch_variance)
+        dtype = "float64" if "float64" in (inputs.dtype, self.variable_dtype) else "float32"
+        gamma, beta = tf.cast(self.gamma, dtype), tf.cast(self.beta, dtype)
+        if not (training and self.trainable):
+            mean, variance = tf.cast(self.moving_mean, dtype), tf.cast(self.moving_variance, dtype)
+            return _scale(inputs, gamma, beta, mean, variance, self.epsilon)
+        normalized, mean, variance = _normalize(inputs, gamma, beta, self.epsilon)
+        count = tf.cast(_count(inputs), dtype)
+        unbiased = variance * count / tf.maximum(count - 1, 1)
+        for kept, new in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+            kept.assign(kept + (1 - self.momentum) * (tf.cast(new, kept.dtype) - kept))
         return normalized
 
-    def _plain(self, inputs, training):
-        dtype = keras.backend.result_type(self.variable_dtype, "float32")
-        mean, variance = ops.cast(self.moving_mean, dtype), ops.cast(self.moving_variance, dtype)
-        values = ops.cast(inputs, dtype)
-        if training:
-            mean, variance = ops.moments(values, axes=(0, 1, 2, 3))
-            count = ops.cast(ops.prod(ops.shape(values)[:4]), dtype)
-            self._keep(mean, variance * count / ops.maximum(count - 1, 1))
-        scale = ops.cast(self.gamma, dtype) * ops.rsqrt(variance + self.epsilon)
-        return ops.cast((values - mean) * scale + ops.cast(self.beta, dtype), inputs.dtype)
 
-    def _keep(self, mean, variance):
-        for kept, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            kept.assign(kept + (1 - self.momentum) * (ops.cast(new, kept.dtype) - kept))
+def _normalize(inputs, gamma, beta, epsilon):
+    """Batch normalisation with the statistics of the batch.
+
+    TensorFlow's own operations add voxel after voxel to one sum. Empty voxels are all alike and round it alike: with
+    88 voxels cubed, means were wrong in the third digit. Here every axis is summed in turn, in the same time.
+
+    Args:
+        inputs: `[batch, x, y, z, channels]`.
+        gamma: `[channels]`, of the type to compute in.
+        beta: `[channels]`.
+        epsilon: Added to the variance.
+
+    Returns:
+        `(normalized, mean, variance)`; the statistics, `[channels]`, have no gradient.
+    """
+
+    @tf.custom_gradient
+    def normalize(inputs, gamma, beta):
+        values = tf.cast(inputs, gamma.dtype)
+        mean = _mean(values)
+        variance = _mean(tf.math.squared_difference(values, mean))
+
+        def gradient(upstream, *_):
+            upstream, values = tf.cast(upstream, gamma.dtype), tf.cast(inputs, gamma.dtype)
+            inverse = tf.math.rsqrt(variance + epsilon)
+            shared = _mean(upstream)
+            along = inverse * _mean(upstream * (values - mean))
+            scale = gamma * inverse
+            slope = scale * inverse * along
+            down = scale * upstream - (slope * values + (scale * shared - slope * mean))
+            count = tf.cast(_count(values), gamma.dtype)
+            return tf.cast(down, inputs.dtype), count * along, count * shared
+
+        return (_scale(inputs, gamma, beta, mean, variance, epsilon), mean, variance), gradient
+
+    return normalize(inputs, gamma, beta)
+
+
+def _scale(inputs, gamma, beta, mean, variance, epsilon):
+    """Batch normalisation with given statistics."""
+    if gamma.dtype == "float64":
+        values = (tf.cast(inputs, "float64") - mean) * (gamma * tf.math.rsqrt(variance + epsilon)) + beta
+        return tf.cast(values, inputs.dtype)
+    return tf.compat.v1.nn.fused_batch_norm(
+        inputs, gamma, beta, mean=mean, variance=variance, epsilon=epsilon, data_format="NDHWC", is_training=False
+    )[0]
+
+
+def _mean(values):
+    return tf.reduce_mean(tf.reduce_mean(tf.reduce_mean(values, axis=3), axis=2), axis=(0, 1))
+
+
+def _count(values):
+    return tf.reduce_prod(tf.shape(values)[:4])
 
 
 class _Block(keras.layers.Layer):

@@ -222,6 +222,9 @@ def test_a_whole_cube_equals_the_original():
     integral = VoxelCodec(cubic_size=200.0, head="integral").to_world(result["coordinates"][0], refpoint)
     np.testing.assert_allclose(integral, values["integral_keypoints"][0], rtol=0, atol=0.03)
 
+    trained = tf.function(original.model)(original.voxels, training=True)
+    assert_same_volumes(trained["heatmaps"], values, "train", 5e-4)
+    original.assert_kept_statistics()
     keras.backend.clear_session()
 
 
@@ -230,8 +233,8 @@ def test_a_whole_cube_equals_the_original():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"head": "integral", "cube_size": 16, "name": "other"}, {"width": 3, "in_channels": 1, "num_joints": 1}],
-    ids=["heatmap", "integral", "any"],
+    [{}, {"head": "integral", "cube_size": 16, "name": "other"}],
+    ids=["heatmap", "integral"],
 )
 def test_as_a_keras_model(options, tmp_path):
     model = small_v2v(**options)
@@ -347,7 +350,7 @@ def test_half_precision():
 def test_learns_heatmaps():
     model, voxels = small_v2v(), random_voxels(16, 16, 16, batch=4)
     truth = np.repeat(voxels[:, ::2, ::2, ::2], 3, axis=-1)
-    model.compile(FusedAdam(1e-2, epsilon=1e-8), loss=heatmap_mse, jit_compile=False)
+    model.compile(FusedAdam(1e-2, epsilon=1e-8), loss=heatmap_mse, run_eagerly=True)
     history = model.fit(voxels, truth, batch_size=4, epochs=12, verbose=0).history["loss"]
     assert history[-1] < 0.5 * history[0]
 
@@ -365,7 +368,7 @@ def test_learns_coordinates():
         FusedAdam(1e-2, epsilon=1e-8),
         loss={"heatmaps": volumetric_cross_entropy, "coordinates": "mae"},
         loss_weights=weights,
-        jit_compile=False,
+        run_eagerly=True,
     )
     first = mixed_loss(truth, model(voxels, training=True))
     history = model.fit(voxels, truth, batch_size=8, epochs=15, verbose=0).history["loss"]
