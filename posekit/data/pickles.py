@@ -32,7 +32,15 @@ _EXPANSION = 32
 _INT4 = struct.Struct("<i").unpack_from
 _UINT4 = struct.Struct("<I").unpack_from
 
-__all__ = ["DEFAULT_MAX_BYTES", "UnsafePickleError", "iterate_pickle", "load_pickle", "loads_pickle"]
+__all__ = [
+    "DEFAULT_MAX_BYTES",
+    "Machine",
+    "UnsafePickleError",
+    "iterate_pickle",
+    "load_pickle",
+    "loads_pickle",
+    "run_machine",
+]
 
 
 def load_pickle(path, max_bytes=DEFAULT_MAX_BYTES):
@@ -118,13 +126,29 @@ def loads_pickle(data, name="pickle"):
         pickle.UnpicklingError: If it is damaged.
     """
     _refuse_other_formats(data[:8], name)
-    machine = _Machine(bytes(data))
+    return run_machine(Machine(bytes(data)), name)
+
+
+def run_machine(machine, name):
+    """Reads one pickle from where a machine stands; its `position` is then behind it.
+
+    Args:
+        machine: `Machine`.
+        name: What messages call the file.
+
+    Returns:
+        The content.
+
+    Raises:
+        UnsafePickleError: If it asks for more than the machine knows.
+        pickle.UnpicklingError: If it is damaged.
+    """
     collecting = gc.isenabled()
     gc.disable()  # a million new containers, none of them garbage
     try:
         with _explained(machine, name):
             result = machine.run()
-            _check_tree(result, 1_000_000 + 4 * len(data))
+            _check_tree(result, 1_000_000 + 4 * len(machine.data))
             return result
     finally:
         if collecting:
@@ -173,8 +197,13 @@ def _explained(machine, name):
         ) from None
 
 
-class _Machine:
-    """The pickle machine: a stack, marks on it, a memo and an allowance of memory."""
+class Machine:
+    """The pickle machine: a stack, marks on it, a memo and an allowance of memory.
+
+    Formats that pickle more than plain data extend `known`, `persistent` and `take_state`.
+    """
+
+    known = KNOWN
 
     def __init__(self, data):
         self.data = data
@@ -271,9 +300,17 @@ class _Machine:
         """Pushes what the allow-list has under a name; refuses every other name."""
         if type(module) is not str or type(name) is not str:
             raise UnsafePickleError(f"It asks for a name made of {shown(module)} and {shown(name)}.")
-        if (module, name) not in KNOWN:
+        if (module, name) not in self.known:
             raise UnsafePickleError(f"It asks for {module:.100}.{name:.100}, which plain data does not need.")
-        self.stack.append(KNOWN[module, name])
+        self.stack.append(self.known[module, name])
+
+    def persistent(self, key):
+        """The object outside of the pickle that a persistent id stands for."""
+        raise UnsafePickleError("It refers to an object outside of the file (a persistent id).")
+
+    def take_state(self, target, state):
+        """Refuses a state for what is no unfinished instance."""
+        raise UnsafePickleError(f"It gives a state to a {type(target).__name__}, which takes none.")
 
 
 _STOP = object()
@@ -682,7 +719,8 @@ def _build(machine):
     state = machine.stack.pop()
     target = machine.stack[-1]
     if type(target) is not Unbuilt or target.built:
-        raise UnsafePickleError(f"It gives a state to a {type(target).__name__}, which takes none.")
+        machine.take_state(target, state)
+        return
     target.value = target.known.build(machine, target.arguments, state)
     target.built = True
     machine.stack[-1] = target.value
@@ -701,9 +739,14 @@ def _obj(machine):
     raise UnsafePickleError(f"It makes an instance of {title} in a way that plain data does not need.")
 
 
-@_opcode(pickle.PERSID, pickle.BINPERSID)
+@_opcode(pickle.PERSID)
+def _persistent_line(machine):
+    machine.stack.append(machine.persistent(machine.take_line().decode("latin-1")))
+
+
+@_opcode(pickle.BINPERSID)
 def _persistent_id(machine):
-    raise UnsafePickleError("It refers to an object outside of the file (a persistent id).")
+    machine.stack.append(machine.persistent(machine.stack.pop()))
 
 
 @_opcode(pickle.EXT1, pickle.EXT2, pickle.EXT4)
@@ -719,7 +762,7 @@ def _outside_buffer(machine):
 # Long lists, item by item
 
 
-class _ListMachine(_Machine):
+class _ListMachine(Machine):
     """The machine for one long list: it gives the items away as they come, and keeps what the file refers to again."""
 
     def __init__(self, data):
