@@ -451,8 +451,13 @@ class BatchedVoxelCodec:
     Example:
         >>> batched = VoxelCodec(cubic_size=200.0).batched()
         >>> augmentation = batched.draw(seed=[1, 2], batch_size=8)
-        >>> voxels = batched.voxels(points, refpoints, augmentation)  # [8, 88, 88, 88, 1]
-        >>> heatmaps = batched.target(batched.joints_to_grid(joints, refpoints, augmentation))  # [8, 44, 44, 44, 21]
+        >>> refpoints = tf.constant([[0.0, 0.0, 320.0]] * 8)
+        >>> points = refpoints[:, None] + tf.random.normal([8, 500, 3], stddev=40.0)
+        >>> batched.voxels(points, refpoints, augmentation).shape
+        TensorShape([8, 88, 88, 88, 1])
+        >>> grid = batched.joints_to_grid(points[:, :21], refpoints, augmentation)
+        >>> batched.target(grid).shape
+        TensorShape([8, 44, 44, 44, 21])
     """
 
     def __init__(self, codec):

@@ -36,6 +36,8 @@ class NeighbourMask(keras.layers.Layer):
         ValueError: If the adjacency is not square and finite, or `initial` is unknown.
 
     Example:
+        >>> from posekit.skeletons import H36M17
+        >>> joints = tf.zeros([8, 17, 2])
         >>> mask = NeighbourMask(H36M17.neighbours(3), learnable=True)(joints)
         >>> first = LocallyConnectedGraph(64, skeleton=H36M17, hops=3)(joints, mask)
         >>> second = LocallyConnectedGraph(64, skeleton=H36M17, hops=3)(first, mask)

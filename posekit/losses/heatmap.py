@@ -42,8 +42,9 @@ def volumetric_cross_entropy(y_true, y_pred):
         ValueError: If the shapes do not fit.
 
     Example:
-        >>> float(volumetric_cross_entropy(tf.ones([1, 2, 2, 2, 1]) / 8, tf.zeros([1, 2, 2, 2, 1]))[0, 0]) # log 8
-        2.0794415
+        >>> loss = volumetric_cross_entropy(tf.ones([1, 2, 2, 2, 1]) / 8, tf.zeros([1, 2, 2, 2, 1]))
+        >>> print(f"{float(loss[0, 0]):.4f}")  # log 8
+        2.0794
 
     Follows: dragonbook/V2V-PoseNet-pytorch integral-pose/loss.py:SoftmaxCrossEntropyWithLogits.
     """

@@ -165,7 +165,7 @@ class LCN(keras.Model):
             ValueError: If there is no such type.
 
         Example:
-            >>> fast = tf.function(lcn.folded())
+            >>> fast = tf.function(LCN().folded())
             >>> fast(np.zeros((200, 17, 2), "float32")).shape
             TensorShape([200, 17, 3])
         """

@@ -721,7 +721,7 @@ def workers_of(group):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 def test_interrupted_from_the_keyboard(tmp_path):
-    make_lsp_extended(tmp_path, count=60, size=(900, 800))
+    make_lsp_extended(tmp_path, count=160, size=(900, 800))
     output = tmp_path / "output"
     command = [sys.executable, str(TOOL), "--lsp_ext", f"--data_dir={tmp_path}", f"--output_dir={output}"]
     command += ["--shard_size=3", "--num_workers=2"]
