@@ -721,11 +721,19 @@ def workers_of(group):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 def test_interrupted_from_the_keyboard(tmp_path):
-    make_lsp_extended(tmp_path, count=160, size=(900, 800))
+    make_lsp_extended(tmp_path, count=60, size=(900, 800))
     output = tmp_path / "output"
     command = [sys.executable, str(TOOL), "--lsp_ext", f"--data_dir={tmp_path}", f"--output_dir={output}"]
     command += ["--shard_size=3", "--num_workers=2"]
-    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # What is started in the background of a shell ignores Ctrl-C, and so would all that it starts.
+    process = subprocess.Popen(
+        command,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not list(output.glob(".lsp_ext.partial/0*.tfrecord")) and time.monotonic() < deadline:
         time.sleep(0.005)
