@@ -208,12 +208,20 @@ class _Mark:
     def begin(self):
         """Removes earlier sample data and says that the folder is not complete."""
         content = self._read()
+        self._check_names(content.get("files", []))
         earlier = {self.folder / name for name in content.get("files", [])}
         if content and content.get("settings") is None:
             earlier |= {path for pattern in self._leftovers for path in self.folder.glob(pattern)}
         _write_file(self.folder / MARK, _json({"settings": None, "files": sorted(content.get("files", []))}))
         for path in earlier:
             path.unlink(missing_ok=True)
+
+    def _check_names(self, names):
+        """Refuses a mark that names what does not lie in the folder, before anything is removed."""
+        inside = self.folder.resolve()
+        for name in names if isinstance(names, list) else [names]:
+            if not isinstance(name, str) or "\0" in name or inside not in (self.folder / name).resolve().parents:
+                raise ForeignDataError(f"{self.folder / MARK} names {name!r}, no file of its folder; remove it.")
 
     def write_bytes(self, name, data):
         _write_file(self.folder / name, data)
