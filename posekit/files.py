@@ -6,6 +6,8 @@ import lzma
 import math
 import os
 import pathlib
+import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -16,6 +18,11 @@ DEFAULT_MAX_BYTES = 2 << 30
 # Version -> bytes that tell the header's length, and what reads them and the header.
 _NPY_HEADERS = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
 _MAX_NPY_HEADER = 10_000
+# What Python's and NumPy's readers let through when a file is damaged, or made to mislead them.
+_DAMAGE = (
+    OSError, ValueError, RuntimeError, EOFError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -79,6 +86,27 @@ def cache_folder():
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "posekit"
 
 
+def regular_file(path):
+    """Checks that a path is a file with content of its own: opening a pipe or a device may wait or read for ever.
+
+    Args:
+        path: The path.
+
+    Returns:
+        It, as `pathlib.Path`.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If it is a folder, a pipe, a device or a socket.
+    """
+    path = pathlib.Path(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path} does not exist; check the name.")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a regular file; name a file, not a folder, a pipe or a device.")
+    return path
+
+
 def read_npz(path, keys, max_bytes=DEFAULT_MAX_BYTES):
     """Reads some entries of a `.npz` file, whose sizes are compared with what is there before memory is taken.
 
@@ -94,20 +122,13 @@ def read_npz(path, keys, max_bytes=DEFAULT_MAX_BYTES):
         FileNotFoundError: If there is no such file.
         ValueError: If it is no `.npz`, is damaged, or a wanted entry holds objects or is too large.
     """
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise ValueError("it is not a regular file")
-        with zipfile.ZipFile(path) as archive:
-            there = set(archive.namelist())
-            wanted = [key for key in keys if f"{key}.npy" in there]
-            total = sum(_claimed_bytes(archive, key) for key in wanted)
-            if total > max_bytes:
-                raise ValueError(f"its arrays take {total} bytes, more than the limit of {max_bytes}")
-            return {key: _read_entry(archive, key) for key in wanted}
-    except FileNotFoundError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as .npz: {error}; download or write it again.") from error
+    with reading_npz(path) as archive:
+        there = set(archive.namelist())
+        wanted = [key for key in keys if f"{key}.npy" in there]
+        total = sum(_claimed_bytes(archive, key) for key in wanted)
+        if total > max_bytes:
+            raise ValueError(f"its arrays take {total} bytes, more than the limit of {max_bytes}")
+        return {key: _read_entry(archive, key) for key in wanted}
 
 
 def npz_entries(path):
@@ -119,18 +140,54 @@ def npz_entries(path):
     Returns:
         Sorted list of names; empty if the file is no `.npz` or cannot be read.
     """
-    if not os.path.isfile(path):
+    try:
+        with reading_npz(path) as archive:
+            return sorted(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
+    except (OSError, ValueError):
         return []
+
+
+@contextlib.contextmanager
+def reading_npz(path):
+    """Makes a context in which a `.npz` file is open, and whatever is wrong with it becomes one kind of error.
+
+    Args:
+        path: The file.
+
+    Yields:
+        `zipfile.ZipFile`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no `.npz`, or anything that a damaged one makes the readers raise comes out of the block.
+    """
+    path = regular_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            return sorted(name.removesuffix(".npy") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return []
+            yield archive
+    except FileNotFoundError:
+        raise
+    except _DAMAGE as error:
+        reason = "there is not enough memory for it" if isinstance(error, MemoryError) else _short(error)
+        raise ValueError(f"{path} cannot be read as .npz: {reason}; download or write it again.") from error
 
 
-def _claimed_bytes(archive, key):
-    with archive.open(f"{key}.npy") as file:
-        try:
+@contextlib.contextmanager
+def npz_entry(archive, key):
+    """Makes a context in which one entry of a `.npz` file is open behind its header, which has been checked.
+
+    Args:
+        archive: What `reading_npz` yields.
+        key: Name of an entry that it has.
+
+    Yields:
+        `(file, shape, dtype)`: the values, as the shape and type that the header claims.
+
+    Raises:
+        ValueError: If the header makes no sense, or the block raises because of a damaged file; it names the entry.
+    """
+    try:
+        with archive.open(f"{key}.npy") as file:
             version = np.lib.format.read_magic(file)
             if version not in _NPY_HEADERS:
                 raise ValueError(f"its .npy version {version} is not known")
@@ -140,19 +197,34 @@ def _claimed_bytes(archive, key):
             if int.from_bytes(length, "little") > _MAX_NPY_HEADER:
                 raise ValueError(f"its header claims {int.from_bytes(length, 'little')} bytes")
             shape, _, dtype = read_header(io.BytesIO(length + file.read(int.from_bytes(length, "little"))))
-        except ValueError as error:
-            raise ValueError(f"entry {key!r} is no array: {error}") from error
+            if min(shape, default=0) < 0:
+                raise ValueError(f"it claims the shape {shape}")
+            yield file, shape, dtype
+    except MemoryError:
+        raise
+    except _DAMAGE as error:
+        raise ValueError(f"entry {key!r:.100} is no array: {_short(error)}") from error
+
+
+def _claimed_bytes(archive, key):
+    with npz_entry(archive, key) as (_, shape, dtype):
+        claimed = math.prod(shape) * dtype.itemsize
     if dtype.hasobject:
         raise ValueError(f"entry {key!r} holds Python objects; write it with plain arrays")
-    claimed = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or claimed > archive.getinfo(f"{key}.npy").file_size:
-        raise ValueError(f"entry {key!r} claims the shape {shape} of {dtype}, more than the file holds")
+    # Values of no size take no memory, but time.
+    if max(claimed, math.prod(shape)) > archive.getinfo(f"{key}.npy").file_size:
+        raise ValueError(f"entry {key!r} claims the shape {_short(shape)} of {dtype}, more than the file holds")
     return claimed
 
 
 def _read_entry(archive, key):
-    with archive.open(f"{key}.npy") as file:
+    with npz_entry(archive, key), archive.open(f"{key}.npy") as file:
         return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _short(error):
+    """What is wrong, in one line; some errors carry the file's text along."""
+    return " ".join(f"{error!s:.400}".split())[:200] or type(error).__name__
 
 
 def load_weights(model, path):
