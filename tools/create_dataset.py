@@ -154,6 +154,8 @@ def report(summaries):
         without = str(summary.without_silhouette) if pictures else "-"
         numbers = (str(summary.found), str(summary.written), without, str(by_rule), str(summary.defects))
         rows.append((summary.name, *numbers, "" if summary.fresh else "(already there)"))
+        if estimated := summary.counts.get("estimated_centers"):
+            notes.append(f"{summary.name}: centres estimated: {estimated} of {summary.written}")
         for reason, entry in summary.skips.items():
             names = ", ".join(entry["first"][:_NAMES_SHOWN])
             more = ", …" if entry["count"] > _NAMES_SHOWN else ""

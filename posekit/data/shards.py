@@ -5,6 +5,7 @@ are moved when all are complete. A conversion that was interrupted, killed or st
 shards that are missing, as long as options and raw files are the same.
 """
 
+import collections
 import collections.abc
 import concurrent.futures
 import contextlib
@@ -50,7 +51,8 @@ class RawDataset:
     Args:
         name: Name of the record files.
         items: Sequence of small picklable descriptions, one for about each record.
-        convert: Picklable function from an item to the iterable of its `ImageRecord`, `MocapRecord` and `Skip`.
+        convert: Picklable function from an item to the iterable of its records (`ImageRecord`, `MocapRecord`,
+            `DepthRecord`) and `Skip`.
         found: How many images, or poses, the raw dataset holds.
         skips: What was left out while listing.
         sources: Files whose size and time tell whether records made earlier are still valid.
@@ -59,6 +61,7 @@ class RawDataset:
         single: File name of a small dataset, `None` to write shards always.
         prepare: Called before the first item is converted, for what all of them need.
         scratch: Files that are removed when the dataset is complete.
+        silhouettes: Whether its records may have silhouettes, so that those without are worth counting.
     """
 
     name: str
@@ -72,6 +75,7 @@ class RawDataset:
     single: str | None = None
     prepare: collections.abc.Callable | None = None
     scratch: tuple = ()
+    silhouettes: bool = True
 
     @classmethod
     def of_images(cls, name, split="train", **fields):
@@ -86,6 +90,20 @@ class RawDataset:
             A `RawDataset`.
         """
         return cls(name=name, shards=f"{name}/{split}_{{index:04d}}.tfrecord", single=f"{name}.tfrecords", **fields)
+
+    @classmethod
+    def of_depth(cls, name, **fields):
+        """A set of depth crops: one file `{name}.tfrecords`, or `{name}/depth_0000.tfrecord` and so on if it is large.
+
+        Args:
+            name: Name of the set, such as `"msra_p0"` or `"nyu_train"`.
+            **fields: The other fields.
+
+        Returns:
+            A `RawDataset`.
+        """
+        shards, single = f"{name}/depth_{{index:04d}}.tfrecord", f"{name}.tfrecords"
+        return cls(name=name, shards=shards, single=single, silhouettes=False, **fields)
 
     def fingerprint(self, shard_size):
         """Digest of everything that the records depend on.
@@ -113,19 +131,21 @@ class Summary:
         name: Dataset name.
         found: Images, or poses, of the raw dataset.
         written: Records.
-        without_silhouette: Images among them that have no silhouette.
+        without_silhouette: Images among them that have no silhouette; None where there are none to have.
         skips: Dict of reason to `{"count", "first", "by_rule"}`.
         files: Dict of file, relative to the output folder, to `{"count", "bytes"}`.
         fresh: False if the files were there already.
+        counts: Dict of name to number: sums of the records' own `counts`, such as `DepthRecord.counts`.
     """
 
     name: str
     found: int
     written: int
-    without_silhouette: int
+    without_silhouette: int | None
     skips: dict
     files: dict
     fresh: bool = True
+    counts: dict = dataclasses.field(default_factory=dict)
 
     @property
     def defects(self):
@@ -263,6 +283,7 @@ class ShardWriter:
                 "found": summary.found,
                 "without_silhouette": summary.without_silhouette,
                 "skipped": summary.skips,
+                "counts": summary.counts,
                 "files": files,
                 "options": raw.options,
                 "fingerprint": fingerprint,
@@ -271,18 +292,20 @@ class ShardWriter:
         return summary
 
     def _summarise(self, raw, shards):
-        tally = Tally()
+        tally, counts = Tally(), collections.Counter()
         for skip in raw.skips:
             tally.add(skip)
         for shard in shards:
             tally.merge(shard["skipped"])
+            counts.update(shard.get("counts", {}))
         return Summary(
             name=raw.name,
             found=raw.found,
             written=sum(shard["count"] for shard in shards),
-            without_silhouette=sum(shard["without_silhouette"] for shard in shards),
+            without_silhouette=sum(shard["without_silhouette"] for shard in shards) if raw.silhouettes else None,
             skips=tally.reasons,
             files={},
+            counts=dict(counts),
         )
 
     # -------------------------------------------------------------------------------------- files in the way
@@ -339,7 +362,7 @@ class Tally:
 
 
 def _convert_shard(convert, items, path, progress):
-    tally = Tally()
+    tally, counts = Tally(), collections.Counter()
     without = 0
     with RecordWriter(path) as writer:
         for item in items:
@@ -348,6 +371,7 @@ def _convert_shard(convert, items, path, progress):
                     tally.add(output)
                     continue
                 without += isinstance(output, ImageRecord) and output.silhouette is None
+                counts.update(getattr(output, "counts", {}))
                 writer.write(output.to_example())
             progress(1)
     return {
@@ -355,6 +379,7 @@ def _convert_shard(convert, items, path, progress):
         "bytes": _size(path),
         "without_silhouette": without,
         "skipped": tally.reasons,
+        "counts": dict(counts),
     }
 
 
@@ -525,6 +550,7 @@ def _as_summary(content):
         skips=content["skipped"],
         files=content["files"],
         fresh=False,
+        counts=content.get("counts", {}),
     )
 
 

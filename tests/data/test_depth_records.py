@@ -4,6 +4,8 @@ import pytest
 
 from posekit.data.depth_records import DepthRecord, decode_depth, encode_depth
 from posekit.data.example import decode_example, encode_example
+from posekit.data.shards import RawDataset, ShardWriter
+from posekit.data.tfrecord import read_records, read_summary
 
 
 def record(**changes):
@@ -105,3 +107,21 @@ def png(array):
 def test_damaged_examples(key, value, message):
     with pytest.raises(ValueError, match=message):
         DepthRecord.from_example(damaged(key, value))
+
+
+def converted(item):
+    center = [[np.nan] * 3 if item % 3 == 0 else [0, 0, 400.0]]
+    yield record(name=f"{item:07d}", centers=center, center_source="estimated" if item % 5 == 0 else "file")
+
+
+@pytest.mark.parametrize(("shard_size", "files"), [(500, 1), (4, 3)])
+def test_converted_in_shards(tmp_path, shard_size, files):
+    raw = RawDataset.of_depth("nyu_train", items=range(10), convert=converted, found=10)
+    summary = ShardWriter(tmp_path, shard_size, num_workers=1).write(raw)
+    assert (summary.written, summary.without_silhouette, len(summary.files)) == (10, None, files)
+    assert summary.counts == {"estimated_centers": 2, "usable_centers_0": 6}
+    assert read_summary(tmp_path / "nyu_train.json")["counts"] == summary.counts
+    read = [DepthRecord.from_example(data) for file in summary.files for data in read_records(tmp_path / file)]
+    assert [frame.name for frame in read] == [f"{item:07d}" for item in range(10)]
+    again = ShardWriter(tmp_path, shard_size, num_workers=1).write(raw)
+    assert not again.fresh and again.counts == summary.counts and again.without_silhouette is None
