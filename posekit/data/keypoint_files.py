@@ -8,11 +8,8 @@ import dataclasses
 import math
 import os
 import pathlib
-import pickle
 import re
 import tokenize
-import zipfile
-import zlib
 
 import numpy as np
 
@@ -22,7 +19,7 @@ from posekit.data.hdf5 import PoseFile
 from posekit.data.image_files import MAX_BYTES as MAX_PICTURE_BYTES
 from posekit.data.image_files import ImageFileError, announced_size
 from posekit.data.keypoint_json import MAX_SIDE, Found
-from posekit.data.pickles import loads_pickle
+from posekit.data.npz_objects import as_numbers, read_npz_objects
 from posekit.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
 from posekit.files import npz_entries, read_npz
 from posekit.results import People
@@ -37,6 +34,8 @@ _SCORE_KEYS = ("scores", "keypoint_scores", "confidence")
 _SIZE_KEYS = ("image_size",)
 # Frames wanted, behind the file's name.
 _SELECTION = re.compile(r"(?P<path>.+)#(?P<start>\d*)(?P<range>:(?P<stop>\d*)(?::(?P<step>\d+))?)?")
+# NumPy reads an array's header as Python's source text, and maps what it claims without a further look.
+_DAMAGE = (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, tokenize.TokenError)
 # VideoPose3D's order of Human3.6M's cameras.
 _CAMERAS = tuple(CAMERA_SIZES[name] for name in ("54138969", "55011271", "58860488", "60457274"))
 
@@ -153,8 +152,8 @@ def checked_size(size, what="image_size"):
     if size is None:
         return None
     try:
-        first, second = (float(value) for value in np.ravel(size).tolist())
-    except (TypeError, ValueError):
+        first, second = (float(value) for value in np.ravel(size)[:3].tolist())
+    except (TypeError, ValueError, OverflowError):
         first = second = math.nan
     if not all(1 <= value <= MAX_SIDE and value == int(value) for value in (first, second)):
         raise ValueError(f"{what} is {size!r:.60}; it must be two whole numbers of pixels, such as (1920, 1080).")
@@ -189,8 +188,9 @@ class _Reader:
     def npy(self):
         try:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError, SyntaxError, tokenize.TokenError) as error:
-            raise ValueError(f"{self.path} cannot be read as an array: {error}.") from None
+        except _DAMAGE as error:
+            reason = f"{error!s:.200}" or type(error).__name__
+            raise ValueError(f"{self.path} cannot be read as an array: {reason}; write it again.") from None
         if isinstance(array, np.lib.npyio.NpzFile):
             array.close()
             raise ValueError(f"{self.path} is a .npz file; name it so.")
@@ -201,7 +201,7 @@ class _Reader:
         if {"keypoints_px", "joints", "image_size"} <= set(names):
             return self._saved_people()
         if "positions_2d" in names:
-            return self._videopose(names)
+            return self._videopose()
         keys = [key for key in _POINT_KEYS if key in names] or names[:1]
         if not keys:
             raise ValueError(f"{self.path} is no .npz file or an empty one; write it again.")
@@ -240,13 +240,16 @@ class _Reader:
         if scores is not None and np.shape(scores) != points.shape[:2]:
             raise ValueError(f"{self.path}: scores has the shape {np.shape(scores)}, not {points.shape[:2]}.")
         height, width = checked_size(content["image_size"], f"{self.path}: image_size (height, width)")
-        rest = {name: content[name] for name in ("person_scores", "boxes") if name in content}
+        known = [name for name in ("person_scores", "boxes") if name in content]
+        rest = {name: _numeric(content[name], f"{self.path}: {name}") for name in known}
         source = str(content.get("source", "")) or self.path.stem
         found = Found(source, points, scores, skeleton, (width, height), picture=source, **rest)
         return self._frames(self._take([found]))
 
     def _arrays(self, points, scores, image_size, what):
         """Frames of a plain array."""
+        if points.dtype.kind not in "fiu":
+            raise ValueError(f"{what} holds {points.dtype}, not numbers.")
         if points.ndim not in (2, 3, 4) or points.shape[-1] not in (2, 3) or not points.size:
             raise ValueError(
                 f"{what} has the shape {points.shape}; keypoints must be [joints, 2 or 3], [frames, joints, 2 or 3] or "
@@ -271,22 +274,25 @@ class _Reader:
             found.append(Found(name, values[..., :2], confidence, skeleton, image_size))
         return self._frames(found)
 
-    def _videopose(self, names):
+    def _videopose(self):
         """VideoPose3D's detections: subjects (or videos), their recordings (or "custom"), an array a camera."""
-        content = {key: _object_entry(self.path, key) for key in ("positions_2d", "metadata") if key in names}
+        content = read_npz_objects(self.path, ("positions_2d", "metadata"), MAX_ARRAY_BYTES)
         metadata = content.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
         parts = []
         for subject, recordings in _items(content["positions_2d"], f"{self.path}: positions_2d"):
             sizes = metadata.get("video_metadata")
             size = sizes.get(subject) if isinstance(sizes, dict) else None
-            size = checked_size((size.get("w"), size.get("h")), subject) if isinstance(size, dict) else None
+            if isinstance(size, dict):
+                size = checked_size((size.get("w"), size.get("h")), f"{self.path}: size of {subject}'s video")
+            else:
+                size = None
             for recording, views in _items(recordings, f"{self.path}: {subject}"):
-                if not isinstance(views, (list, tuple, np.ndarray)):
+                if not isinstance(views, (list, tuple)) and not (isinstance(views, np.ndarray) and views.ndim):
                     raise ValueError(f"{self.path}: {subject}, {recording} holds no list of arrays, one a camera.")
                 for camera, view in enumerate(views):
                     what = f"{subject}_{recording}_{camera}"
-                    view = _numeric(view, f"{self.path}: {what}")
+                    view = as_numbers(view, f"{self.path}: {what}")
                     if view.ndim != 3 or view.shape[2] not in (2, 3):
                         raise ValueError(
                             f"{self.path}: {what} has the shape {view.shape}, not [frames, joints, 2 or 3]."
@@ -415,10 +421,7 @@ def _selected(path):
 
 def _numeric(values, what):
     """Float64 array; NaN and infinity pass, as they stand for joints that were not found."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{what} holds {array.dtype}, not numbers.")
-    return array.astype(np.float64)
+    return as_numbers(values, what).astype(np.float64)
 
 
 def _items(value, what):
@@ -434,27 +437,6 @@ def _layout(metadata):
     if isinstance(layout, str) and isinstance(count, (int, np.integer)):
         return known.get((layout.lower(), int(count)))
     return None
-
-
-def _object_entry(path, key):
-    """An entry of a `.npz` file that is one Python object, read without executing anything."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
-            data = file.read(MAX_ARRAY_BYTES + 1)
-        if len(data) > MAX_ARRAY_BYTES:
-            raise ValueError(f"{key!r} takes more than {MAX_ARRAY_BYTES} bytes")
-        if data[:6] != b"\x93NUMPY" or len(data) < 12:
-            raise ValueError(f"{key!r} is no array")
-        width = 2 if data[6] == 1 else 4
-        start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
-        if b"'descr': '|O'" not in data[:start]:
-            raise ValueError(f"{key!r} is an array of numbers, not a dict of recordings")
-        value = loads_pickle(data[start:], f"{path}, {key}")
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as .npz: {error}.") from error
-    except pickle.UnpicklingError as error:
-        raise ValueError(str(error)) from error
-    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
 def _size_of_picture(path):

@@ -11,7 +11,11 @@ from posekit.skeletons import BODY25, COCO17, OPENPOSE18, SKELETONS, Skeleton
 
 MAX_JSON_BYTES = 256 << 20
 MAX_JOINTS = 1000
+MAX_PEOPLE = 10_000  # of a picture
 MAX_SIDE = 100_000  # pixels of a picture
+# Python takes ten times as much for an empty list or dict as JSON does; no file of keypoints has nearly as many.
+_BYTES_PER_CONTAINER = 16
+_FEW_CONTAINERS = 10_000
 _OPENPOSE = {skeleton.num_joints: skeleton for skeleton in (OPENPOSE18, BODY25)}
 
 
@@ -106,8 +110,14 @@ def _content(path):
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
         raise ValueError(f"{path} has {size} bytes; JSON of up to {MAX_JSON_BYTES} is read. Split it.")
+    data = path.read_bytes()
+    containers = data.count(b"{") + data.count(b"[")
+    if containers > max(_FEW_CONTAINERS, len(data) // _BYTES_PER_CONTAINER):
+        raise ValueError(
+            f"{path} has {containers} lists and dicts in {len(data)} bytes, too many to hold keypoints; write it again."
+        )
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         reason = "brackets inside each other" if isinstance(error, RecursionError) else str(error)
         raise ValueError(f"{path} cannot be read as JSON: {reason:.200}.") from None
@@ -154,6 +164,7 @@ def _coco_annotations(path, content, skeleton):
 
 
 def _coco_picture(name, entries, skeleton):
+    _check_count(entries[0][1], entries)
     people, person_scores, boxes = [], [], []
     for entry, what in entries:
         people.append(_triples(entry["keypoints"], f"{what}: keypoints"))
@@ -176,6 +187,7 @@ def _coco_picture(name, entries, skeleton):
 
 
 def _openpose(path, content, skeleton):
+    _check_count(path, content["people"])
     people = []
     for index, person in enumerate(content["people"]):
         what = f"{path}: people[{index}]"
@@ -202,6 +214,7 @@ def _openpose(path, content, skeleton):
 
 
 def _posekit(path, content):
+    _check_count(path, content["people"])
     told = content["skeleton"]
     joints = _texts(told.get("joints"), f"{path}: skeleton joints")
     bones = [_texts(bone, f"{path}: a bone") for bone in _list(told.get("bones", []), f"{path}: skeleton bones")]
@@ -235,6 +248,11 @@ def _posekit(path, content):
         boxes=np.stack(boxes) if boxes and all(box is not None for box in boxes) else None,
         picture=source,
     )
+
+
+def _check_count(what, people):
+    if len(people) > MAX_PEOPLE:
+        raise ValueError(f"{what}: {len(people)} people in one picture; up to {MAX_PEOPLE} are read.")
 
 
 def _size(image, what):

@@ -295,6 +295,8 @@ class Evil:
         ({"S9": {"a": 3}}, "no list of arrays"),
         ({"S9": [1]}, "no dict"),
         ([1, 2], "no dict"),
+        ({"S9": {"a": np.array(3.0)}}, "no list of arrays"),
+        ({"S9": {"a": [["x" * 200_000] + [""] * 50_000]}}, "holds a str, not numbers"),
         ({"S9": {"a": [Evil()]}}, "Nothing was executed"),
     ],
 )
@@ -338,7 +340,8 @@ def test_sizes_of_pictures_are_asked_for(tmp_path):
     path = write(tmp_path / "a.json", [{"image_id": 1, "keypoints": [1.0] * 51}])
     with pytest.raises(ValueError, match="--image_size=1920,1080"):
         read_keypoints(path)
-    for wrong in ((640,), (0, 480), (640.5, 480), ("a", "b"), (640, float("nan")), (10**9, 5), 640, (None, None)):
+    sizes = ((640,), (0, 480), (640.5, 480), ("a", "b"), (640, float("nan")), (10**9, 5), 640, (None, None), (10**400, 1))
+    for wrong in sizes:
         with pytest.raises(ValueError, match="image_size is"):
             read_keypoints(path, image_size=wrong)
     # What the file says counts more.
@@ -412,6 +415,30 @@ def test_large_json_is_not_read(tmp_path, monkeypatch):
         read_keypoints(write(tmp_path / "a.json", [1, 2, 3, 4, 5, 6]))
 
 
+def test_more_lists_than_keypoints_need_are_not_built(tmp_path):
+    path = tmp_path / "a.json"
+    for part in (b"{},", b"[],"):
+        path.write_bytes(b'{"people": [' + part * 100_000 + b"{}]}")
+        with pytest.raises(ValueError, match="100002 lists and dicts in|100003 lists and dicts in"):
+            read_keypoints(path, image_size=SIZE)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"image_id": 1, "keypoints": TRIPLES}] * 4,
+        {"people": [{"pose_keypoints_2d": [5.0] * 54}] * 4},
+        {"people": [{"keypoints": []}] * 4, "skeleton": {"joints": ["a"]}},
+    ],
+)
+def test_people_in_one_picture_are_counted(tmp_path, monkeypatch, content):
+    path = write(tmp_path / "a.json", content)
+    assert len(read_keypoints(path, image_size=SIZE)[0].people) == 4
+    monkeypatch.setattr(keypoint_json, "MAX_PEOPLE", 3)
+    with pytest.raises(ValueError, match=r"a\.json.*: 4 people in one picture; up to 3"):
+        read_keypoints(path, image_size=SIZE)
+
+
 @pytest.mark.parametrize(
     "array, words",
     [
@@ -448,6 +475,18 @@ def test_objects_and_damaged_arrays_are_refused(tmp_path):
             read_keypoints(path, image_size=SIZE)
 
 
+@pytest.mark.parametrize("shape", ["(99999999999999999999, 17, 3)", "(-3, 17, 3)", "(True, 17, 3)", "-" * 9000 + "1"])
+def test_headers_that_make_no_sense(tmp_path, shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    entry = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(5000)
+    (tmp_path / "a.npy").write_bytes(entry)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("keypoints.npy", entry)
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as"):
+            read_keypoints(tmp_path / name, image_size=SIZE)
+
+
 def test_saved_people_that_were_tampered_with(tmp_path):
     people_of().save_npz(tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz") as archive:
@@ -457,6 +496,8 @@ def test_saved_people_that_were_tampered_with(tmp_path):
         ("scores", np.ones((2, 16)), "scores has the shape"),
         ("image_size", np.array([-1, 5]), "image_size"),
         ("boxes", np.ones((3, 4)), "boxes"),
+        ("boxes", np.full((2, 4), "a"), "boxes holds <U1, not numbers"),
+        ("person_scores", np.array(["high", "low"]), "person_scores holds <U4, not numbers"),
         ("joints", np.array(["a", "a"]), "more than once"),
     ):
         np.savez(tmp_path / "b.npz", **{**arrays, name: value})
