@@ -21,8 +21,7 @@ Training is a pure function of (seed, epoch, step): the order of the files, of t
 motion capture of step k of epoch e do not depend on how the run got there, so a resumed run sees the same batches.
 """
 
-import contextlib
-import re
+import functools
 
 import tensorflow as tf
 
@@ -39,22 +38,24 @@ from posekit.data.augment import (
     stream_seed,
 )
 from posekit.data.schema import parse_image_labels, parse_image_record, parse_mocap_record
+from posekit.data.streams import (
+    check_positive,
+    epoch_starts,
+    explain_bad_files,
+    interleave,
+    read_files,
+    ready,
+    shuffle,
+)
 from posekit.geometry.images import crop_window
 
 # The second word of a seed tells what it is for; augmentation takes the numbers from 2**48 on.
 _FILE_ORDER, _RECORD_ORDER, _MOCAP_FILE_ORDER, _MOCAP_RECORD_ORDER, _MOCAP_START = (n << 40 for n in range(5))
-# Files read at once: enough to mix shards, few enough to keep open.
-_OPEN_FILES = 16
 # JPEG stores blocks of up to 16 pixels whose colour is interpolated from the neighbours; a window decoded with this
 # margin has the same pixels as the whole picture.
 _JPEG_MARGIN = 32
-_FOREVER = 2**31 - 1
 # Most passes over the motion capture in one epoch; each has random numbers of its own.
 _PASSES = 1 << 20
-
-
-class BadRecordError(tfrecord.TFRecordError):
-    """A record that cannot be used, with its file and number."""
 
 
 def steps_per_epoch(data_dir, datasets, batch_size):
@@ -133,11 +134,8 @@ def hmr_batches(
     Differs: the original repeats one shuffled stream without end and cannot resume.
     """
     steps = steps_per_epoch(data_dir, datasets, batch_size)
-    _check_positive(batch_size=batch_size, image_size=image_size, shuffle_buffer=shuffle_buffer)
-    if num_epochs is not None and num_epochs <= start_epoch:
-        raise ValueError(f"A stream from epoch {start_epoch} to num_epochs={num_epochs} is empty; raise num_epochs.")
-    if not 0 <= start_step < steps:
-        raise ValueError(f"start_step={start_step} is not a step of an epoch of {steps} steps; give 0 to {steps - 1}.")
+    check_positive(batch_size=batch_size, image_size=image_size, shuffle_buffer=shuffle_buffer)
+    starts, left = epoch_starts(start_epoch, start_step, num_epochs, steps)
     files = tf.constant(_files(data_dir, datasets))
 
     def epoch_records(epoch, skipped):
@@ -153,11 +151,9 @@ def hmr_batches(
         made = _person(serialized, numbers, image_size, silhouettes, silhouette_threshold)
         return {key: made[key] for key in _TRAIN_KEYS}
 
-    epochs = tf.data.Dataset.range(start_epoch, _FOREVER if num_epochs is None else num_epochs)
-    starts = epochs.map(lambda epoch: (epoch, tf.where(epoch == start_epoch, tf.cast(start_step, tf.int64), 0)))
     batches = starts.flat_map(epoch_records).map(element, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
     if mocap_datasets:
-        _check_positive(mocap_batch_size=mocap_batch_size)
+        check_positive(mocap_batch_size=mocap_batch_size)
         sources = _mocap_files(data_dir, mocap_datasets)
         poses = starts.flat_map(
             lambda epoch, skipped: _mocap_records(sources, seed, epoch, shuffle_buffer)
@@ -166,8 +162,7 @@ def hmr_batches(
         )
         mocap = poses.batch(mocap_batch_size, drop_remainder=True).map(parse_mocap_record)
         batches = tf.data.Dataset.zip((batches, mocap)).map(lambda batch, poses: {**batch, "mocap": poses})
-    left = tf.data.INFINITE_CARDINALITY if num_epochs is None else (num_epochs - start_epoch) * steps - start_step
-    return _ready(batches, left)
+    return ready(batches, left)
 
 
 def train_dataset(data_dir, datasets, batch_size, *, epoch=0, **options):
@@ -226,10 +221,10 @@ def eval_dataset(
         DatasetNotFoundError: If a dataset is not there; the message says how to make it.
         ValueError: If the datasets hold no picture.
     """
-    _check_positive(batch_size=batch_size, image_size=image_size, shuffle_buffer=shuffle_buffer)
+    check_positive(batch_size=batch_size, image_size=image_size, shuffle_buffer=shuffle_buffer)
     count = _count(data_dir, datasets)
     files = tf.constant(_files(data_dir, datasets))
-    records = _shuffled_records(files, seed, 0, shuffle_buffer) if augment_validation else _records(files)
+    records = _shuffled_records(files, seed, 0, shuffle_buffer) if augment_validation else read_files(files)
 
     def element(index, serialized):
         numbers = no_augmentation()
@@ -238,7 +233,7 @@ def eval_dataset(
         return _person(serialized, numbers, image_size, silhouettes, silhouette_threshold)
 
     batches = records.enumerate().map(element, tf.data.AUTOTUNE).batch(batch_size)
-    return _ready(batches, -(-count // batch_size))
+    return ready(batches, -(-count // batch_size))
 
 
 def mocap_dataset(data_dir, names, batch_size, *, seed=0, epoch=0, shuffle_buffer=10000):
@@ -259,12 +254,11 @@ def mocap_dataset(data_dir, names, batch_size, *, seed=0, epoch=0, shuffle_buffe
         DatasetNotFoundError: If a dataset is not there; the message says how to make it.
         ValueError: If the datasets hold no pose.
     """
-    _check_positive(batch_size=batch_size, shuffle_buffer=shuffle_buffer)
+    check_positive(batch_size=batch_size, shuffle_buffer=shuffle_buffer)
     records = _mocap_records(_mocap_files(data_dir, names), seed, epoch, shuffle_buffer)
-    return _ready(records.batch(batch_size).map(parse_mocap_record), tf.data.INFINITE_CARDINALITY)
+    return ready(records.batch(batch_size).map(parse_mocap_record), tf.data.INFINITE_CARDINALITY)
 
 
-@contextlib.contextmanager
 def explain_bad_records(data_dir, datasets, mocap_datasets=()):
     """Turns TensorFlow's errors about unreadable data into ones that name the file and the record.
 
@@ -283,39 +277,13 @@ def explain_bad_records(data_dir, datasets, mocap_datasets=()):
         ...     for batch in eval_dataset("data", ["lsp_val"], 8):
         ...         evaluate(batch)
     """
-    try:
-        yield
-    except (tf.errors.OpError, UnicodeDecodeError) as error:
-        # Errors of the model itself are no reason to read hundreds of thousands of pictures. TensorFlow quotes the
-        # bytes of a broken record in its message, and stumbles over them itself where they are not text.
-        message = getattr(error, "message", "Dataset")
-        if isinstance(error, tf.errors.DataLossError) or re.search("Iterator|Dataset", message):
-            _check_datasets(tfrecord.dataset_files, data_dir, datasets, parse_image_record)
-            _check_datasets(tfrecord.mocap_files, data_dir, mocap_datasets, parse_mocap_record)
-        raise
-
-
-def check_records(files, parse):
-    """Reads files through to find a record that cannot be used.
-
-    Args:
-        files: Paths of TFRecord files.
-        parse: Function that parses one serialised record.
-
-    Raises:
-        BadRecordError: At the first bad record, with its file and number.
-    """
-    for path in files:
-        number = 0
-        try:
-            for _ in tf.data.TFRecordDataset(path).map(parse):
-                number += 1
-        except (tf.errors.OpError, UnicodeDecodeError) as error:
-            reason = _reason(error)
-            raise BadRecordError(
-                f"{path}: record {number} (counted from 0){_filename(path, number)} cannot be read: {reason}. Make the "
-                "file again with python tools/create_dataset.py, which skips and counts bad pictures."
-            ) from error
+    images = [
+        (functools.partial(tfrecord.dataset_files, data_dir, name), parse_image_record, _filename) for name in datasets
+    ]
+    poses = [
+        (functools.partial(tfrecord.mocap_files, data_dir, name), parse_mocap_record, None) for name in mocap_datasets
+    ]
+    return explain_bad_files(images + poses)
 
 
 _TRAIN_KEYS = (
@@ -395,16 +363,10 @@ def _silhouette(encoded, image_size, plan, size, threshold):
     return tf.cond(tf.strings.length(encoded) > 0, stored, lambda: unknown)
 
 
-def _records(files):
-    return tf.data.TFRecordDataset(files, buffer_size=1 << 20)
-
-
 def _shuffled_records(files, seed, epoch, shuffle_buffer):
     order = tf.random.experimental.stateless_shuffle(files, stream_seed(seed, epoch, _FILE_ORDER))
-    records = tf.data.Dataset.from_tensor_slices(order).interleave(
-        _records, cycle_length=min(_OPEN_FILES, len(files)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    return _shuffle(records, shuffle_buffer, stream_seed(seed, epoch, _RECORD_ORDER))
+    records = interleave(tf.data.Dataset.from_tensor_slices(order), read_files, len(files))
+    return shuffle(records, shuffle_buffer, stream_seed(seed, epoch, _RECORD_ORDER))
 
 
 def _mocap_records(sources, seed, epoch, shuffle_buffer):
@@ -424,34 +386,14 @@ def _mocap_records(sources, seed, epoch, shuffle_buffer):
         places = tf.random.stateless_uniform([len(sources)], stream_seed(seed, 0, number + _MOCAP_START))
         starts = tf.cast(places * tf.cast(counts, tf.float32), tf.int64)
         files = tf.data.Dataset.from_tensor_slices((tf.gather(paths, order), tf.gather(starts, order)))
-        records = files.interleave(
-            lambda path, start: _records(path).skip(start).concatenate(_records(path).take(start)),
-            cycle_length=min(_OPEN_FILES, len(sources)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+        records = interleave(
+            files,
+            lambda path, start: read_files(path).skip(start).concatenate(read_files(path).take(start)),
+            len(sources),
         )
-        return _shuffle(records, shuffle_buffer, stream_seed(seed, 0, number + _MOCAP_RECORD_ORDER))
+        return shuffle(records, shuffle_buffer, stream_seed(seed, 0, number + _MOCAP_RECORD_ORDER))
 
     return tf.data.Dataset.range(_PASSES).flat_map(one_pass)
-
-
-def _shuffle(records, shuffle_buffer, seed):
-    def shuffled(word):
-        # TensorFlow mixes the program's global seed into the order, and stumbles over a global seed of 0. In here the
-        # call sets the seed of this function's graph alone.
-        tf.compat.v1.set_random_seed(1)
-        return records.shuffle(shuffle_buffer, seed=word, reshuffle_each_iteration=False)
-
-    word = tf.random.stateless_uniform([], seed, None, None, tf.int64, alg="philox")
-    return tf.data.Dataset.from_tensors(word).flat_map(shuffled)
-
-
-def _ready(batches, count):
-    options = tf.data.Options()
-    # Pictures are prepared side by side; splitting the small operations of one picture again only costs.
-    options.threading.max_intra_op_parallelism = 1
-    batches = batches.apply(tf.data.experimental.assert_cardinality(count))
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
 def _files(data_dir, datasets):
@@ -480,32 +422,5 @@ def _mocap_files(data_dir, names):
     return sources
 
 
-def _check_positive(**values):
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
-
-
-def _check_datasets(find, data_dir, names, parse):
-    for name in names:
-        # A set that is named but not there was not read either.
-        with contextlib.suppress(tfrecord.DatasetNotFoundError):
-            check_records(find(data_dir, name), parse)
-
-
-def _reason(error):
-    if isinstance(error, UnicodeDecodeError):
-        return "it is no tf.train.Example"
-    first_line = (error.message or "unreadable").splitlines()[0].partition("[Op:")[0]
-    # TensorFlow names the place in the pipeline before it says what is wrong.
-    return re.sub(r"\{\{.*?\}\}|.*Iterator::\S+:", "", first_line).strip(" .")
-
-
-def _filename(path, number):
-    """The picture's name in brackets, if the record can be parsed."""
-    try:
-        record = next(iter(tf.data.TFRecordDataset(path).skip(number)))
-        name = parse_image_labels(record)["filename"].numpy().decode(errors="replace")
-        return f" ({name})" if name else ""
-    except (tf.errors.OpError, StopIteration, UnicodeDecodeError):
-        return ""
+def _filename(serialized):
+    return parse_image_labels(serialized)["filename"]

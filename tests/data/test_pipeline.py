@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from posekit.data import augment, pipeline
 from posekit.data.schema import ImageRecord, MocapRecord, encode_silhouette
+from posekit.data.streams import BadRecordError
 from posekit.data.tfrecord import DatasetNotFoundError, RecordWriter, TFRecordError
 from posekit.skeletons import COCO_PLUS19, LSP14
 from posekit.testing import load_fixture
@@ -342,7 +343,7 @@ DAMAGED = list(damaged_sets())
 def test_bad_record_is_named(tmp_path, name, record, message):
     write_set(tmp_path / "set.tfrecords", [make_record(0), make_record(1), record, make_record(4)])
     make = pipeline.train_dataset if "JPEG" in name else pipeline.eval_dataset
-    with pytest.raises(pipeline.BadRecordError, match=rf"set\.tfrecords: {message}.*create_dataset") as raised:
+    with pytest.raises(BadRecordError, match=rf"set\.tfrecords: {message}.*create_dataset") as raised:
         with pipeline.explain_bad_records(tmp_path, ["set"]):
             read(make(tmp_path, ["set"], 2, image_size=SIZE))
     assert "Iterator" not in str(raised.value) and "{{" not in str(raised.value)
@@ -366,7 +367,7 @@ def test_bad_mocap_is_named(data_dir, tmp_path):
     (tmp_path / "mocap_neutrMosh").mkdir()
     write_set(tmp_path / "mocap_neutrMosh" / "neutrSMPL_CMU_0000.tfrecord", [b"\xff\xff"] * 3)
     write_set(tmp_path / "set.tfrecords", [make_record(0)])
-    with pytest.raises(pipeline.BadRecordError, match="neutrSMPL_CMU_0000.tfrecord: record 0 "):
+    with pytest.raises(BadRecordError, match="neutrSMPL_CMU_0000.tfrecord: record 0 "):
         with pipeline.explain_bad_records(tmp_path, ["set"], ["CMU"]):
             read(pipeline.mocap_dataset(tmp_path, ["CMU"], 2), 1)
 
@@ -401,6 +402,6 @@ def test_bad_record_is_named_during_fit(tmp_path):
     write_set(tmp_path / "set.tfrecords", [make_record(0), make_record(1), truncated, make_record(4)])
     model = MeanModel()
     model.compile()
-    with pytest.raises(pipeline.BadRecordError, match=message):
+    with pytest.raises(BadRecordError, match=message):
         with pipeline.explain_bad_records(tmp_path, ["set", "not_there"], ["CMU"]):
             model.fit(pipeline.train_dataset(tmp_path, ["set"], 2, image_size=SIZE), verbose=0, shuffle=False)
