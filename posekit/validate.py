@@ -14,7 +14,7 @@ from posekit.training.config import (
     run_command,
     stored_in_run,
 )
-from posekit.weights import WeightsOptions, load_model, resolve, stored_with_weights
+from posekit.weights import WeightsOptions, load_ensemble, load_model, resolve, stored_with_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +48,12 @@ def run(name, system, config, options, rest):
     else:
         # The untrained model is random; the same seed gives the same numbers.
         keras.utils.set_random_seed(config.seed)
-        found = resolve(options.reference, name)
+        found, epochs = resolve(options.reference, name), further.pop("ensemble", 0)
         evaluated = found.path
-        model = load_model(system, config, found)
+        if epochs:
+            model = load_ensemble(name, system, config, options.run_dir, epochs)
+        else:
+            model = load_model(system, config, found)
         results = {"trained": system.evaluate(config, model, options.num_pictures, **further)}
     if options.baseline:
         results["untrained"] = system.evaluate(config, load_model(system, config, None), 0, **further)

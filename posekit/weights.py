@@ -11,6 +11,7 @@ import numpy as np
 
 from posekit.files import cache_folder, load_weights, replacing
 from posekit.training.config import Options, load_config, option
+from posekit.training.run import RunFolder
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -96,6 +97,31 @@ def load_model(module, config, found):
             "training diverged. Use an earlier checkpoint, or train with a smaller learning rate."
         )
     return model
+
+
+def load_ensemble(name, module, config, run_dir, count):
+    """Builds one model for each of the last epochs of a run.
+
+    Args:
+        name: System name.
+        module: Its module.
+        config: Its options.
+        run_dir: Run folder that kept checkpoints of its epochs.
+        count: How many.
+
+    Returns:
+        List of Keras models, oldest epoch first.
+
+    Raises:
+        FileNotFoundError: If the run has fewer epochs' checkpoints.
+    """
+    epochs = RunFolder(run_dir).epochs() if run_dir else []
+    if len(epochs) < count:
+        raise FileNotFoundError(
+            f"--ensemble={count} needs the checkpoints of {count} epochs; --run_dir={run_dir} has {len(epochs)}. Train "
+            f"with --keep_epochs={count} or more, or give a smaller --ensemble."
+        )
+    return [load_model(module, config, resolve(str(folder), name)) for _, folder in epochs[-count:]]
 
 
 def checkpoints_folder():

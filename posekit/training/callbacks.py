@@ -25,6 +25,7 @@ class RunRecorder(keras.callbacks.Callback):
         progress: `Progress` to continue from.
         monitor: Name of the epoch value that decides which checkpoint is best; smaller is better.
         checkpoint_every: Epochs between two `last` checkpoints.
+        keep_epochs: How many epochs' weights are kept beside them, the last ones.
         image_every: Steps between two pictures, 0 for none.
         draw: Function that returns a uint8 `[height, width, 3]` RGB picture of the current state.
         validate_every: Steps between two single-batch validations, 0 for none.
@@ -40,6 +41,7 @@ class RunRecorder(keras.callbacks.Callback):
         *,
         monitor,
         checkpoint_every=1,
+        keep_epochs=0,
         image_every=0,
         draw=None,
         validate_every=0,
@@ -52,6 +54,7 @@ class RunRecorder(keras.callbacks.Callback):
         self.progress = progress or Progress()
         self.monitor = monitor
         self.checkpoint_every = checkpoint_every
+        self.keep_epochs = keep_epochs
         self.image_every = image_every
         self.draw = draw
         self.validate_every = validate_every
@@ -128,6 +131,8 @@ class RunRecorder(keras.callbacks.Callback):
         if watched is not None and np.isfinite(watched) and (best is None or watched < best):
             self.progress.best = watched
             self.run.save("best", self.progress, self.trained)
+        if self.keep_epochs:
+            self.run.save_epoch(self.progress, self.trained, self.keep_epochs)
         if (epoch + 1) % self.checkpoint_every == 0:
             self._save_last()
 

@@ -45,6 +45,10 @@ class Progress:
     metrics: dict = dataclasses.field(default_factory=dict)
 
 
+# Begins the names of the epochs' checkpoints.
+_EPOCH = "epoch_"
+
+
 class RunFolder:
     """A training run on disk.
 
@@ -112,7 +116,7 @@ class RunFolder:
         """Writes a checkpoint so that it appears whole or not at all.
 
         Args:
-            name: `"last"` or `"best"`.
+            name: `"last"`, `"best"` or of an epoch.
             progress: `Progress` to store.
             model: Keras model whose weights users load.
             trainer: Keras model that trains it; with it the checkpoint can resume training.
@@ -140,6 +144,30 @@ class RunFolder:
             os.replace(final, old)
         os.replace(temporary, final)
         shutil.rmtree(old, ignore_errors=True)
+
+    def save_epoch(self, progress, model, keep):
+        """Writes the checkpoint of an epoch and removes those that are too old.
+
+        Args:
+            progress: `Progress`, at the end of the epoch.
+            model: Keras model whose weights users load.
+            keep: How many epochs' checkpoints stay.
+
+        Raises:
+            OSError: As `save`.
+        """
+        self.save(f"{_EPOCH}{progress.epoch:04d}", progress, model)
+        for _, folder in self.epochs()[:-keep]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def epochs(self):
+        """Finds the checkpoints of epochs.
+
+        Returns:
+            List of `(epoch, folder)`, oldest first.
+        """
+        numbers = {folder: folder.name.removeprefix(_EPOCH) for folder in self.checkpoints.glob(f"{_EPOCH}*")}
+        return sorted((int(number), folder) for folder, number in numbers.items() if number.isdigit())
 
     def restore(self, model, trainer):
         """Loads the checkpoint `last` into a model and its trainer.

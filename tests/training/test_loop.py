@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 
 from posekit import train
 from posekit.training.run import RunFolder
+from posekit.weights import load_ensemble, load_model, resolve
 
 TOY = pathlib.Path(__file__).with_name("toy_system.py")
 
@@ -112,6 +114,24 @@ def test_more_epochs_can_be_asked_for_later(tmp_path, uninterrupted):
     assert command(f"--run_dir={tmp_path}", "--num_epochs=2") == 0
     assert command(f"--run_dir={tmp_path}", "--resume", "--num_epochs=4") == 0
     assert_same_curve(tmp_path, uninterrupted)
+
+
+def test_the_last_epochs_stay_for_an_ensemble(tmp_path, toy, monkeypatch):
+    recording = toy.recording
+    monkeypatch.setattr(toy, "recording", lambda *given: {**recording(*given), "keep_epochs": 2})
+    assert command(f"--run_dir={tmp_path}", "--num_epochs=3") == 0
+    assert [epoch for epoch, _ in RunFolder(tmp_path).epochs()] == [2, 3]
+    models = load_ensemble("toy", toy_without_pretraining(toy), toy.Config(), tmp_path, 2)
+    first, last = (model.get_weights()[0] for model in models)
+    assert not np.array_equal(first, last)
+    newest = load_model(toy_without_pretraining(toy), toy.Config(), resolve(str(tmp_path / "checkpoints/last"), "toy"))
+    assert np.array_equal(last, newest.get_weights()[0])
+    with pytest.raises(FileNotFoundError, match="--keep_epochs=3"):
+        load_ensemble("toy", toy, toy.Config(), tmp_path, 3)
+
+
+def toy_without_pretraining(toy):
+    return types.SimpleNamespace(build_model=lambda config, pretrained: toy.build_model(config))
 
 
 def test_another_configuration_is_refused(uninterrupted, capsys):
