@@ -1,6 +1,7 @@
 """Files: written whole or not at all, read without trusting what they claim, weights loaded without gaps."""
 
 import contextlib
+import errno
 import io
 import lzma
 import math
@@ -61,16 +62,39 @@ def write_file(path, content):
     Raises:
         OSError: If the file cannot be written, saying why and what to do.
     """
-    path = pathlib.Path(path)
-    if not path.name or path.is_dir():
-        raise IsADirectoryError(f"Cannot write {path}: it is a folder. Give the name of a file in it.")
-    try:
+    with _explaining(path) as path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise type(error)(f"Cannot write {path}: {reason}. Give a file in a folder that you may write to.") from error
+
+
+def check_place(path):
+    """Checks that a file can be written where it is to go, before long work is done for it; leaves nothing behind.
+
+    Args:
+        path: File to be written, in a folder that is there or can be made.
+
+    Raises:
+        OSError: If it cannot be written, saying why and what to do.
+    """
+    with _explaining(path) as path:
+        folder = next(folder for folder in path.parents if folder.exists())
+        temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+        temporary.touch()
+        temporary.unlink()
+
+
+@contextlib.contextmanager
+def _explaining(path):
+    """Makes a context in which what keeps a file from being written is said with what to do."""
+    path = pathlib.Path(path)
+    try:
+        if not path.name or path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        yield path
+    except (OSError, ValueError) as error:  # no file system takes a name with a NUL byte
+        kind, reason = type(error) if isinstance(error, OSError) else OSError, getattr(error, "strerror", None) or error
+        raise kind(f"Cannot write {path!s:.300}: {reason}. Give a file in a folder that you may write to.") from error
 
 
 def cache_folder():

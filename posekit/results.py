@@ -13,6 +13,7 @@ from posekit.files import write_file
 from posekit.skeletons import COCO17, OPENPOSE18, Skeleton
 
 STYLES = ("coco", "openpose", "json")
+MAX_SIDE = 100_000  # pixels of a picture
 
 _LIMB_JOINTS = frozenset(OPENPOSE18.joints[2:14])
 _COORDINATES = {
@@ -102,21 +103,21 @@ class People:
     renderer: Callable | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
-        self.keypoints_px = np.asarray(self.keypoints_px, np.float32)
+        self.keypoints_px = _float32("keypoints_px", self.keypoints_px)
         joints = self.skeleton.num_joints
         if self.keypoints_px.ndim != 3 or self.keypoints_px.shape[1:] != (joints, 2):
             raise ValueError(
                 f"keypoints_px has shape {self.keypoints_px.shape}, but skeleton {self.skeleton.name!r} needs "
                 f"[people, {joints}, 2]."
             )
-        self.scores = np.asarray(self.scores, np.float32)
+        self.scores = _float32("scores", self.scores)
         if self.scores.shape != self.keypoints_px.shape[:2]:
             raise ValueError(f"scores has shape {self.scores.shape}; it must be {self.keypoints_px.shape[:2]}.")
         for name, (axes, last) in _PER_PERSON.items():
             value = getattr(self, name)
             if value is None:
                 continue
-            value = np.asarray(value, np.float32)
+            value = _float32(name, value)
             if value.ndim != axes or len(value) != len(self) or last not in (None, value.shape[-1]):
                 wanted = ["people", *["…"] * (axes - 2), str(last or "…")][:axes]
                 raise ValueError(f"{name} has shape {value.shape} for {len(self)} people; it must be {wanted}.")
@@ -128,6 +129,11 @@ class People:
         if self.person_scores is None:
             self.person_scores = self._mean_scores()
         self.image_size = int(self.image_size[0]), int(self.image_size[1])
+        if not all(1 <= side <= MAX_SIDE for side in self.image_size):
+            raise ValueError(
+                f"image_size is {self.image_size!s:.60}; it must be (height, width) of the picture, each from 1 to "
+                f"{MAX_SIDE} pixels."
+            )
 
     def _mean_scores(self):
         found = (self.scores > 0) & np.isfinite(self.keypoints_px).all(-1)
@@ -200,7 +206,9 @@ class People:
             content = self._to_coco(image_id)
         else:
             content = self._to_openpose() if style == "openpose" else self._to_json()
-        write_file(path, (json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n"
+        # Half a character, as a name may have, has no UTF-8; written as its number it is JSON all the same.
+        write_file(path, text.encode(errors="backslashreplace"))
 
     def save_obj(self, path, person=0, y_up=True):
         """Writes one person's mesh as Wavefront OBJ.
@@ -321,6 +329,18 @@ class People:
             "coordinates": _COORDINATES,
             "people": people,
         }
+
+
+def _float32(name, value):
+    """An array of a field; beyond what float32 holds it is infinite."""
+    value = np.asarray(value)
+    try:
+        if value.dtype.kind in "US":
+            raise ValueError("text")
+        with np.errstate(over="ignore"):
+            return value.astype(np.float32, copy=False)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} holds {value.dtype}, not numbers.") from None
 
 
 def _triples(points, scores):

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from posekit.files import npz_entries, npz_entry, read_npz, reading_npz, regular_file
+from posekit.files import check_place, npz_entries, npz_entry, read_npz, reading_npz, regular_file, write_file
 
 GOOD = {"descr": "<f8", "fortran_order": False, "shape": (2, 3)}
 
@@ -114,3 +114,31 @@ def test_memory_that_is_not_there_is_said(tmp_path):
     path.write_bytes(b"PK junk")
     with pytest.raises(ValueError, match=r"a\.npz cannot be read"):
         read_npz(path, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a\0b.gif", "null byte"),
+        ("a" * 300 + ".gif", "too long"),
+        ("file/a.gif", "Not a directory"),
+        ("folder.gif", "it is a folder"),
+        ("", "it is a folder"),
+    ],
+)
+def test_places_that_take_no_file_are_said_beforehand(tmp_path, name, words):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder.gif").mkdir()
+    for write in (check_place, lambda path: write_file(path, b"x")):
+        with pytest.raises(OSError, match="Cannot write"):
+            write(tmp_path / name)
+    with pytest.raises(OSError, match=f"{words}.*Give"):
+        check_place(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.gif"]
+
+
+def test_checking_a_place_leaves_nothing(tmp_path):
+    check_place(tmp_path / "new" / "deep" / "a.gif")
+    (tmp_path / "old.gif").write_bytes(b"old")
+    check_place(tmp_path / "old.gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["old.gif"] and (tmp_path / "old.gif").read_bytes() == b"old"

@@ -68,6 +68,28 @@ def test_refuses_shapes_that_do_not_fit(fields):
         make_people(2, **fields)
 
 
+@pytest.mark.parametrize("field", ["person_scores", "boxes", "scores", "keypoints_px", "joints3d"])
+def test_refuses_text_where_numbers_belong(field):
+    fields = {"keypoints_px": np.zeros((2, 14, 2)), "scores": np.ones((2, 14)), field: ["high", "low"]}
+    with pytest.raises(ValueError, match=f"{field} holds <U4, not numbers"):
+        People(**fields, skeleton=LSP14, image_size=(10, 10))
+
+
+@pytest.mark.parametrize("size", [(0, 10), (10, -1), (10**30, 5)])
+def test_refuses_pictures_of_no_size(size):
+    with pytest.raises(ValueError, match="image_size is .* each from 1 to"):
+        People(np.zeros((2, 14, 2)), np.ones((2, 14)), LSP14, size)
+
+
+def test_half_a_character_in_a_name_is_written_as_its_number(tmp_path):
+    people = make_people(1, source="\ud800\u00e9.jpg")
+    for style in ("json", "coco"):
+        people.save(tmp_path / "a.json", style=style)
+        content = json.loads((tmp_path / "a.json").read_bytes())
+        name = content["image"]["source"] if style == "json" else content[0]["image_id"]
+        assert name.startswith("\ud800\u00e9")
+
+
 def test_refuses_keypoints_of_another_skeleton():
     with pytest.raises(ValueError, match="LSP14"):
         People(np.zeros((1, 19, 2)), np.zeros((1, 19)), LSP14, (10, 10))

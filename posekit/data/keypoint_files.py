@@ -18,11 +18,11 @@ from posekit.data.h36m import CAMERA_SIZES, read_pose_file
 from posekit.data.hdf5 import PoseFile
 from posekit.data.image_files import MAX_BYTES as MAX_PICTURE_BYTES
 from posekit.data.image_files import ImageFileError, announced_size
-from posekit.data.keypoint_json import MAX_SIDE, Found
+from posekit.data.keypoint_json import Found
 from posekit.data.npz_objects import as_numbers, read_npz_objects
 from posekit.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
 from posekit.files import npz_entries, read_npz
-from posekit.results import People
+from posekit.results import MAX_SIDE, People
 from posekit.skeletons import COCO17, H36M17, H36M32, SKELETONS, Skeleton
 
 SUFFIXES = (".json", ".npz", ".npy", ".h5")
@@ -222,7 +222,8 @@ class _Reader:
         poses = read_pose_file(self.path, columns, rows.start, rows[-1] + 1)[:: rows.step]
         frames = []
         for index, (name, (width, height)) in enumerate(zip(poses.names(), poses.image_size)):
-            found = Found(name, poses.joints_px[index][None], None, poses.skeleton, (round(width), round(height)))
+            size = checked_size(np.rint([width, height]), f"{self.path}: size of the camera's pictures")
+            found = Found(name, poses.joints_px[index][None], None, poses.skeleton, size)
             frames.append(self._frame(found))
             frames[-1].truth_mm = poses.joints_cam_mm[index][None]
         return frames

@@ -7,12 +7,12 @@ import pathlib
 
 import numpy as np
 
+from posekit.results import MAX_SIDE
 from posekit.skeletons import BODY25, COCO17, OPENPOSE18, SKELETONS, Skeleton
 
 MAX_JSON_BYTES = 256 << 20
 MAX_JOINTS = 1000
 MAX_PEOPLE = 10_000  # of a picture
-MAX_SIDE = 100_000  # pixels of a picture
 # Python takes ten times as much for an empty list or dict as JSON does; no file of keypoints has nearly as many.
 _BYTES_PER_CONTAINER = 16
 _FEW_CONTAINERS = 10_000
