@@ -223,8 +223,6 @@ def _show_poses(path):
     with PoseFile(path) as file:
         print(f"{path.stem}: {len(file)} poses of {file.skeleton.name}, {path.stat().st_size / 2**20:.1f} MiB"
               + f", from {file.source}" * bool(file.source))  # fmt: skip
-        if not len(file):
-            return None
         for name in file.columns:
             spec = COLUMNS[name]
             shape = " x ".join(map(str, spec.row_shape(file.skeleton.num_joints))) or "1"

@@ -8,6 +8,7 @@
 * batches of both, whose order is a pure function of (seed, epoch, step), so that a resumed run sees the same ones.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import pathlib
@@ -15,7 +16,7 @@ import pathlib
 import numpy as np
 
 from posekit.codecs import screen_pose
-from posekit.data.hdf5 import CAMERA_COLUMNS, COLUMNS, NAME_LENGTH, PoseFile, PoseFileError
+from posekit.data.hdf5 import CAMERA_COLUMNS, COLUMNS, NAME_LENGTH, PoseFile, PoseFileError, check_cameras
 from posekit.skeletons import H36M17, Skeleton
 
 SPLITS = ("train", "test")
@@ -203,14 +204,15 @@ class CameraTable:
 
         Raises:
             UnknownCameraError: If the size of its pictures is not known.
-            ValueError: If a parameter has the wrong length or is not finite, or the name is too long.
+            ValueError: If a parameter has the wrong length or a value out of range, or the name is too long.
         """
-        numbers = []
+        numbers = {}
         for what, values, length in (("R", R, 9), ("T", T, 3), ("f", f, 2), ("c", c, 2), ("k", k, 3), ("p", p, 2)):
-            values = np.asarray(values, np.float64).ravel()
-            if values.size != length or not np.isfinite(values).all():
-                raise ValueError(f"camera {name!r:.40} has {values.size} values in {what}, {length} numbers are needed")
-            numbers.append(values)
+            numbers[what] = np.asarray(values, np.float64).ravel()
+            if numbers[what].size != length:
+                raise ValueError(
+                    f"camera {name!r:.40} has {numbers[what].size} values in {what}, {length} numbers are needed"
+                )
         if len(str(name).encode()) > NAME_LENGTH:
             raise ValueError(f"camera {name!r:.40}… has a name of more than {NAME_LENGTH} bytes")
         size = image_size if image_size is not None else CAMERA_SIZES.get(name, self.default_size)
@@ -219,7 +221,9 @@ class CameraTable:
                 f"The camera {name!r:.40} is not one of Human3.6M's ({', '.join(CAMERA_SIZES)}), and the size of its "
                 "pictures is not in the file; give it, such as --h36m_image_size=1000,1002."
             )
-        key = (str(name), int(subject), int(index), np.concatenate(numbers).tobytes(), (float(size[0]), float(size[1])))
+        size = float(size[0]), float(size[1])
+        check_cameras({**numbers, "subject": subject, "index": index, "image_size": size}, f"camera {name!r:.40}")
+        key = (str(name), int(subject), int(index), np.concatenate([*numbers.values()]).tobytes(), size)
         return self._rows.setdefault(key, len(self._rows))
 
     def cameras(self):
@@ -252,9 +256,13 @@ def sound_rows(columns):
             reasons.setdefault(row, reason)
 
     for name, values in columns.items():
+        spec, what = COLUMNS[name], "detections" if name.startswith("detect") else "values"
+        beyond = spec.beyond(values)
         if values.dtype.kind == "f":
-            wrong = ~np.isfinite(values).all(tuple(range(1, values.ndim)))
-            reject(wrong, f"{'detections' if name.startswith('detect') else 'values'} that are not finite")
+            reject(~np.isfinite(values).all(tuple(range(1, values.ndim))), f"{what} that are not finite")
+            reject(beyond.any(tuple(range(1, values.ndim))), f"{what} that are not in {spec.span} px or mm")
+        elif name != "action":
+            reject(beyond, f"a {name} that is not among {spec.low} to {spec.high}")
     with np.errstate(invalid="ignore"):
         behind = ~(columns["joints_cam_mm"][..., 2] > 0).all(1) | ~(columns["root_depth_mm"] > 0)
         reject(behind, "joints that are not in front of the camera")
@@ -301,9 +309,17 @@ def read_poses(data_dir, split, columns=None, start=0, stop=None):
 
     Raises:
         DatasetNotFoundError: If there is no such file; the message says how to make it.
-        PoseFileError: If it is damaged or lacks a column.
+        PoseFileError: If it is damaged, lacks a column, or has another skeleton or other actions than Human3.6M.
     """
-    return read_pose_file(pose_file(data_dir, split), columns, start, stop)
+    with _human36m(pose_file(data_dir, split)) as file:
+        poses = _read(file, columns, start, stop)
+    unknown = [] if poses.action is None else sorted(set(np.unique(poses.action).tolist()) - set(ACTIONS))
+    if unknown:
+        raise PoseFileError(
+            f"{file.path} has poses of action {unknown[0]}, which is not among {min(ACTIONS)} to {max(ACTIONS)}; make "
+            "it again with `python tools/create_dataset.py --h36m --overwrite`."
+        )
+    return poses
 
 
 def read_pose_file(path, columns=None, start=0, stop=None):
@@ -324,6 +340,18 @@ def read_pose_file(path, columns=None, start=0, stop=None):
     """
     with PoseFile(path) as file:
         return _read(file, columns, start, stop)
+
+
+@contextlib.contextmanager
+def _human36m(path):
+    """Makes a context in which a pose file of Human3.6M's joints is open."""
+    with PoseFile(path) as file:
+        if file.skeleton is not H36M17:
+            raise PoseFileError(
+                f"{path} has the skeleton {file.skeleton.name}; the lifting network needs {H36M17.name}. Make it again "
+                "with `python tools/create_dataset.py --h36m --overwrite`."
+            )
+        yield file
 
 
 def _read(file, columns, start, stop):
@@ -389,7 +417,7 @@ def read_network_data(path, mode="gt", confidence=False):
         DatasetNotFoundError: If there is no such file; the message says how to make it.
         PoseFileError: If it is damaged, or has no detections for a mode that needs them.
     """
-    with PoseFile(path) as file:
+    with _human36m(path) as file:
         joints = file.skeleton.num_joints
         inputs = np.empty((len(file), joints, 3 if confidence else 2), np.float32)
         labels = np.empty((len(file), joints, 3), np.float32)
@@ -546,7 +574,7 @@ def _streamed_batches(
 ):
     import tensorflow as tf
 
-    with PoseFile(path) as file:
+    with _human36m(path) as file:
         count = len(file)
         joints = file.skeleton.num_joints
         _network_block(file, 0, 1, mode, confidence)

@@ -8,13 +8,14 @@ h36m_sh_dt_ft.pkl               2-D detections in the same order: {"train" | "te
 """
 
 import itertools
+import math
 import pathlib
 
 import numpy as np
 
 from posekit.data.h36m import CameraTable, Poses, UnknownCameraError, sound_rows
-from posekit.data.hdf5 import COLUMNS
-from posekit.data.pickles import DEFAULT_MAX_BYTES, iterate_pickle, load_pickle
+from posekit.data.hdf5 import CAMERA_COLUMNS, COLUMNS
+from posekit.data.pickles import DEFAULT_MAX_BYTES, as_numbers, iterate_pickle, load_pickle
 
 _BLOCK = 1 << 13
 
@@ -117,16 +118,17 @@ class PickledPoses:
             _numbers(item, "joint_3d_camera", (17, 3)),
             _numbers(item, "box", (4,)),
             _numbers(item, "root_depth", ()),
-            _integer(item, "subject"),
-            _integer(item, "action"),
-            _integer(item, "subaction"),
-            _integer(item, "videoid"),
-            _integer(item, "imageid"),
+            _integer(item, "subject", COLUMNS["subject"]),
+            _integer(item, "action", COLUMNS["action"]),
+            _integer(item, "subaction", COLUMNS["subaction"]),
+            _integer(item, "videoid", COLUMNS["video"]),
+            _integer(item, "imageid", COLUMNS["frame"]),
             self._camera(item),
         )
 
     def _camera(self, item):
-        camera, subject, index = item["camera_param"], _integer(item, "subject"), _integer(item, "cameraid")
+        camera, subject = item["camera_param"], int(item["subject"])
+        index = _integer(item, "cameraid", CAMERA_COLUMNS["index"])
         # All poses of a video share one dict. It is kept beside its row, so that no other can get its id.
         known = self._rows_of_dicts.get((id(camera), subject, index))
         if known is not None and known[1] is camera:
@@ -134,21 +136,22 @@ class PickledPoses:
         if type(camera) is not dict or any(key not in camera for key in _CAMERA_KEYS):
             raise _UnusableItem(f"a camera without {', '.join(_CAMERA_KEYS)}")
         try:
+            numbers = {key: as_numbers(camera[key], 9).ravel() for key in _CAMERA_KEYS[1:]}
             row = self._table.row(
-                str(camera["name"]),
+                _camera_name(camera),
                 subject,
                 index,
-                camera["R"],
-                camera["T"],
-                np.append(camera["fx"], camera["fy"]),
-                np.append(camera["cx"], camera["cy"]),
-                camera["k"],
-                camera["p"],
+                numbers["R"],
+                numbers["T"],
+                np.concatenate([numbers["fx"], numbers["fy"]]),
+                np.concatenate([numbers["cx"], numbers["cy"]]),
+                numbers["k"],
+                numbers["p"],
                 _camera_size(camera),
             )
         except UnknownCameraError as error:
             raise UnknownCameraError(f"{self.path}: {error}") from None
-        except (TypeError, ValueError):
+        except ValueError:
             raise _UnusableItem("a camera whose name or parameters make no sense") from None
         self._rows_of_dicts[id(camera), subject, index] = (row, camera)
         return row
@@ -223,7 +226,7 @@ class _UnusableItem(ValueError):
 def _numbers(item, key, shape):
     value = item[key]
     try:
-        value = value if isinstance(value, np.ndarray) else np.asarray(value)
+        value = value if isinstance(value, np.ndarray) else as_numbers(value, math.prod(shape))
     except ValueError:
         value = np.empty(0)
     # The original's cameras come from a file in which every number is a column of its own.
@@ -233,10 +236,10 @@ def _numbers(item, key, shape):
     return value
 
 
-def _integer(item, key):
+def _integer(item, key, spec):
     value = item[key]
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not 0 <= value < 2**31:
-        raise _UnusableItem(f"{key!r} is not a whole number of 0 or more")
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not spec.low <= value <= spec.high:
+        raise _UnusableItem(f"{key!r} is not a whole number in {spec.span}")
     return int(value)
 
 
@@ -247,15 +250,24 @@ def _camera_size(camera):
         size = camera["res_w"], camera["res_h"]
     if size is None:
         return None
-    size = np.asarray(size, np.float64).ravel()
-    if size.size != 2 or not (size > 0).all():
+    size = as_numbers(size, 2).ravel()
+    if size.size != 2:
         raise ValueError("the size of its pictures is not two lengths")
     return size
 
 
+def _camera_name(camera):
+    name = camera["name"]
+    if not isinstance(name, (str, int, np.integer)):
+        raise ValueError("its name is no text")
+    return str(name)
+
+
 def _item_name(item, number):
     path = item.get("image_path") if isinstance(item, dict) else None
-    return pathlib.PurePath(path).stem[:80] if isinstance(path, str) and path else f"item {number}"
+    name = pathlib.PurePath(path).stem[:80] if isinstance(path, str) else ""
+    # It goes to the screen.
+    return "".join(letter if letter.isprintable() else "?" for letter in name) or f"item {number}"
 
 
 def _read_detections(path, split, max_bytes):
@@ -271,7 +283,7 @@ def _read_detections(path, split, max_bytes):
     detections = {"detections_px": joints[..., :2]}
     if confidence is not None:
         ndarray = isinstance(confidence, np.ndarray) and confidence.dtype.kind in "fiu"
-        if not ndarray or confidence.size != 17 * len(joints):
+        if not ndarray or confidence.shape not in ((len(joints), 17), (len(joints), 17, 1)):
             raise ValueError(f"{path}: 'confidence' of {split!r} must be [poses, 17, 1] numbers, as many poses.")
         detections["detection_confidence"] = confidence.reshape(-1, 17)
     return detections

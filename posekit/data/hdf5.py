@@ -13,7 +13,7 @@
 
 The group `cameras` holds, a row a camera: `name`, `subject`, `index` (0 to 3 in Human3.6M), `R` `[3, 3]`, `T` `[3]`,
 `f` `[2]`, `c` `[2]`, `k` `[3]`, `p` `[2]` and `image_size` `[2]` (width, height). Attributes of the file: `format`,
-`version`, `skeleton`, `source`, `fingerprint`.
+`version`, `skeleton`, `source`, `fingerprint`. `COLUMNS` and `CAMERA_COLUMNS` have the range of each column's values.
 """
 
 import contextlib
@@ -37,6 +37,11 @@ _MAX_TEXT = 4000
 NAME_LENGTH = 64
 _CHUNK_BYTES = 1 << 16
 _MAX_CHUNK_BYTES = 64 << 20
+# Pixels or millimetres; no pose is a kilometre away or a hundred pictures wide.
+_LARGEST = 1_000_000
+# Numbers of subjects, actions and cameras have two digits in the names of Human3.6M's pictures.
+_LARGEST_LABEL = 99
+_LARGEST_SIDE = 100_000
 
 
 class PoseFileError(ValueError):
@@ -51,11 +56,15 @@ class Column:
         dtype: As it is stored.
         shape: Of one row; `None` stands for the number of joints.
         required: Whether every pose file has it.
+        low: Smallest value.
+        high: Largest value.
     """
 
     dtype: str
     shape: tuple = ()
     required: bool = True
+    low: float = -_LARGEST
+    high: float = _LARGEST
 
     def row_shape(self, num_joints):
         """Shape of one row.
@@ -68,6 +77,25 @@ class Column:
         """
         return tuple(num_joints if length is None else length for length in self.shape)
 
+    def beyond(self, values):
+        """Tells values that are out of range or no number.
+
+        Args:
+            values: Array.
+
+        Returns:
+            Boolean array of its shape.
+        """
+        return ~((values >= self.low) & (values <= self.high))
+
+    @property
+    def span(self):
+        """The range in words."""
+        return f"{self.low:,} to {self.high:,}"
+
+
+_LABEL = Column("<i4", low=0, high=_LARGEST_LABEL)
+_NUMBER = Column("<i4", low=0, high=2**31 - 1)
 
 COLUMNS = {
     "joints_image": Column("<f8", (None, 3)),
@@ -75,27 +103,44 @@ COLUMNS = {
     "joints_cam_mm": Column("<f8", (None, 3)),
     "box_px": Column("<f8", (4,)),
     "root_depth_mm": Column("<f8"),
-    "subject": Column("<i4"),
-    "action": Column("<i4"),
-    "subaction": Column("<i4"),
-    "video": Column("<i4"),
-    "frame": Column("<i4"),
-    "camera": Column("<i4"),
+    "subject": _LABEL,
+    "action": _LABEL,
+    "subaction": _LABEL,
+    "video": _NUMBER,
+    "frame": _NUMBER,
+    "camera": _NUMBER,
     "detections_px": Column("<f8", (None, 2), required=False),
     "detection_confidence": Column("<f8", (None,), required=False),
 }
 CAMERA_COLUMNS = {
     "name": Column(f"S{NAME_LENGTH}"),
-    "subject": Column("<i4"),
-    "index": Column("<i4"),
+    "subject": _LABEL,
+    "index": _LABEL,
     "R": Column("<f8", (3, 3)),
     "T": Column("<f8", (3,)),
-    "f": Column("<f8", (2,)),
+    "f": Column("<f8", (2,), low=1),
     "c": Column("<f8", (2,)),
     "k": Column("<f8", (3,)),
     "p": Column("<f8", (2,)),
-    "image_size": Column("<f8", (2,)),
+    "image_size": Column("<f8", (2,), low=1, high=_LARGEST_SIDE),
 }
+
+
+def check_cameras(cameras, title="a camera"):
+    """Refuses a table of cameras with values out of range.
+
+    Args:
+        cameras: Dict of columns of `CAMERA_COLUMNS`.
+        title: What messages call one.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for name, values in cameras.items():
+        spec = CAMERA_COLUMNS[name]
+        wrong = np.asarray(values)[spec.beyond(np.asarray(values))] if name != "name" else ()
+        if len(wrong):
+            raise ValueError(f"{name!r} of {title} is {wrong[0]:.6g}; it must be in {spec.span}")
 
 
 class PoseWriter:
@@ -175,7 +220,7 @@ class PoseWriter:
             cameras: Dict of the columns of `CAMERA_COLUMNS`, all of one length.
 
         Raises:
-            ValueError: If a column is missing, unknown or of the wrong shape.
+            ValueError: If a column is missing, unknown, of the wrong shape or has a value out of range.
         """
         if set(cameras) != set(CAMERA_COLUMNS):
             raise ValueError(f"The cameras have {sorted(cameras)}; needed are {sorted(CAMERA_COLUMNS)}.")
@@ -186,6 +231,7 @@ class PoseWriter:
         for name, spec in CAMERA_COLUMNS.items():
             values = arrays.get(name, cameras[name])
             arrays[name] = np.asarray(values, spec.dtype).reshape(len(names), *spec.shape)
+        check_cameras(arrays)
         self._cameras = arrays
 
     def __exit__(self, kind, error, trace):
@@ -313,12 +359,10 @@ class PoseFile:
         return values
 
     def _check_values(self, name, values, start):
-        if values.dtype.kind == "f":
-            wrong, what = ~np.isfinite(values), "a value that is not finite"
-        elif name == "camera":
-            wrong, what = (values < 0) | (values >= len(self.cameras["name"])), "a camera that is not in the table"
-        else:
-            return
+        spec = COLUMNS[name]
+        wrong, what = spec.beyond(values), f"a value that is not finite or not in {spec.span}"
+        if name == "camera":
+            wrong, what = wrong | (values >= len(self.cameras["name"])), "a camera that is not in the table"
         if wrong.any():
             row = start + np.argwhere(wrong)[0][0]
             raise PoseFileError(f"{self.path}: row {row} of {name!r} has {what}; make the file again.")
@@ -334,12 +378,15 @@ class PoseFile:
             raise ValueError(f"its skeleton is {texts['skeleton']!r}; known are {sorted(SKELETONS)}")
         self.skeleton = SKELETONS[texts["skeleton"]]
         self.source, self.fingerprint = texts["source"], texts["fingerprint"]
+        self._stored = 0
         names = [name for name, spec in COLUMNS.items() if spec.required or name in self._file]
         counts = {name: self._checked(self._file, name, COLUMNS[name]) for name in names}
         if len(set(counts.values())) != 1:
             raise ValueError(f"its columns have different lengths: {counts}")
         self.columns = tuple(names)
         self.count = counts["joints_image"]
+        if not self.count:
+            raise ValueError("it holds no poses")
         self.cameras = self._read_cameras()
 
     def _text(self, name):
@@ -358,11 +405,7 @@ class PoseFile:
         if len(set(counts.values())) != 1:
             raise ValueError(f"its cameras' columns have different lengths: {counts}")
         cameras = {name: group[name][()] for name in CAMERA_COLUMNS}
-        for name, values in cameras.items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise ValueError(f"its cameras' {name!r} holds values that are not finite")
-        if not (cameras["image_size"] > 0).all():
-            raise ValueError("a camera's image size is not positive")
+        check_cameras(cameras)
         cameras["name"] = [name.decode("utf-8", "replace") for name in cameras["name"].tolist()]
         return cameras
 
@@ -385,6 +428,9 @@ class PoseFile:
             raise ValueError(
                 f"its column {name!r} claims {claimed} bytes, of which {there} are there; write it without compression"
             )
+        self._stored += there
+        if self._stored > os.path.getsize(self.path):
+            raise ValueError("its columns share room, so that they claim more bytes than the file has")
         if math.prod(dataset.chunks or ()) * dataset.dtype.itemsize > max(_MAX_CHUNK_BYTES, claimed):
             raise ValueError(f"its column {name!r} comes in pieces of {dataset.chunks}")
         return dataset.shape[0]

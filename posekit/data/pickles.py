@@ -36,6 +36,7 @@ __all__ = [
     "DEFAULT_MAX_BYTES",
     "Machine",
     "UnsafePickleError",
+    "as_numbers",
     "iterate_pickle",
     "load_pickle",
     "loads_pickle",
@@ -127,6 +128,41 @@ def loads_pickle(data, name="pickle"):
     """
     _refuse_other_formats(data[:8], name)
     return run_machine(Machine(bytes(data)), name)
+
+
+def as_numbers(value, max_size):
+    """Array of the numbers that a pickle holds as an array, as a list or as a single one.
+
+    Looks at what a list is made of first: NumPy would make room for its longest text as often as it has items, and for
+    an array as often as it names that.
+
+    Args:
+        value: A value of a pickle.
+        max_size: Most numbers that it may hold.
+
+    Returns:
+        NumPy array of integers or floats.
+
+    Raises:
+        ValueError: If it holds anything else, or more.
+    """
+    pending, size = [value], 0
+    while pending:
+        part = pending.pop()
+        if type(part) in (list, tuple):
+            pending.extend(part)
+        elif isinstance(part, np.ndarray):
+            size += part.size
+        elif type(part) is float or isinstance(part, np.number) or (type(part) is int and abs(part) < 2**63):
+            size += 1
+        else:
+            raise ValueError(f"{shown(part)} stands where a number should")
+        if size + len(pending) > max_size:
+            raise ValueError(f"there are more than {max_size} numbers")
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"there are values of type {array.dtype} instead of numbers")
+    return array
 
 
 def run_machine(machine, name):

@@ -1,10 +1,13 @@
+import dataclasses
+
+import h5py
 import numpy as np
 import pytest
 
 from posekit.codecs import screen_pose
 from posekit.data import h36m
 from posekit.data.h36m_pickles import read_pickles
-from posekit.data.hdf5 import PoseFileError, PoseWriter
+from posekit.data.hdf5 import COLUMNS, PoseFileError, PoseWriter
 from posekit.data.tfrecord import DatasetNotFoundError
 from posekit.testing import FIXTURES, load_fixture
 
@@ -163,9 +166,61 @@ def test_cameras_are_told_apart():
     with pytest.raises(h36m.UnknownCameraError, match="'mine'.*54138969, 55011271.*--h36m_image_size=1000,1002"):
         table.row("mine", 1, 0, **lens)
     assert h36m.CameraTable((320, 240)).row("mine", 1, 0, **lens) == 0
-    for change in ({"T": [0, 0]}, {"f": [np.nan, 1]}):
-        with pytest.raises(ValueError, match="numbers are needed"):
-            table.row("54138969", 1, 0, **lens | change)
+    with pytest.raises(ValueError, match="2 values in T, 3 numbers are needed"):
+        table.row("54138969", 1, 0, **lens | {"T": [0, 0]})
+    for wrong in ([np.nan, 1], [1, 1e200], [0, 1]):
+        with pytest.raises(ValueError, match="'f' of camera '54138969' is .*must be in 1 to 1,000,000"):
+            table.row("54138969", 1, 0, **lens | {"f": wrong})
+    for wrong in ((np.inf, 2), (1e-300, 2), (1e18, 2), (np.nan, 2)):
+        with pytest.raises(ValueError, match="'image_size' of camera '54138969' is .*must be in 1 to 100,000"):
+            table.row("54138969", 1, 0, **lens, image_size=wrong)
+
+
+def with_attribute(path, **attributes):
+    with h5py.File(path, "a") as file:
+        file.attrs.update({name: np.bytes_(text) for name, text in attributes.items()})
+
+
+def test_files_of_other_skeletons_and_actions(data_dir, tmp_path):
+    poses = h36m.read_poses(data_dir, "test")
+    path = h36m.pose_file(tmp_path, "test")
+    write(tmp_path, "test", dataclasses.replace(poses, action=np.where(np.arange(60) == 7, 77, poses.action)))
+    with pytest.raises(PoseFileError, match="action 77, which is not among 2 to 16.*create_dataset.py --h36m"):
+        h36m.read_poses(tmp_path, "test")
+    write(tmp_path, "test", poses)
+    with_attribute(path, skeleton="COCO17")
+    for read in (
+        lambda: h36m.read_poses(tmp_path, "test"),
+        lambda: h36m.read_network_data(path),
+        lambda: h36m.file_batches(path, 5),
+        lambda: h36m.file_batches(path, 5, stream=True),
+    ):
+        with pytest.raises(PoseFileError, match="has the skeleton COCO17; the lifting network needs H36M17"):
+            read()
+
+
+def test_rows_that_cannot_be_used():
+    columns = {
+        name: np.ones((9, *spec.row_shape(17)), spec.dtype) * (1 if spec.dtype == "<f8" else 2)
+        for name, spec in COLUMNS.items()
+    }
+    columns["box_px"][:, 2] = 3
+    columns["joints_image"][1, 3] = 1e300
+    columns["joints_cam_mm"][2, 3, 0] = -1.5e6
+    columns["joints_px"][3, 0, 0] = np.nan
+    columns["detections_px"][4] = 2e6
+    columns["subject"][5], columns["subaction"][6], columns["frame"][7] = 100, -1, -1
+    sound, problems = h36m.sound_rows(columns)
+    assert sound.tolist() == [True, *[False] * 7, True]
+    assert problems == [
+        (1, "values that are not in -1,000,000 to 1,000,000 px or mm"),
+        (2, "values that are not in -1,000,000 to 1,000,000 px or mm"),
+        (3, "values that are not finite"),
+        (4, "detections that are not in -1,000,000 to 1,000,000 px or mm"),
+        (5, "a subject that is not among 0 to 99"),
+        (6, "a subaction that is not among 0 to 99"),
+        (7, "a frame that is not among 0 to 2147483647"),
+    ]
 
 
 # Batches

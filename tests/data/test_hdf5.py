@@ -116,6 +116,8 @@ def test_wrong_use_of_the_writer(tmp_path):
         writer.set_cameras({"name": ["a"]})
     with pytest.raises(ValueError, match="at most 64"), PoseWriter(tmp_path / "poses.h5") as writer:
         writer.set_cameras(make_cameras(1) | {"name": ["a" * 65]})
+    with pytest.raises(ValueError, match="'image_size' of a cam.* inf"), PoseWriter(tmp_path / "poses.h5") as writer:
+        writer.set_cameras(make_cameras(1) | {"image_size": [[np.inf, 1]]})
     assert not os.listdir(tmp_path)
 
 
@@ -196,8 +198,15 @@ HOSTILE = {
     ),
     "without compression": replace("joints_image", data=np.zeros((10, 17, 3)), compression="gzip"),
     "lies in another file": replace("box_px", shape=(10, 4), dtype="<f8", external=[("/etc/hostname", 0, 320)]),
-    "image size": lambda file: file["cameras/image_size"].__setitem__(0, 0),
-    "'T' holds values that are not finite": lambda file: file["cameras/T"].__setitem__(0, np.nan),
+    "'image_size' of a camera is 0; it must be in 1 to 100,000": replace(
+        "cameras/image_size", data=np.array([[9, 9], [9, 0], [1, 1]], "<f8")
+    ),
+    "'image_size' of a camera is 1e.18": lambda file: file["cameras/image_size"].__setitem__(0, 1e18),
+    "'T' of a camera is nan": lambda file: file["cameras/T"].__setitem__(0, np.nan),
+    "'f' of a camera is 1e.200": lambda file: file["cameras/f"].__setitem__(0, 1e200),
+    "'f' of a camera is 0": lambda file: file["cameras/f"].__setitem__(0, 0),
+    "'subject' of a camera is -1": lambda file: file["cameras/subject"].__setitem__(0, -1),
+    "it holds no poses": lambda file: [file[name].resize(0, axis=0) for name in COLUMNS],
     "cameras' columns have different lengths": replace("cameras/name", data=np.zeros(2, "S64")),
 }
 
@@ -226,6 +235,11 @@ def test_virtual_columns(tmp_path):
     [
         ("joints_cam_mm", np.nan, "row 4 of 'joints_cam_mm' has a value that is not finite"),
         ("box_px", np.inf, "not finite"),
+        ("joints_image", 1e300, "a value that is not finite or not in -1,000,000 to 1,000,000"),
+        ("detections_px", -1e7, "not finite or not in"),
+        ("action", -7, "row 4 of 'action' has a value that .* not in 0 to 99"),
+        ("subject", 10**6, "not in 0 to 99"),
+        ("frame", -1, "not in 0 to 2,147,483,647"),
         ("camera", 3, "row 4 of 'camera' has a camera that is not in the table"),
         ("camera", -1, "not in the table"),
     ],
@@ -237,6 +251,37 @@ def test_values_that_make_no_sense(tmp_path, name, value, message):
         for start in (0, 2, 4):
             with pytest.raises(PoseFileError, match=message):
                 file.read(name, start)
+
+
+def test_columns_that_share_their_room(tmp_path):
+    path, bomb, rows = tmp_path / "poses.h5", tmp_path / "bomb.h5", 20000
+    settings = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    settings.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_V18)
+    settings.set_meta_block_size(1 << 20)
+    offsets = []
+    with h5py.File(h5py.h5f.create(bytes(path), fapl=settings)) as file:
+        for name, spec in CAMERA_COLUMNS.items():
+            file.create_dataset(f"cameras/{name}", data=np.ones((1, *spec.shape)).astype(spec.dtype))
+        for name, text in (("format", "posekit poses"), ("skeleton", "H36M17"), ("source", "a"), ("fingerprint", "a")):
+            file.attrs[name] = np.bytes_(text)
+        file.attrs["version"] = 1
+        for name, spec in COLUMNS.items():
+            plan, shape = h5py.h5p.create(h5py.h5p.DATASET_CREATE), spec.row_shape(17)
+            plan.set_chunk((2000, *shape))
+            plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            space, kind = h5py.h5s.create_simple((rows, *shape)), h5py.h5t.py_create(np.dtype(spec.dtype))
+            dataset = h5py.h5d.create(file.id, name.encode(), kind, space, plan)
+            offsets += [dataset.get_chunk_info(index).byte_offset for index in range(dataset.get_num_chunks())]
+    with PoseFile(path) as file:
+        assert len(file) == rows
+    # Every piece of every column now lies where the first one does, and the file ends behind it.
+    data, first, piece = path.read_bytes(), min(offsets), 2000 * 17 * 3 * 8
+    head = data[:first].replace(len(data).to_bytes(8, "little"), (first + piece).to_bytes(8, "little"))
+    for offset in sorted(offsets):
+        head = head.replace(offset.to_bytes(8, "little"), first.to_bytes(8, "little"))
+    bomb.write_bytes(head + bytes(piece))
+    with pytest.raises(PoseFileError, match="claim more bytes than the file has"):
+        PoseFile(bomb)
 
 
 def test_cut_and_missing_files(tmp_path):
