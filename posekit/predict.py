@@ -1,7 +1,6 @@
 """Predicts on pictures: `python -m posekit.predict photo.jpg --output=out`."""
 
 import dataclasses
-import pathlib
 import sys
 
 from posekit.systems import SYSTEMS
@@ -34,7 +33,7 @@ class Command(WeightsOptions):
 
 def run(name, system, config, options, sources):
     """Predicts and writes; returns the exit status: 0, 3 if pictures had to be skipped, 1 if all of them had."""
-    from posekit.predictor import predictor_class, write
+    from posekit.predictor import ResultFolder, predictor_class
 
     if not sources:
         raise UsageError("Name the pictures: python -m posekit.predict photo.jpg --output=out")
@@ -43,29 +42,24 @@ def run(name, system, config, options, sources):
         raise UsageError(f"--box goes with a single image, not with {len(sources)}.")
     predictor = predictor_class(system).from_weights(name, config, options.reference)
     further = further_options(system, "predict", options)
-    folder = pathlib.Path(options.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"--output={folder} cannot be made ({error.strerror}); give another --output.") from None
-    skipped, stems = [], {}
+    folder, skipped, written = ResultFolder(options.output, options.formats), [], 0
     for source in sources:
         try:
             opened = predictor.open(source, skipped, **further)
             if box and opened.kind != "image":
                 raise ValueError(f"--box goes with a single image, not with a {opened.kind}.")
             for people in predictor.stream(opened, boxes=[[box]] if box else None, batch_size=options.batch):
-                stem = pathlib.Path(people.source).stem if opened.kind != "video" else people.source.replace("#", "_")
-                # Pictures of the same name from several folders, or of several formats.
-                stems[stem] = stems.get(stem, 0) + 1
-                stem = stem if stems[stem] == 1 else f"{stem}_{stems[stem]}"
-                written = write(people, folder / stem, options.formats)
-                print(f"{people.source}: {len(people)} people -> {', '.join(map(str, written))}")
+                name = ascii(people.source)[1:-1] if not people.source.isprintable() else people.source
+                try:
+                    print(f"{name:.200}: {len(people)} people -> {', '.join(map(str, folder.write(people)))}")
+                    written += 1
+                except ValueError as error:
+                    skipped.append(f"{name:.200} of {source}: {error}")
         except (ValueError, FileNotFoundError) as error:
             skipped.append(f"{source}: {error}")
     for reason in skipped:
         print(f"posekit.predict: skipped {reason}", file=sys.stderr)
-    return (3 if stems else 1) if skipped else 0
+    return (3 if written else 1) if skipped else 0
 
 
 def main(argv=None):

@@ -2,13 +2,14 @@
 
 import itertools
 import pathlib
+import re
 
 import numpy as np
 from absl import logging
 
 from posekit import weights as weight_files
-from posekit.data.keypoint_files import KeypointFrame, checked_size, named_skeleton, read_keypoints
-from posekit.data.sources import Frame, Source, as_image, open_source, read_image
+from posekit.data.keypoint_files import MAX_PX, KeypointFrame, checked_size, named_skeleton, read_keypoints
+from posekit.data.sources import IMAGE_SUFFIXES, Frame, Source, as_image, open_source, read_image
 from posekit.drawing import draw_people, save_image
 from posekit.results import People
 from posekit.skeletons import H36M17, SKELETONS
@@ -144,7 +145,7 @@ class Predictor:
             `People` of every frame, with the picture and a renderer for `People.draw`.
         """
         pairs = zip(frames, itertools.repeat(None) if boxes is None else boxes)
-        while batch := list(itertools.islice(pairs, batch_size)):
+        for batch in _batches(pairs, batch_size):
             images = [frame.image for frame, _ in batch]
             found = self.module.predict(self.config, self.model, images, [box for _, box in batch])
             for (frame, _), people in zip(batch, found):
@@ -152,6 +153,18 @@ class Predictor:
                 people.image = frame.image
                 people.renderer = draw_people
                 yield people
+
+
+def _batches(items, size):
+    """Lists of so many items, the last one of what is left."""
+    if not isinstance(size, (int, np.integer)) or size < 1:
+        raise ValueError(f"batch_size={size!r:.40}: give a whole number of 1 or more, such as 8.")
+    items = iter(items)
+    while batch := list(itertools.islice(items, min(int(size), _MAX_BATCH))):
+        yield batch
+
+
+_MAX_BATCH = 1 << 20
 
 
 class Lifter:
@@ -166,8 +179,8 @@ class Lifter:
 
     Call arguments:
         keypoints: `[joints, 2]` x and y in pixels of one person, or `[people, joints, 2]`; with a third column, the
-            confidence, which is 0 where a joint was not found (so is NaN). Or `People` that another system found; a
-            list of these; or a file with keypoints (see `posekit.data.keypoint_files.read_keypoints`).
+            confidence, which is 0 where a joint was not found (so is NaN). Or `People` that another system found; or
+            the path of a file with keypoints (see `posekit.data.keypoint_files.read_keypoints`); or a list of these.
         image_size: `(width, height)` of the picture in pixels; `People` and most files bring their own.
         skeleton: Joints of arrays and of files that do not name them: a `Skeleton` or its name. By default
             `"H36M17"` for 17 joints, and otherwise the known skeleton of that many joints.
@@ -177,10 +190,10 @@ class Lifter:
         batch_size: Pictures lifted together.
 
     Returns:
-        `People` for one picture, a list of `People` for a list or a file: `joints3d` in metres relative to the pelvis,
-        camera axes (x right, y down, z away from the camera), in the order of `H36M17`, scaled to the body size of
-        the training poses; NaN where hips and shoulders were not found. `keypoints_px` are the joints that were lifted,
-        with the score 0 where one had to be guessed.
+        `People` for one picture; for a file or a list, a list of `People` of all pictures. `joints3d` is in metres
+        relative to the pelvis, camera axes (x right, y down, z away from the camera), in the order of `H36M17`, scaled
+        to the body size of the training poses; NaN where hips and shoulders were not found. `keypoints_px` are the
+        joints that were lifted, with the score 0 where one had to be guessed.
 
     Raises:
         ValueError: If joints, sizes or the image size do not fit.
@@ -229,25 +242,22 @@ class Lifter:
 
     def __call__(self, keypoints, *, image_size=None, skeleton=None, placement="person", batch_size=256):
         """See the class."""
-        if isinstance(keypoints, (str, pathlib.Path)):
-            frames = self.open(keypoints, skeleton=skeleton, image_size=image_size, placement=placement)
-            return list(self.stream(frames, batch_size=batch_size))
         if isinstance(keypoints, KeypointFrame):
             return next(self.stream([keypoints]))
-        several = isinstance(keypoints, (list, tuple)) and all(
-            isinstance(item, People) or (hasattr(item, "__array__") and np.ndim(item) > 1) for item in keypoints
-        )
-        frames = [
-            KeypointFrame(people.source or f"image{index:06d}", people)
-            for index, people in enumerate(
-                item if isinstance(item, People) else _as_people(item, image_size, skeleton)
-                for item in (keypoints if several else [keypoints])
-            )
-        ]
-        for frame in frames:
-            frame.placement = _checked_placement(placement)
+        placement = _checked_placement(placement)
+        listed = isinstance(keypoints, (list, tuple)) and all(map(_is_a_picture, keypoints))
+        frames = []
+        for index, item in enumerate(keypoints if listed else [keypoints]):
+            if isinstance(item, (str, pathlib.Path)):
+                frames += self.open(item, skeleton=skeleton, image_size=image_size, placement=placement)
+                continue
+            people = item if isinstance(item, People) else _as_people(item, image_size, skeleton)
+            if people is item:
+                _check_places(people.keypoints_px, people.scores)
+            name = people.source or f"image{index:06d}"
+            frames.append(KeypointFrame(name, people, placement=placement))
         people = list(self.stream(frames, batch_size=batch_size))
-        return people if several else people[0]
+        return people if listed or isinstance(keypoints, (str, pathlib.Path)) else people[0]
 
     def stream(self, frames, *, boxes=None, batch_size=256):
         """Lifts the people of one picture after another.
@@ -265,8 +275,7 @@ class Lifter:
         """
         if boxes is not None:
             raise ValueError(f"Boxes go with pictures; {self.name} lifts keypoints. Leave the box out.")
-        frames = iter(frames)
-        while batch := list(itertools.islice(frames, batch_size)):
+        for batch in _batches(frames, batch_size):
             placements = [frame.placement for frame in batch]
             found = self.module.predict(self.config, self.network, [frame.people for frame in batch], placements)
             for frame, people in zip(batch, found):
@@ -293,15 +302,26 @@ def _checked_placement(placement):
     return placement
 
 
+def _is_a_picture(item):
+    """Whether an item of a list is a picture of its own, not a row of an array."""
+    return isinstance(item, (str, pathlib.Path, People)) or (hasattr(item, "__array__") and np.ndim(item) > 1)
+
+
 def _as_people(keypoints, image_size, skeleton):
     """2-D `People` of an array."""
-    points = np.asarray(keypoints)
+    try:
+        points = np.asarray(keypoints)
+    except ValueError:
+        raise ValueError(
+            "Keypoints must be numbers in rows of one length, [joints, 2 or 3] or [people, joints, 2 or 3]; for "
+            "several pictures give a list of arrays, of files or of People, and nothing else among them."
+        ) from None
     if points.dtype.kind not in "fiu" or points.ndim not in (2, 3) or points.shape[-1] not in (2, 3):
         raise ValueError(
             f"Keypoints of shape {points.shape} and type {points.dtype} cannot be lifted; give numbers "
             "[joints, 2 or 3] or [people, joints, 2 or 3]: x, y in pixels, and the confidence if there is one."
         )
-    points = points.astype(np.float64).reshape(-1, *points.shape[-2:])
+    points = points.astype(np.float64)[(None,) * (3 - points.ndim)]
     unnamed, skeleton = skeleton is None, named_skeleton(skeleton) or _only_skeleton(points.shape[1])
     if points.shape[1] != skeleton.num_joints:
         raise ValueError(
@@ -312,22 +332,40 @@ def _as_people(keypoints, image_size, skeleton):
         raise ValueError("Pass the size of the picture: image_size=(width, height) in pixels.")
     width, height = checked_size(image_size)
     known = np.isfinite(points).all(-1)
-    if known.any() and max(width, height) > 16 and np.abs(points[known][:, :2]).max() <= 2:
+    scores = known * 1.0 if points.shape[-1] == 2 else np.where(known, np.clip(points[..., 2], 0.0, 1.0), 0.0)
+    known = scores > 0
+    keypoints_px = np.where(known[..., None], points[..., :2], np.nan)
+    if known.any() and max(width, height) > 16 and np.abs(keypoints_px[known]).max() <= 2:
         raise ValueError("All coordinates lie between -2 and 2 and seem to be normalised; give pixels of the picture.")
-    if unnamed and skeleton is H36M17 and _looks_like_coco(points):
+    if unnamed and skeleton is H36M17 and _looks_like_coco(keypoints_px):
         raise ValueError(
             "The first five joints lie close together, as in a face: these seem to be COCO's 17 joints, not "
             "Human3.6M's. Pass skeleton='COCO17', or skeleton='H36M17' if they are not."
         )
-    scores = known * 1.0 if points.shape[-1] == 2 else np.where(known, np.clip(points[..., 2], 0.0, 1.0), 0.0)
-    keypoints_px = np.where(scores[..., None] > 0, points[..., :2], np.nan)
+    _check_places(keypoints_px, scores)
     return People(keypoints_px, scores, skeleton, (height, width))
+
+
+def _check_places(points, scores):
+    """Refuses joints that lie where no picture is, and people without extent."""
+    known = np.isfinite(points).all(-1) & (scores > 0)
+    for person, joint in np.argwhere(known & (np.abs(points).max(-1, initial=0) > MAX_PX))[:1]:
+        raise ValueError(
+            f"Joint {joint} of person {person} lies at {points[person, joint].tolist()}, farther out than {MAX_PX:g} "
+            "pixels. Give pixels of the picture, and NaN or the confidence 0 where a joint was not found."
+        )
+    low = points.min(1, where=known[..., None], initial=np.inf)
+    high = points.max(1, where=known[..., None], initial=-np.inf)
+    for person in np.flatnonzero((known.sum(-1) > 2) & (low == high).all(-1))[:1]:
+        raise ValueError(
+            f"All joints of person {person} lie on one point, {low[person].tolist()}; give the place of each, and NaN "
+            "or the confidence 0 where one was not found."
+        )
 
 
 def _looks_like_coco(points):
     """COCO begins with the face; Human3.6M with the pelvis and the right leg, which spans much of the body."""
-    found = np.isfinite(points).all(-1)
-    points = points[found.all(-1)][..., :2]
+    points = points[np.isfinite(points).all((-2, -1))]
     face, body = np.ptp(points[:, :5], axis=-2).max(-1), np.ptp(points, axis=-2).max(-1)
     return len(points) > 0 and np.mean(face < 0.2 * body) > 0.5
 
@@ -346,39 +384,101 @@ def _only_skeleton(count):
     return fitting[0]
 
 
+class ResultFolder:
+    """Writes the results of many pictures into a folder, each under a name of its own that never leads elsewhere.
+
+    Args:
+        path: The folder, made where needed.
+        formats: Of `"json"`, `"coco"`, `"openpose"`, `"npz"`, `"obj"` (one file a person, where there are meshes)
+            and `"png"`.
+
+    Raises:
+        OSError: If the folder cannot be made.
+    """
+
+    def __init__(self, path, formats):
+        self.path, self.formats = pathlib.Path(path), formats
+        self._taken, self._numbers = set(), {}
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{path} cannot be made a folder ({error.strerror}); give another --output.") from None
+
+    def write(self, people):
+        """Writes one picture's people.
+
+        Args:
+            people: `People` of a predictor.
+
+        Returns:
+            Paths written.
+
+        Raises:
+            ValueError: If a format cannot hold them.
+            OSError: If a file cannot be written.
+        """
+        return write(people, self.path / self._stem(people.source or ""), self.formats)
+
+    def _stem(self, source):
+        stem = _file_stem(source)
+        # Pictures of the same name from several folders, or of several formats; some systems tell no A from an a.
+        for number in itertools.count(self._numbers.get(stem, 1)):
+            chosen = stem if number == 1 else f"{stem}_{number}"
+            files = {f"{chosen}{suffix}".casefold() for suffix in _SUFFIXES.values()}
+            if not files & self._taken:
+                self._taken |= files
+                self._numbers[stem] = number + 1
+                return chosen
+
+
+_SUFFIXES = {
+    "json": ".json", "coco": ".coco.json", "openpose": ".openpose.json", "npz": ".npz", "obj": ".obj", "png": ".png",
+}  # fmt: skip
+_MAX_STEM_BYTES = 150  # file systems take 255 for a whole name
+
+
+def _file_stem(source):
+    """What the files of a picture are called: its name without folder and format, as every file system takes it."""
+    name = source.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    suffix = pathlib.PurePath(name).suffix
+    name = name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+    name = re.sub(r"#(\d{6})$", r"_\1", name)  # frames of videos
+    name = "".join(letter if letter.isprintable() and letter not in '<>:"|?*' else "_" for letter in name)
+    return name.strip(". ").encode()[:_MAX_STEM_BYTES].decode(errors="ignore") or "picture"
+
+
 def write(people, stem, formats):
     """Writes a result in several formats.
 
     Args:
         people: `People` of a predictor.
         stem: Path without suffix; every format adds its own.
-        formats: Of `"json"`, `"coco"`, `"openpose"`, `"npz"`, `"obj"` (one file a person, where there are meshes)
-            and `"png"`.
+        formats: As for `ResultFolder`.
 
     Returns:
         Paths written.
 
     Raises:
+        ValueError: If a format cannot hold them.
         OSError: If a file cannot be written.
     """
     written = []
-
-    def path(suffix):
-        written.append(pathlib.Path(f"{stem}{suffix}"))
-        return written[-1]
-
     for name in formats:
-        if name in ("coco", "openpose"):
-            people.save(path(f".{name}.json"), style=name)
-        elif name == "json":
-            people.save(path(".json"))
-        elif name == "npz":
-            people.save_npz(path(".npz"))
+        path = pathlib.Path(f"{stem}{_SUFFIXES[name]}")
+        if name == "obj":
+            meshes = 0 if people.vertices is None else len(people)
+            paths = [path] if meshes == 1 else [pathlib.Path(f"{stem}_{person}.obj") for person in range(meshes)]
+            for person, path in enumerate(paths):
+                people.save_obj(path, person)
+            written += paths
+            continue
+        if name == "npz":
+            people.save_npz(path)
         elif name == "png":
-            people.draw(path(".png"))
-        elif people.vertices is not None:
-            for person in range(len(people)):
-                people.save_obj(path(".obj" if len(people) == 1 else f"_{person}.obj"), person)
+            people.draw(path)
+        else:
+            people.save(path, style=name)
+        written.append(path)
     return written
 
 

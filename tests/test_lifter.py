@@ -132,11 +132,49 @@ def test_a_skeleton_of_ones_own(lifter):
         (figure() / 1000, {"image_size": (1000, 1000)}, "normalised"),
         (figure(COCO17), {"image_size": (1000, 1000)}, "skeleton='COCO17'"),
         ("0", {}, "source=keypoints.json"),
+        (np.where(np.arange(17)[:, None] == 3, 1e30, figure()), {"image_size": (9, 9)}, "Joint 3 of person 0 .*1e.30"),
+        (np.where(np.arange(17)[:, None] == 3, -1e200, figure()), {"image_size": (10, 10)}, "Joint 3 of person 0"),
+        (np.full((17, 2), 5.0), {"image_size": (10, 10)}, "person 0 lie on one point, .5.0, 5.0"),
+        (np.stack([figure(), np.full((17, 2), 5.0)]), {"image_size": (10, 10)}, "person 1 lie on one point"),
+        (People(np.full((1, 17, 2), 1e30), np.ones((1, 17)), H36M17, (9, 9)), {}, "farther out than 1e.07"),
+        (figure(), {"image_size": (10, 10), "batch_size": 0}, "batch_size=0: give a whole number"),
+        (figure(), {"image_size": (10, 10), "batch_size": "a"}, "batch_size='a'"),
+        (figure(), {"image_size": (10**400, 5)}, "image_size"),
+        (figure(), {"image_size": (-5, 5)}, "image_size"),
+        (figure(), {"image_size": (10**6, 10**6)}, "image_size"),
+        ([[1, 2], [3]], {"image_size": (10, 10)}, "rows of one length"),
+        ([figure(), None], {"image_size": (10, 10)}, "rows of one length"),
+        (np.zeros((0, 2)), {"image_size": (10, 10)}, "0 joints"),
     ],
 )
 def test_what_cannot_be_lifted_is_refused(lifter, keypoints, options, message):
     with pytest.raises(ValueError, match=message):
         lifter(keypoints, **options)
+
+
+def test_joints_that_were_not_found_may_lie_anywhere(lifter):
+    points = np.hstack([figure(), np.ones((17, 1))])
+    wrist = H36M17.index("left_wrist")
+    points[wrist] = [1e30, -1e200, 0]
+    assert np.isfinite(lifter(points, image_size=(1000, 1000)).joints3d).all()
+    points[wrist] = np.inf
+    assert np.isfinite(lifter(points, image_size=(1000, 1000)).joints3d).all()
+
+
+def test_files_in_a_list(lifter, tmp_path):
+    for name, count in (("a", 1), ("b", 3)):
+        np.savez(tmp_path / f"{name}.npz", keypoints=np.tile(figure(), (count, 1, 1)), image_size=(1000, 800))
+    found = lifter([tmp_path / "a.npz", str(tmp_path / "b.npz"), figure()], image_size=(1000, 800), skeleton="H36M17")
+    assert [people.source for people in found] == ["a", "b_000000", "b_000001", "b_000002", "image000002"]
+    np.testing.assert_allclose(found[1].joints3d, found[4].joints3d, atol=1e-4)
+    with pytest.raises(FileNotFoundError, match="c.npz does not exist"):
+        lifter([tmp_path / "a.npz", tmp_path / "c.npz"], skeleton="H36M17")
+
+
+def test_people_on_one_point_in_a_file_are_not_lifted(lifter, tmp_path):
+    np.savez(tmp_path / "a.npz", keypoints=np.stack([figure(), np.full((17, 2), 5.0)]), image_size=(1000, 800))
+    there, not_there = lifter(tmp_path / "a.npz", skeleton="H36M17")
+    assert np.isfinite(there.joints3d).all() and np.isnan(not_there.joints3d).all()
 
 
 def test_boxes_do_not_go_with_keypoints(lifter):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from posekit import predict
-from posekit.predictor import Predictor
+from posekit.predictor import Predictor, ResultFolder
 from posekit.results import People
 from posekit.skeletons import LSP14
 
@@ -82,3 +82,59 @@ def test_output_that_cannot_be_a_folder_is_named(command, pictures, tmp_path, ca
     (tmp_path / "out").write_text("a file")
     assert command(pictures / "good.jpg") == 1
     assert "out" in (said := capsys.readouterr().err) and "give another --output" in said
+
+
+def people_called(source):
+    return People(np.zeros((1, 14, 2)), np.ones((1, 14)), LSP14, (8, 8), source=source)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("photo.jpg", "photo"),
+        ("photo.v2.PNG", "photo.v2"),
+        ("pose.0001", "pose.0001"),
+        ("clip.mp4#000012", "clip.mp4_000012"),
+        ("a/b\\c.jpg", "c"),
+        ("caf\u00e9 \u4eba.jpg", "caf\u00e9 \u4eba"),
+        ("", "picture"),
+        ("..", "picture"),
+        ("/", "picture"),
+        (".hidden.jpg", "hidden"),
+        ("../../etc/passwd", "passwd"),
+        ("\ud800.jpg", "_"),
+        ("a\0b.jpg", "a_b"),
+        ("\x1b[31mred\n.jpg", "_[31mred_"),
+        ('a<b>:"|?*', "a_b______"),
+        ("a" * 500 + ".jpg", "a" * 150),
+        ("\u4eba" * 200, "\u4eba" * 50),
+        (None, "picture"),
+    ],
+)
+def test_names_of_results_are_safe(tmp_path, source, name):
+    (path,) = ResultFolder(tmp_path / "out", ("json",)).write(people_called(source))
+    assert path == tmp_path / "out" / f"{name}.json" and path.is_file()
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_no_two_results_share_a_file(tmp_path):
+    folder = ResultFolder(tmp_path, ("json", "coco"))
+    sources = ("a/1.jpg", "b/1.jpg", "1_2", "1.png", "1.coco", "A", "a", "", "..")
+    written = [path for source in sources for path in folder.write(people_called(source))]
+    assert len(written) == len(list(tmp_path.iterdir())) == len({str(path).lower() for path in written}) == 18
+    assert [path.name for path in written[:6:2]] == ["1.json", "1_2.json", "1_2_2.json"]
+
+
+def test_a_picture_that_cannot_be_written_does_not_stop_the_others(command, pictures, tmp_path, monkeypatch, capsys):
+    save = People.save
+
+    def picky(people, *arguments, **options):
+        if people.source == "good.jpg":
+            raise ValueError("not this one")
+        save(people, *arguments, **options)
+
+    monkeypatch.setattr(People, "save", picky)
+    (pictures / "thin.png").unlink(), (pictures / "cut.jpg").unlink()
+    assert command(pictures) == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good_2.json"]
+    assert f"skipped good.jpg of {pictures}: not this one" in capsys.readouterr().err
