@@ -673,6 +673,7 @@ def predict(config, model, people, placements):
     sizes = np.concatenate([np.tile(one.image_size[::-1], (len(one), 1)) for one in people])
     by_person = np.repeat([placement == "person" for placement in placements], [len(one) for one in people])
     usable = np.concatenate([joints.usable for joints in found])
+    usable &= (joints_px.max(1) > joints_px.min(1)).any(-1)  # a pose on one point is none
 
     lifted = np.full((len(joints_px), _JOINTS, 3), np.nan)
     if usable.any():
