@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import struct
+import sys
 import tokenize
 import warnings
 import zipfile
@@ -95,6 +96,12 @@ def _explaining(path):
     except (OSError, ValueError) as error:  # no file system takes a name with a NUL byte
         kind, reason = type(error) if isinstance(error, OSError) else OSError, getattr(error, "strerror", None) or error
         raise kind(f"Cannot write {path!s:.300}: {reason}. Give a file in a folder that you may write to.") from error
+
+
+def print_any_text():
+    """Lets `print` show what the screen cannot, such as a file's name that is not UTF-8, as escapes, not fail at it."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def cache_folder():

@@ -28,10 +28,14 @@ from tqdm import tqdm
 
 from posekit.data.shards import NothingUsableError, ShardWriter
 from posekit.data.tfrecord import MOCAP_FOLDER, mocap_names
+from posekit.files import print_any_text
 
 EXIT_SKIPS = 3
 EXIT_INTERRUPTED = 130
 _NAMES_SHOWN = 3
+_MAX_STRIDE = 1_000_000
+_MAX_GIB = 1_000_000
+_MAX_SIDE = 100_000
 
 flags.DEFINE_bool("lsp", False, "Make lsp_train: the first half of Leeds Sports Pose.")
 flags.DEFINE_bool("lsp_val", False, "Make lsp_val: the second half of Leeds Sports Pose.")
@@ -65,7 +69,7 @@ flags.DEFINE_integer("coco_min_visible", 6, "People with fewer visible joints ar
 flags.DEFINE_integer("coco_min_box", 60, "People whose box has no longer side, in pixels, are left out.", lower_bound=0)
 flags.DEFINE_string("mocap_dir", None, "SMPL pickles; {data_dir}/neutrMosh if not given.")
 flags.DEFINE_string("amass_dir", None, "AMASS's folder; {data_dir}/amass if not given.")
-flags.DEFINE_integer("amass_stride", 1, "Every how many frames of an AMASS recording one is taken.", lower_bound=1)
+flags.DEFINE_integer("amass_stride", 1, "Every how many frames of an AMASS recording one is taken.", 1, _MAX_STRIDE)
 flags.DEFINE_string("h36m_dir", None, "Human3.6M's folder; {data_dir}/h36m or {data_dir}/dataset if not given.")
 flags.DEFINE_enum(
     "h36m_source",
@@ -78,7 +82,7 @@ flags.DEFINE_string(
     None,
     "File of 2-D detections for Human3.6M; the one in its folder if not given, none to do without.",
 )
-flags.DEFINE_integer("h36m_stride", 1, "Every how many frames of a Human3.6M video one is taken.", lower_bound=1)
+flags.DEFINE_integer("h36m_stride", 1, "Every how many frames of a Human3.6M video one is taken.", 1, _MAX_STRIDE)
 flags.DEFINE_bool(
     "h36m_distortion",
     True,
@@ -110,6 +114,7 @@ def main(argv):
     """
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments {argv[1:]}; choose datasets with flags such as --lsp.")
+    print_any_text()
     jobs = _jobs()
     summaries, failures = [], []
     try:
@@ -286,8 +291,12 @@ def _h36m_jobs(data_dir, output_dir):
         image_size = tuple(float(length) for length in FLAGS.h36m_image_size) or None
     except ValueError:
         image_size = ()
-    if image_size is not None and (len(image_size) != 2 or not all(0 < length < 1e6 for length in image_size)):
-        raise app.UsageError(f"--h36m_image_size={','.join(FLAGS.h36m_image_size)} is not width,height in pixels.")
+    if image_size is not None and (len(image_size) != 2 or not all(1 <= length <= _MAX_SIDE for length in image_size)):
+        raise app.UsageError(
+            f"--h36m_image_size={','.join(FLAGS.h36m_image_size)} is not width,height in pixels, 1 to {_MAX_SIDE} each."
+        )
+    if not 0 <= FLAGS.h36m_max_gib <= _MAX_GIB:
+        raise app.UsageError(f"--h36m_max_gib={FLAGS.h36m_max_gib} is not a size of 0 to {_MAX_GIB} GiB, such as 8.")
     options = h36m.Options(
         stride=FLAGS.h36m_stride,
         distortion=FLAGS.h36m_distortion,

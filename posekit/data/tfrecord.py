@@ -518,12 +518,17 @@ def read_summary(path):
     Returns:
         Its content; empty if the file is missing or makes no sense, for then the records are counted again.
     """
+    path = pathlib.Path(path)
     try:
-        content = json.loads(pathlib.Path(path).read_text())
-        files = content.get("files", {})
-        sound = all(isinstance(e["count"], int) and isinstance(e["bytes"], int) for e in files.values())
-        return content if sound else {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        files, skips = content.get("files", {}), content.get("skipped", {})
+        typed = [(content.get(key, 0), int) for key in ("found", "count")]
+        typed += [(entry[key], int) for entry in files.values() for key in ("count", "bytes")]
+        typed += [(entry["count"], int) for entry in skips.values()]
+        typed += [(entry["by_rule"], bool) for entry in skips.values()]
+        typed += [(name, str) for entry in skips.values() for name in entry["first"]]
+        return content if all(isinstance(value, kind) for value, kind in typed) else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 

@@ -792,3 +792,64 @@ def test_a_recording_can_be_read_from_its_name():
     assert parse_recording("Sitting_2") == ("Sitting", 2) and parse_recording("SittingDown") == ("SittingDown", None)
     for other in ("_ALL 1", "Directions 1.54138969", "Walk", "", None, 5, "Directions 123"):
         assert parse_recording(other) == (None, None)
+
+
+# Flags and summaries
+
+
+def test_flags_out_of_range(tmp_path):
+    put_pickles(tmp_path)
+    for flag, value in (
+        ("h36m_max_gib", "nan"),
+        ("h36m_max_gib", "inf"),
+        ("h36m_max_gib", "-1"),
+        ("h36m_max_gib", "1e300"),
+        ("h36m_stride", "1" + "0" * 30),
+        ("h36m_stride", "0"),
+        ("h36m_image_size", "1e-300,5"),
+        ("h36m_image_size", "inf,5"),
+    ):
+        result = run(f"--data_dir={tmp_path}", f"--{flag}={value}", status=1)
+        assert flag in result.stderr + result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["h36m"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda summary: b"{",
+        lambda summary: b"[" * 100_000,
+        lambda summary: b"[]",
+        lambda summary: summary.pop("found"),
+        lambda summary: summary.pop("skipped"),
+        lambda summary: summary.update(count="16"),
+        lambda summary: summary.update(skipped=5),
+        lambda summary: summary.update(skipped={"reason": 5}),
+        lambda summary: summary.update(skipped={"reason": {"count": 1, "first": [5], "by_rule": True}}),
+        lambda summary: summary.update(files=[]),
+    ],
+)
+def test_damaged_summaries_are_made_again(tmp_path, damage):
+    put_pickles(tmp_path)
+    assert convert("train", tmp_path).fresh and not convert("train", tmp_path).fresh
+    path = tmp_path / "h36m_train.json"
+    before = path.read_bytes()
+    summary = json.loads(before)
+    content = damage(summary)
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(summary).encode())
+    assert convert("train", tmp_path).fresh and path.read_bytes() == before
+
+
+def test_folders_whose_names_are_not_utf8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    put_pickles(folder, test=[])
+    command = [sys.executable, str(ROOT / "tools" / "create_dataset.py"), "--h36m", f"--data_dir={folder}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8:strict"}
+    for _ in range(2):
+        result = subprocess.run(command, capture_output=True, env=environment)
+        assert result.returncode == 1 and b"Traceback" not in result.stderr, result.stderr
+    names = {"count": 1, "first": ["\udcff"], "by_rule": True}
+    summary = json.loads((folder / "h36m_train.json").read_bytes()) | {"skipped": {"frames": names}}
+    (folder / "h36m_train.json").write_text(json.dumps(summary))
+    result = subprocess.run(command, capture_output=True, env=environment)
+    assert rb"left out 1: frames (\udcff)" in result.stdout and b"Traceback" not in result.stderr

@@ -26,6 +26,7 @@ from posekit.data.tfrecord import DatasetNotFoundError, explain_write_errors, re
 
 # Part of every fingerprint: raise it when the poses made of unchanged raw data change.
 _FORMAT = 1
+_NEEDED = {"found", "count", "skipped", "files"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +240,7 @@ def _earlier(path, fingerprint, overwrite):
             "--output_dir, or give --overwrite to replace it."
         )
     summary = read_summary(path.with_suffix(".json"))
-    if made_of != fingerprint or summary.get("fingerprint") != fingerprint:
+    if made_of != fingerprint or summary.get("fingerprint") != fingerprint or not _NEEDED <= set(summary):
         return None
     return Summary(
         path.stem, summary["found"], summary["count"], None, summary["skipped"], summary["files"], fresh=False
