@@ -19,7 +19,8 @@ from posekit.data.hdf5 import PoseFile
 from posekit.data.image_files import MAX_BYTES as MAX_PICTURE_BYTES
 from posekit.data.image_files import ImageFileError, announced_size
 from posekit.data.keypoint_json import Found
-from posekit.data.npz_objects import as_numbers, read_npz_objects
+from posekit.data.npz_objects import read_npz_objects
+from posekit.data.pickles import as_numbers
 from posekit.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
 from posekit.files import npz_entries, read_npz
 from posekit.results import MAX_SIDE, People
@@ -28,6 +29,7 @@ from posekit.skeletons import COCO17, H36M17, H36M32, SKELETONS, Skeleton
 SUFFIXES = (".json", ".npz", ".npy", ".h5")
 MAX_FRAMES = 100_000
 MAX_ARRAY_BYTES = 1 << 30
+MAX_NUMBERS = 1 << 28
 MAX_PX = 1e7  # joints farther out were not found
 _POINT_KEYS = ("keypoints", "keypoints_px", "joints_px", "keypoints_2d", "joints_2d", "positions_2d", "arr_0")
 _SCORE_KEYS = ("scores", "keypoint_scores", "confidence")
@@ -293,7 +295,7 @@ class _Reader:
                     raise ValueError(f"{self.path}: {subject}, {recording} holds no list of arrays, one a camera.")
                 for camera, view in enumerate(views):
                     what = f"{subject}_{recording}_{camera}"
-                    view = as_numbers(view, f"{self.path}: {what}")
+                    view = _numeric(view, f"{self.path}: {what}")
                     if view.ndim != 3 or view.shape[2] not in (2, 3):
                         raise ValueError(
                             f"{self.path}: {what} has the shape {view.shape}, not [frames, joints, 2 or 3]."
@@ -421,8 +423,11 @@ def _selected(path):
 
 
 def _numeric(values, what):
-    """Float64 array; NaN and infinity pass, as they stand for joints that were not found."""
-    return as_numbers(values, what).astype(np.float64)
+    """An array of numbers; NaN and infinity pass, as they stand for joints that were not found."""
+    try:
+        return as_numbers(values, MAX_NUMBERS)
+    except ValueError as error:
+        raise ValueError(f"{what} holds something else than numbers: {error}.") from None
 
 
 def _items(value, what):

@@ -11,7 +11,6 @@ import numpy as np
 from posekit.data.pickles import loads_pickle
 from posekit.files import npz_entry, reading_npz
 
-MAX_NUMBERS = 1 << 28
 # How every array of objects begins: the pickle's protocol, from 4 on the length of its first part, NumPy's name.
 _START = re.compile(rb"\x80[\2-\5](\x95.{8})?(c|\x8c.)numpy\.", re.DOTALL)
 _START_BYTES = 32
@@ -59,46 +58,3 @@ def _load(data, name):
     except MemoryError:
         raise ValueError(f"{name}: there is not enough memory for it; give a smaller file.") from None
     return value.item() if isinstance(value, np.ndarray) and value.shape == () else value
-
-
-def as_numbers(values, what="the array"):
-    """Makes an array of numbers, out of lists too, but never one of texts, which could be huge.
-
-    Args:
-        values: Array, or lists of numbers, of arrays or of further such lists.
-        what: What messages call it.
-
-    Returns:
-        The array, of a floating or whole type.
-
-    Raises:
-        ValueError: If there is anything but numbers, lists are of unequal lengths, or the numbers are more than
-            `MAX_NUMBERS`.
-    """
-    if not isinstance(values, np.ndarray):
-        _check_parts(values, what)
-        try:
-            values = np.asarray(values)
-        except ValueError:
-            raise ValueError(f"{what} has rows of unequal lengths.") from None
-    if values.dtype.kind not in "fiu":
-        raise ValueError(f"{what} holds {values.dtype}, not numbers.")
-    return values
-
-
-def _check_parts(values, what):
-    pending, count = [values], 0
-    while pending:
-        value = pending.pop()
-        if isinstance(value, (list, tuple)):
-            pending += value
-            count += 1
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-            count += value.size
-        elif isinstance(value, (int, float, np.integer, np.floating)):
-            count += 1
-        else:
-            kind = value.dtype if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-            raise ValueError(f"{what} holds {kind}, not numbers.")
-        if count > MAX_NUMBERS:
-            raise ValueError(f"{what} has more than {MAX_NUMBERS} numbers.")

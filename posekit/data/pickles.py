@@ -152,6 +152,8 @@ def as_numbers(value, max_size):
         if type(part) in (list, tuple):
             pending.extend(part)
         elif isinstance(part, np.ndarray):
+            if part.dtype.kind not in "fiu":
+                raise ValueError(f"there are values of type {part.dtype!s:.60} instead of numbers")
             size += part.size
         elif type(part) is float or isinstance(part, np.number) or (type(part) is int and abs(part) < 2**63):
             size += 1

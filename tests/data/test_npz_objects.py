@@ -1,4 +1,4 @@
-"""Recordings by name in `.npz` files, and numbers in lists: what is none of them is refused before it is built."""
+"""Recordings by name in `.npz` files: what is none of them is refused before it is read."""
 
 import io
 import pickle
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from posekit.data import npz_objects
-from posekit.data.npz_objects import as_numbers, read_npz_objects
+from posekit.data.npz_objects import read_npz_objects
 
 HEADER = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }\n"
 START = b"\x93NUMPY\1\0" + len(HEADER).to_bytes(2, "little") + HEADER
@@ -77,37 +77,6 @@ def test_memory_that_does_not_suffice_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(npz_objects, "loads_pickle", none_left)
     with pytest.raises(ValueError, match="not enough memory"):
         read_npz_objects(put(tmp_path / "a.npz", START + pickle.dumps(boxed(1), 4)), ("a",), 1000)
-
-
-def test_numbers_of_lists_and_arrays():
-    assert as_numbers([[1, 2.5], (np.float32(3), 4)]).tolist() == [[1, 2.5], [3, 4]]
-    assert as_numbers([np.ones((2, 3)), np.zeros((2, 3))]).shape == (2, 2, 3)
-    whole = np.arange(3)
-    assert as_numbers(whole) is whole
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        (["x" * 1_000_000] + [""] * 1_000_000, "boxes holds a str, not numbers"),
-        ([[1, 2], [3, None]], "holds a NoneType"),
-        ([np.array(["a"])], "holds <U1"),
-        (np.array([None]), "holds object"),
-        ([[1, 2], [3]], "unequal"),
-        ([10**400], "holds object"),
-        ({"a": 1}, "holds a dict"),
-    ],
-)
-def test_what_is_no_number(values, words):
-    with pytest.raises(ValueError, match=words):
-        as_numbers(values, "boxes")
-
-
-def test_lists_that_share_their_parts_are_counted_in_full(monkeypatch):
-    monkeypatch.setattr(npz_objects, "MAX_NUMBERS", 10_000)
-    with pytest.raises(ValueError, match="more than 10000 numbers"):
-        as_numbers([np.zeros(600)] * 20)
-    assert as_numbers([np.zeros(600)] * 15).shape == (15, 600)
 
 
 def test_a_whole_array_is_read_in_one_piece(tmp_path):
