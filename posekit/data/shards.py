@@ -62,6 +62,7 @@ class RawDataset:
         prepare: Called before the first item is converted, for what all of them need.
         scratch: Files that are removed when the dataset is complete.
         silhouettes: Whether its records may have silhouettes, so that those without are worth counting.
+        remarks: Texts about the whole of it that its summary should hold.
     """
 
     name: str
@@ -76,6 +77,7 @@ class RawDataset:
     prepare: collections.abc.Callable | None = None
     scratch: tuple = ()
     silhouettes: bool = True
+    remarks: tuple = ()
 
     @classmethod
     def of_images(cls, name, split="train", **fields):
@@ -136,6 +138,7 @@ class Summary:
         files: Dict of file, relative to the output folder, to `{"count", "bytes"}`.
         fresh: False if the files were there already.
         counts: Dict of name to number: sums of the records' own `counts`, such as `DepthRecord.counts`.
+        remarks: Texts about the whole of it.
     """
 
     name: str
@@ -146,6 +149,7 @@ class Summary:
     files: dict
     fresh: bool = True
     counts: dict = dataclasses.field(default_factory=dict)
+    remarks: tuple = ()
 
     @property
     def defects(self):
@@ -284,6 +288,7 @@ class ShardWriter:
                 "without_silhouette": summary.without_silhouette,
                 "skipped": summary.skips,
                 "counts": summary.counts,
+                "remarks": list(summary.remarks),
                 "files": files,
                 "options": raw.options,
                 "fingerprint": fingerprint,
@@ -306,6 +311,7 @@ class ShardWriter:
             skips=tally.reasons,
             files={},
             counts=dict(counts),
+            remarks=raw.remarks,
         )
 
     # -------------------------------------------------------------------------------------- files in the way
@@ -551,6 +557,7 @@ def _as_summary(content):
         files=content["files"],
         fresh=False,
         counts=content.get("counts", {}),
+        remarks=tuple(content.get("remarks", ())),
     )
 
 
