@@ -12,6 +12,8 @@ _SLICE, _STEP, _EXTENT = 0.5, 0.125, 0.2
 _WINDOW = 0.8
 _STILL = 1e-3
 _MAX_ROUNDS = 30
+# More points than this make no difference of a millimetre to a centre of mass.
+_POINTS = 10_000
 
 
 class NoForegroundError(ValueError):
@@ -65,6 +67,7 @@ def estimate_center(depth, camera, depth_range, cubic_size, start=None, box=None
     rows, columns = np.nonzero(seen)
     points = pixel_to_world(np.stack([columns + left, rows + top, depth[seen]], -1), camera)
     points = np.ascontiguousarray(points.T)  # each axis in one piece, which is several times faster here
+    few = points[:, :: max(1, points.shape[1] // _POINTS)]
     if start is None:
         region = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         part = _nearest_surface(depth[region], seen[region], camera, cubic_size)
@@ -74,13 +77,13 @@ def estimate_center(depth, camera, depth_range, cubic_size, start=None, box=None
         if center.shape != (3,) or not np.isfinite(center).all():
             raise ValueError(f"start {start} is not 3 finite numbers.")
     for _ in range(_MAX_ROUNDS):
-        inside = np.logical_and.reduce(np.abs(points - center[:, None]) <= _WINDOW * cubic_size / 2)
+        inside = np.logical_and.reduce(np.abs(few - center[:, None]) <= _WINDOW * cubic_size / 2)
         if not inside.any():
             raise NoForegroundError(
                 f"Nothing was measured near {np.round(center, 3).tolist()}, within {_WINDOW * cubic_size / 2:g} "
                 f"{camera.unit}."
             )
-        moved = points[:, inside].mean(1)
+        moved = few[:, inside].mean(1)
         still = np.abs(moved - center).max() <= _STILL * cubic_size
         center = moved
         if still:
