@@ -3,19 +3,22 @@
     python tools/inspect_dataset.py --data_dir=data lsp_train coco CMU h36m_train
 
 Without names it shows every dataset of the folder. Each gets a picture `{name}_sheet.png` in --output: images with
-their keypoints (visible ones only) beside their silhouettes, bodies in the poses of a motion-capture set, or the joints
-of a pose file as a camera sees them (detections in rings) beside the 3-D skeleton seen from the side.
+their keypoints (visible ones only) beside their silhouettes, bodies in the poses of a motion-capture set, the joints
+of a pose file as a camera sees them (detections in rings) beside the 3-D skeleton seen from the side, or the joints of
+depth crops on the tinted depth and in the world.
 """
 
 import collections
 import dataclasses
 import pathlib
 import sys
+import types
 
 import cv2
 import numpy as np
 from absl import app, flags
 
+from posekit.data.depth_records import DepthRecord, decode_depth
 from posekit.data.example import decode_example
 from posekit.data.h36m import ACTIONS, read_pose_file
 from posekit.data.hdf5 import COLUMNS, PoseFile
@@ -32,6 +35,7 @@ from posekit.data.tfrecord import (
     read_records,
     summary_path,
 )
+from posekit.geometry.depth import world_to_pixel
 from posekit.skeletons import COCO_PLUS19, LSP14
 from posekit.training.config import import_tensorflow_quietly
 
@@ -86,7 +90,10 @@ def _show(name):
     if name in mocap_names(FLAGS.data_dir):
         return _show_mocap(name)
     path = pathlib.Path(FLAGS.data_dir) / f"{name}.h5"
-    return _show_poses(path) if path.exists() else _show_images(name)
+    if path.exists():
+        return _show_poses(path)
+    first = next(iter(read_records(dataset_files(FLAGS.data_dir, name)[0])), b"")
+    return _show_depth(name) if "depth/encoded" in decode_example(first) else _show_images(name)
 
 
 def _all_names(data_dir):
@@ -186,6 +193,105 @@ def _grid(cells):
     blank = np.full_like(cells[0], 255)
     cells = cells + [blank] * (-len(cells) % _COLUMNS)
     return np.concatenate([np.concatenate(cells[row : row + _COLUMNS], 1) for row in range(0, len(cells), _COLUMNS)])
+
+
+def _show_depth(name):
+    files = dataset_files(FLAGS.data_dir, name)
+    _head(name, files, summary_path(FLAGS.data_dir, name))
+    keys, frames, shares, cells = {}, [], [], []
+    for serialized in _records(files):
+        _note_keys(keys, serialized)
+        record = DepthRecord.from_example(serialized)
+        shares.append((record.depth > 0).mean())
+        if len(cells) < FLAGS.num_images:
+            cells.append(_depth_cell(record, name))
+        # Of many records the depth would take gigabytes.
+        frames.append(types.SimpleNamespace(**{key: value for key, value in vars(record).items() if key != "depth"}))
+    _print_keys(keys)
+    unit, counts = frames[0].unit, collections.Counter(len(frame.joints) for frame in frames)
+    boxes = np.array([frame.box for frame in frames])
+    edges = boxes[:, 2:] - boxes[:, :2]
+    print(f"  of {len(frames)} records:")
+    print("  pictures: " + _tally([f"{frame.picture[0]} x {frame.picture[1]}" for frame in frames], str))
+    print(f"  crops: {edges[:, 0].min()}..{edges[:, 0].max()} x {edges[:, 1].min()}..{edges[:, 1].max()} px, mean "
+          f"{edges[:, 0].mean():.0f} x {edges[:, 1].mean():.0f}; measured: {100 * np.mean(shares):.0f} % of the "
+          f"pixels; reach {_reaches(frames)} {unit}")  # fmt: skip
+    print("  joints: " + ", ".join(f"{joints} in {count} records" for joints, count in sorted(counts.items()))
+          + f"; labelled: {100 * np.mean([frame.valid.mean() for frame in frames]):.1f} %")  # fmt: skip
+    places = np.concatenate([frame.joints[frame.valid > 0] for frame in frames])
+    if len(places):
+        spans = (f"{axis} {low:.5g}..{high:.5g}" for axis, low, high in zip("xyz", places.min(0), places.max(0)))
+        print(f"  joints in the world: {', '.join(spans)} {unit}, mean depth {places[:, 2].mean():.5g}")
+    print("  centres: " + _tally([frame.center_source for frame in frames], "{}".format) + "; usable: "
+          + ", ".join(map(str, _usable_centers(frames))) + f"; {_center_distances(frames)} {unit}")  # fmt: skip
+    print("  subjects: " + _tally([frame.subject for frame in frames], "{}".format)
+          + "; groups: " + _tally([frame.group or "none" for frame in frames], str))  # fmt: skip
+    return _grid(cells) if cells else None
+
+
+def _reaches(frames):
+    reaches = np.array([frame.reach for frame in frames])
+    return " x ".join(f"{value:.4g}" for value in reaches.min(0))
+
+
+def _usable_centers(frames):
+    """How many frames have a usable centre, for each of the centres a frame has."""
+    rows = max(len(frame.centers) for frame in frames)
+    found = [np.isfinite(frame.centers[:, 0]) for frame in frames]
+    return np.sum([np.pad(row, (0, rows - len(row))) for row in found], 0).tolist()
+
+
+def _center_distances(frames):
+    """How far labelled joints are from the first usable centre of their frame."""
+    distances = []
+    for frame in frames:
+        usable = frame.centers[np.isfinite(frame.centers[:, 0])]
+        if len(usable) and frame.valid.any():
+            distances.append(np.abs(frame.joints[frame.valid > 0] - usable[0]).max(0))
+    if not distances:
+        return "no joint to measure from, 0"
+    return "farthest joints from them " + " x ".join(f"{value:.4g}" for value in np.max(distances, 0))
+
+
+def _depth_cell(record, name):
+    from posekit.drawing_depth import depth_picture
+
+    skeleton = _depth_skeleton(name, len(record.joints))
+    depth, start = decode_depth(record.depth, record.unit), record.box[:2]
+    seen = np.where(record.valid[:, None] > 0, record.joints, np.nan)
+    if skeleton is None or not record.valid.any():
+        return _plain_depth_cell(record, depth, seen)
+    return depth_picture(
+        depth, seen, record.depth_camera, skeleton, start_px=start, height=_CELL, captions=(),
+        from_above=name.startswith("itop_top"),
+    )  # fmt: skip
+
+
+def _plain_depth_cell(record, depth, joints):
+    """The depth alone, with dots, where no skeleton is known or no joint is labelled."""
+    from posekit.drawing_depth import tint_depth
+
+    measured = depth[depth > 0]
+    near, far = (measured.min(), measured.max()) if len(measured) else (0.0, 1.0)
+    scale = _CELL / max(depth.shape)
+    size = max(1, round(depth.shape[1] * scale)), max(1, round(depth.shape[0] * scale))
+    tinted = cv2.resize(tint_depth(depth, (near + far) / 2, max(far - near, 1e-6) / 2), size)
+    cell = np.full((_CELL, 2 * _CELL, 3), 255, np.uint8)
+    cell[: size[1], : size[0]] = tinted
+    places = (world_to_pixel(joints, record.depth_camera)[:, :2] - record.box[:2] + 0.5) * scale
+    for x, y in places[np.isfinite(places).all(1) & (np.abs(places) < 2 * _CELL).all(1)]:
+        cv2.circle(cell, (round(x), round(y)), 2, (200, 0, 0), -1)
+    return cell
+
+
+def _depth_skeleton(name, num_joints):
+    from posekit.metrics.depth_pose import dataset_protocol
+
+    try:
+        skeleton = dataset_protocol(name.rpartition("_")[0]).skeleton
+    except ValueError:
+        return None
+    return skeleton if skeleton.num_joints == num_joints else None
 
 
 def _show_mocap(name):

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from posekit.codecs import screen_pose
+from posekit.data.depth_records import DepthRecord, encode_depth
 from posekit.data.h36m import CameraTable
 from posekit.data.hdf5 import PoseWriter
 from posekit.data.schema import ImageRecord, MocapRecord, encode_silhouette
@@ -107,3 +108,31 @@ def test_pose_files(tmp_path):
     (tmp_path / "h36m_train.h5").write_bytes(b"no HDF5")
     result = run(f"--data_dir={tmp_path}", "--num_images=0", status=1)
     assert "ERROR h36m_train" in result.stderr and "h36m_test: 30 poses" in result.stdout
+
+
+def depth_crops(count, joints=21):
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        depth = np.where(rng.random((60, 50)) < 0.5, rng.normal(400, 20, (60, 50)), 0)
+        centers = np.full((9, 3), 400.0)
+        centers[3] = np.nan if number else 400.0
+        yield DepthRecord(
+            name=f"P0/1/{number:06d}", depth=encode_depth(depth, "mm"), box=(130, 90, 180, 150),
+            joints=rng.normal(0, 20, (joints, 3)) + [0, 0, 400], valid=np.arange(joints) > 0, centers=centers,
+            center_source="estimated" if number else "file", camera=(241.42, -241.42, 160, 120), picture=(320, 240),
+            unit="mm", reach=(210, 220, 150), subject=0, group="1",
+        )  # fmt: skip
+
+
+def test_sets_of_depth_crops(tmp_path):
+    write(tmp_path / "msra_p0.tfrecords", depth_crops(3))
+    write(tmp_path / "nyu_test" / "depth_0000.tfrecord", depth_crops(2, joints=36))
+    text = run(f"--data_dir={tmp_path}", "--num_images=2").stdout
+    assert "msra_p0: 3 records" in text and "nyu_test: 2 records" in text and "depth/encoded" in text
+    assert "pictures: 320 x 240 3" in text and "crops: 50..50 x 60..60 px, mean 50 x 60; measured: 50 %" in text
+    assert "reach 210 x 220 x 150 mm" in text and "joints: 21 in 3 records; labelled: 95.2 %" in text
+    assert "centres: estimated 2, file 1; usable: 3, 3, 3, 1, 3, 3, 3, 3, 3" in text
+    assert "subjects: 0 3; groups: 1 3" in text
+    for name in ("msra_p0", "nyu_test"):
+        sheet = cv2.imread(str(tmp_path / f"{name}_sheet.png"))
+        assert sheet.shape == (224, 4 * 448, 3) and sheet[:, :448].std() > 20 and (sheet[:, 896:] == 255).all()
