@@ -4,6 +4,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import zipfile
 
 import h5py
 import numpy as np
@@ -533,6 +534,21 @@ def test_videopose3d_detections_that_do_not_fit(tmp_path):
         put_videopose(tmp_path, detections=detected(0, 2), metadata=metadata)
         with pytest.raises(NothingUsableError, match="keypoints of another skeleton.*--h36m_detections=none"):
             convert("test", tmp_path)
+    for metadata in (
+        {"layout_name": np.array(["h36m", "x"])},
+        {"num_joints": 17, "keypoints_symmetry": [[None], [1]]},
+        {"num_joints": 17, "keypoints_symmetry": [[np.inf], [1]]},
+        {"num_joints": 17, "keypoints_symmetry": 5},
+        {"num_joints": np.int64(17), "keypoints_symmetry": [[1], [2], [3]]},
+    ):
+        put_videopose(tmp_path, detections=detected(0, 2), metadata=metadata)
+        with pytest.raises(NothingUsableError, match="data_2d_h36m_cpn.npz.*--h36m_detections=none"):
+            convert("test", tmp_path)
+    odd = {"S9": {"Walking": np.array(3.0), "WalkDog 1": "abcd"}, "S11": {"Directions 1": [None] * 4}}
+    put_videopose(tmp_path, detections=odd, metadata={"num_joints": np.array([1, 2])})
+    with pytest.raises(NothingUsableError, match=r"no 2-D detections \(\d\).*something else than an array"):
+        convert("test", tmp_path)
+    put_videopose(tmp_path, detections=detected(0, 2), metadata={"layout_name": "h36m"})
     os.rename(tmp_path / "h36m" / "data_2d_h36m_cpn.npz", tmp_path / "h36m" / "data_2d_h36m_gt.npz")
     assert convert("test", tmp_path).written == 60
     for name in ("a", "b"):
@@ -540,7 +556,7 @@ def test_videopose3d_detections_that_do_not_fit(tmp_path):
     with pytest.raises(NothingUsableError, match="several files.*data_2d_h36m_a.npz, data_2d_h36m_b.npz.*choose"):
         convert("test", tmp_path)
     assert convert("test", tmp_path, detections=str(tmp_path / "h36m" / "data_2d_h36m_a.npz")).written == 60
-    with pytest.raises(NothingUsableError, match="No such file"):
+    with pytest.raises(NothingUsableError, match="none.npz does not exist"):
         convert("test", tmp_path, detections=str(tmp_path / "none.npz"))
 
 
@@ -561,16 +577,27 @@ def test_npz_files_that_make_no_sense(tmp_path, capfd):
         ("no recordings of S9, S11", {"positions_3d": {"S1": {"Walking": np.zeros((3, 32, 3))}}}),
         ("no recordings of S9, S11", {"positions_3d": {"S9": {"Dancing": np.zeros((3, 32, 3)), 5: 1}}}),
         ("joints of shape .3, 18, 3.", {"positions_3d": {"S9": {"Walking": np.zeros((3, 18, 3))}}}),
-        ("something else than numbers", {"positions_3d": {"S9": {"Walking": [[1], [2, 3]]}}}),
+        ("something else than an array of numbers", {"positions_3d": {"S9": {"Walking": [[1], [2, 3]]}}}),
         ("no frames", {"positions_3d": {"S9": {"Walking": np.zeros((0, 32, 3))}}}),
         ("values that are not finite", {"positions_3d": {"S9": {"Walking": np.full((3, 32, 3), np.nan)}}}),
     ):
         put_npz(path, **objects)
         with pytest.raises(NothingUsableError, match=message):
             convert("test", tmp_path)
+    # As an array these would take as much memory as the longest for each.
+    put_npz(path, positions_3d={"S9": {"Walking": ["x" * 10**6] + [""] * 10**5}})
+    with pytest.raises(NothingUsableError, match="something else than an array of numbers"):
+        convert("test", tmp_path)
     np.savez(path, positions_3d=np.zeros((3, 32, 3)))
     with pytest.raises(NothingUsableError, match="plain numbers"):
         convert("test", tmp_path)
+    for header, compression in ((b"(" * 9000, 0), (b"{'descr': '|O', 'shape': (3,", 0), (b"", 14)):
+        entry = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr("positions_3d.npy", entry)
+        put(path, path.read_bytes().replace(b"]\0\0\x80\0\0", b"\xff" * 6))  # what LZMA is told, if it is there
+        with pytest.raises(NothingUsableError, match="data_3d_h36m.npz cannot be read as .npz: .*positions_3d"):
+            convert("test", tmp_path)
     for content in (whole[: len(whole) // 2], b"no zip", b"", whole[:100] + bytes(200) + whole[300:]):
         put(path, content)
         with pytest.raises(NothingUsableError, match="data_3d_h36m.npz"):
@@ -587,7 +614,9 @@ def test_people_behind_a_camera(tmp_path):
     summary = convert("test", tmp_path)
     reason = "joints that are not in front of the camera"
     assert summary.skips[reason]["first"][0] == "S9 Walking camera 1 frame 1"
-    assert 0 < summary.skips[reason]["count"] == 12 - summary.written
+    # Close beside a camera is far outside of its picture.
+    outside = summary.skips["values that are not in -1,000,000 to 1,000,000 px or mm"]
+    assert 0 < summary.skips[reason]["count"] == 12 - summary.written - outside["count"]
 
 
 def test_poses_of_17_joints(tmp_path):
@@ -596,6 +625,12 @@ def test_poses_of_17_joints(tmp_path):
     put_videopose(tmp_path, poses)
     convert("test", tmp_path)
     check_against_worlds(h36m.read_poses(tmp_path, "test"), expected_test(), 1e-3)
+
+
+def test_one_dict_for_two_subjects(tmp_path):
+    recordings = {"Walking": world_poses(0, 3) / 1000}
+    put_npz(tmp_path / "h36m" / "data_3d_h36m.npz", positions_3d={"S9": recordings, "S11": recordings})
+    assert convert("test", tmp_path).written == 24
 
 
 def test_h5_files(tmp_path):
@@ -611,7 +646,7 @@ def test_h5_files(tmp_path):
     result = run(f"--data_dir={tmp_path}", status=3)
     check_against_worlds(h36m.read_poses(tmp_path, "train"), expected_train(), 1e-6)
     check_against_worlds(h36m.read_poses(tmp_path, "test"), expected_test(), 1e-6)
-    for reason in ("numbers of shape [4, 95] instead of [frames, 96]", "'3D_positions' claims 7680000000000 bytes",
+    for reason in ("numbers of shape [4, 95] instead of [frames, 96]", "'3D_positions' in / claims 7680000000000 bytes",
                    "it has no '3D_positions'", "unreadable file (Unable to"):  # fmt: skip
         assert reason in result.stdout
     assert run(f"--data_dir={tmp_path}", status=3).stdout.count("(already there)") == 2
@@ -642,6 +677,42 @@ def test_cdf_files(tmp_path):
             assert h36m_recordings.read_cdf(put(tmp_path / "damaged.cdf", damaged)).shape[1:] == (32, 3)
         except h36m_recordings.UnusableRecordingError:
             pass
+
+
+def test_cdf_files_that_keep_their_reader_busy(tmp_path, monkeypatch):
+    pytest.importorskip("cdflib")
+    from converters import h36m_recordings
+
+    put_cdf(tmp_path / "good.cdf", world_poses(0, 5))
+    damaged = bytearray((tmp_path / "good.cdf").read_bytes())
+    record = int.from_bytes(damaged[20:28], "big")
+    damaged[record + 44 : record + 48] = (2**31 - 1).to_bytes(4, "big")  # how many variables there are
+    put(tmp_path / "damaged.cdf", damaged)
+    with open(tmp_path / "large.cdf", "wb") as file:
+        file.truncate(h36m_recordings._MAX_CDF_BYTES + 1)
+    os.mkfifo(tmp_path / "pipe.cdf")
+    monkeypatch.setattr(h36m_recordings, "_MAX_CDF_SECONDS", 2)
+    for name, message in (("damaged", "over 2 s"), ("large", "has fewer"), ("pipe", "not a regular file")):
+        with pytest.raises(h36m_recordings.UnusableRecordingError, match=message):
+            h36m_recordings.read_cdf(tmp_path / f"{name}.cdf")
+        assert h36m_recordings.read_cdf(tmp_path / "good.cdf").shape == (5, 32, 3)
+
+
+def test_pipes_are_not_read(tmp_path):
+    put_videopose(tmp_path)
+    folder = tmp_path / "h36m"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NothingUsableError, match="pipe is not a regular file"):
+        convert("test", tmp_path, detections=str(tmp_path / "pipe"))
+    for name in ("cameras.h5", "metadata.xml"):
+        os.mkfifo(folder / name)
+        with pytest.raises(NothingUsableError, match=f"{name} is not a regular file"):
+            convert("test", tmp_path)
+        (folder / name).unlink()
+    (folder / "data_3d_h36m.npz").unlink()
+    put_h5(tmp_path)
+    os.mkfifo(folder / "S9" / "MyPoses" / "3D_positions" / "Eating.h5")
+    assert any("is not a regular file" in reason for reason in convert("test", tmp_path).skips)
 
 
 def test_cdf_files_without_cdflib(tmp_path, monkeypatch):
@@ -764,12 +835,43 @@ def test_camera_files_that_make_no_sense(tmp_path):
         put(metadata, content)
         with pytest.raises(NothingUsableError, match="metadata.xml"):
             convert("test", tmp_path)
+    for number in ("9" * 11, "1" * 5000):
+        row = "".join(f"<td>{cell}</td>" for cell in (2, number, "Walking", "Walking"))
+        put_metadata(metadata, mapping=f"<mapping><tr><td/><td/><td>S1</td></tr><tr>{row}</tr></mapping>")
+        with pytest.raises(NothingUsableError, match="its mapping has the action 2, subaction [19]{11,20}[.]"):
+            convert("test", tmp_path)
+    entities = b'<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;&b;">]>'
+    for content in (entities + b"<a><w0>&c;</w0></a>", (entities + b"<a/>").decode().encode("utf-16"), bytes(5 << 20)):
+        put(metadata, content)
+        with pytest.raises(NothingUsableError, match="metadata.xml of Human3.6M, or damaged: it (has|declares)"):
+            convert("test", tmp_path)
     metadata.unlink()
     cameras = tmp_path / "h36m" / "cameras.h5"
     texts = np.array([b"a", b"b", b"c"])
     for changes in ({"R": np.ones((3, 3))}, {"f": np.ones(3)}, {"T": texts}, {"k": np.ones((10**4, 3))}):
         put_cameras_h5(cameras, **changes)
         with pytest.raises(NothingUsableError, match="cameras.h5"):
+            convert("test", tmp_path)
+    for changes in (
+        {"Name": np.array([[np.nan]])}, {"Name": np.array([[0xD800]])}, {"Name": np.array([[-3]])},
+        {"T": np.full(3, np.nan)}, {"k": np.zeros(3, [("a", "f8")])}, {"p": h5py.Empty("f8")},
+    ):  # fmt: skip
+        put_cameras_h5(cameras, **changes)
+        with pytest.raises(NothingUsableError, match="cameras.h5 is no cameras.h5, or damaged: .*/subject1/camera1"):
+            convert("test", tmp_path)
+    # Numbers that lie elsewhere are not read.
+    put_cameras_h5(tmp_path / "other.h5")
+    external = h5py.ExternalLink(str(tmp_path / "other.h5"), "/subject9/camera2/T")
+    for link in (external, h5py.SoftLink("/subject1/camera1/T"), None):
+        put_cameras_h5(cameras)
+        with h5py.File(cameras, "r+") as file:
+            group = file["subject9/camera2"]
+            del group["T"]
+            if link is None:
+                group.create_dataset("T", (3,), "f8", external=[(str(tmp_path / "other.h5"), 0, 24)])
+            else:
+                group["T"] = link
+        with pytest.raises(NothingUsableError, match="'T'.* in /subject9/camera2"):
             convert("test", tmp_path)
     for content in (b"", b"no HDF5"):
         put(cameras, content)

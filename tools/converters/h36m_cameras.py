@@ -5,6 +5,8 @@ of a camera is the same for all.
 """
 
 import dataclasses
+import math
+import os
 import pathlib
 import re
 import xml.etree.ElementTree
@@ -14,9 +16,13 @@ import numpy as np
 
 from posekit.data.h36m import CAMERA_SIZES
 from posekit.data.shards import NothingUsableError
+from posekit.files import regular_file
 
-_MAX_XML_BYTES = 64 << 20
+_MAX_XML_BYTES = 4 << 20
 _MAX_NUMBERS = 1000
+_MAX_CAMERA_NUMBERS = 64
+# Deflate makes no more than this of a byte.
+_MAX_EXPANSION = 1032
 # Subjects to whom `w0` gives columns, whether their poses are public or not.
 _METADATA_SUBJECTS = 11
 # The numbers of Human3.6M's metadata.xml (w0), which VideoPose3D's common/h36m_dataset.py has in single precision and
@@ -130,7 +136,7 @@ def find_calibrations(folder):
     """
     for name, read in (("cameras.h5", read_cameras_h5), ("metadata.xml", lambda path: read_metadata(path)[0])):
         path = pathlib.Path(folder) / name
-        if path.is_file():
+        if os.path.lexists(path):
             return read(path), path
     return built_in(), None
 
@@ -161,13 +167,18 @@ def read_metadata(path):
     Raises:
         NothingUsableError: If it makes no sense.
     """
-    path = pathlib.Path(path)
-    if path.stat().st_size > _MAX_XML_BYTES:
-        raise NothingUsableError(f"{path} has {path.stat().st_size} bytes; a metadata.xml has fewer.")
+    path = _regular(path)
     try:
-        root = xml.etree.ElementTree.fromstring(path.read_bytes())
-    except (xml.etree.ElementTree.ParseError, ValueError, LookupError) as error:
-        raise NothingUsableError(f"{path} is no XML, or damaged: {error}.") from None
+        size = path.stat().st_size
+        if size > _MAX_XML_BYTES:
+            raise ValueError(f"it has {size} bytes, a metadata.xml fewer than {_MAX_XML_BYTES}")
+        content = path.read_bytes()
+        # Entities may stand for gigabytes. Only in encodings with zeros are these letters written in another way.
+        if b"<!DOCTYPE" in content or b"<!ENTITY" in content or b"\0" in content:
+            raise ValueError("it declares a document type or entities, or is not in UTF-8")
+        root = xml.etree.ElementTree.fromstring(content)
+    except (OSError, MemoryError, xml.etree.ElementTree.ParseError, ValueError, LookupError) as error:
+        raise NothingUsableError(f"{path} is no metadata.xml of Human3.6M, or damaged: {error}.") from None
     text = next((element.text or "" for element in root.iter("w0")), "")
     words = text.strip().strip("[]").split()
     try:
@@ -184,19 +195,21 @@ def read_metadata(path):
         for subject in range(1, _METADATA_SUBJECTS + 1)
         for index in range(cameras)
     }
-    return calibrations, _subactions(root)
+    return calibrations, _subactions(root, path)
 
 
-def _subactions(root):
+def _subactions(root, path):
     """Which recording is which action and subaction, from a table whose first row names the subjects."""
     table = {}
     subjects = []
     for row in root.findall("mapping/tr"):
         first, second, *cells = [(cell.text or "").strip() for cell in row.findall("td")] + ["", ""]
-        named = [re.fullmatch(r"S(\d+)", cell) for cell in cells]
+        named = [re.fullmatch(r"S([1-9]\d?)", cell, re.ASCII) for cell in cells]
         if any(named):
             subjects = [int(match[1]) if match else None for match in named]
         elif first.isdecimal() and second.isdecimal():
+            if max(len(first), len(second)) > 2:
+                raise NothingUsableError(f"{path}: its mapping has the action {first:.20}, subaction {second:.20}.")
             for subject, recording in zip(subjects, cells):
                 if subject is not None and recording:
                     table[subject, recording] = int(first), int(second)
@@ -217,31 +230,86 @@ def read_cameras_h5(path):
 
     Follows: una-dinosauria/3d-pose-baseline src/cameras.py:load_cameras (its earlier form).
     """
-    calibrations = {}
+    path, calibrations = _regular(path), {}
     try:
         with h5py.File(path, "r") as file:
             for subject in range(1, _METADATA_SUBJECTS + 1):
+                subject_group = _own_group(file, f"subject{subject}")
                 for index in range(len(CAMERA_SIZES)):
-                    group = f"subject{subject}/camera{index + 1}"
-                    if group in file:
-                        calibrations[subject, index] = _read_camera(file[group])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:  # HDF5 has all of them
-        raise NothingUsableError(f"{path} is no cameras.h5, or damaged: {error}.") from None
+                    group = _own_group(subject_group, f"camera{index + 1}")
+                    if group is not None:
+                        calibrations[subject, index] = _read_camera(group)
+    except HDF5_DAMAGE as error:
+        raise NothingUsableError(f"{path} is no cameras.h5, or damaged: {error!s:.300}.") from None
     if not calibrations:
         raise NothingUsableError(f"{path} holds no subject1/camera1 and so on.")
     return calibrations
 
 
+def _regular(path):
+    try:
+        return regular_file(path)
+    except (OSError, ValueError) as error:
+        raise NothingUsableError(str(error)) from None
+
+
+# What h5py lets through when a file is damaged.
+HDF5_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
+
+
+def own_dataset(group, name, max_bytes):
+    """Looks up a dataset of plain numbers that lie in the file itself, all of them.
+
+    Args:
+        group: `h5py.Group`.
+        name: Name in it.
+        max_bytes: Most memory that reading it may take.
+
+    Returns:
+        `h5py.Dataset`.
+
+    Raises:
+        ValueError: If there is none, it is large, or its numbers are elsewhere or fewer than it claims.
+    """
+    dataset = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise ValueError(f"it has no {name!r} of its own in {group.name}")
+    if dataset.dtype.kind not in "fiu":
+        raise ValueError(f"{name!r} in {group.name} has values of type {dataset.dtype!s:.60}, not numbers")
+    claimed = dataset.size * dataset.dtype.itemsize
+    there = dataset.id.get_storage_size() * (_MAX_EXPANSION if dataset.compression else 1)
+    if dataset.external or dataset.is_virtual or claimed > min(max_bytes, there):
+        raise ValueError(f"{name!r} in {group.name} claims {claimed} bytes, too many or not in the file")
+    if math.prod(dataset.chunks or ()) * dataset.dtype.itemsize > max_bytes:
+        raise ValueError(f"{name!r} in {group.name} comes in pieces of {dataset.chunks}")
+    return dataset
+
+
+def _own_group(group, name):
+    """A group that lies in the file itself; `None` if there is nothing of that name."""
+    link = group.get(name, getlink=True) if group is not None else None
+    if link is None:
+        return None
+    if not isinstance(link, h5py.HardLink) or not isinstance(group[name], h5py.Group):
+        raise ValueError(f"{name} in {group.name} is no group of its own")
+    return group[name]
+
+
 def _read_camera(group):
     values = {}
     for key, size in {"R": 9, "T": 3, "f": 2, "c": 2, "k": 3, "p": 2, "Name": None}.items():
-        dataset = group[key]
-        if dataset.dtype.kind not in "fiu" or dataset.size > 64 or (size and dataset.size != size):
-            raise ValueError(f"{group.name}/{key} has {dataset.size} values of {dataset.dtype}")
-        values[key] = dataset[()]
-    name = "".join(map(chr, values.pop("Name").ravel().astype(int).tolist()))
+        dataset = own_dataset(group, key, 8 * _MAX_CAMERA_NUMBERS)
+        if dataset.size > _MAX_CAMERA_NUMBERS or (size and dataset.size != size):
+            raise ValueError(f"{key!r} in {group.name} has {dataset.size} values")
+        values[key] = dataset[()].astype(np.float64).ravel()
+        if not np.isfinite(values[key]).all():
+            raise ValueError(f"{key!r} in {group.name} holds values that are not finite")
+    letters = values.pop("Name")
+    if not ((letters >= 32) & (letters < 127)).all() or not letters.size:
+        raise ValueError(f"{group.name}/Name is no name")
+    name = "".join(map(chr, letters.astype(int).tolist()))
     # MATLAB wrote it, which keeps the columns of a matrix together.
-    rotation = values.pop("R").astype(np.float64).T
+    rotation = values.pop("R").reshape(3, 3).T
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
         raise ValueError(f"{group.name}/R is no rotation")
-    return Calibration(name, rotation, **{key: array.astype(np.float64).ravel() for key, array in values.items()})
+    return Calibration(name, rotation, **values)

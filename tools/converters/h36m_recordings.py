@@ -8,26 +8,31 @@ h36m/cameras.h5, metadata.xml                          calibrations; what is bui
 ```
 """
 
+import atexit
 import collections.abc
 import dataclasses
 import functools
 import itertools
-import math
+import json
+import os
 import pathlib
 import pickle
 import re
 import struct
-import zipfile
+import subprocess
+import sys
+import threading
 import zlib
 
 import h5py
 import numpy as np
 
-from converters.h36m_cameras import find_calibrations, read_metadata
+from converters.h36m_cameras import HDF5_DAMAGE, find_calibrations, own_dataset, read_metadata
 from posekit.codecs import screen_pose
 from posekit.data.h36m import ACTIONS, TEST_SUBJECTS, TRAIN_SUBJECTS, CameraTable, sound_rows
 from posekit.data.pickles import loads_pickle
 from posekit.data.shards import NothingUsableError, Skip
+from posekit.files import npz_entry, reading_npz, regular_file
 from posekit.geometry import cameras
 from posekit.skeletons import H36M17, H36M32
 
@@ -39,8 +44,7 @@ _OTHER_NAMES = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog", "WalkingTogethe
 _DAMAGED = {(11, "Directions")}
 _MAX_RECORDING_BYTES = 256 << 20
 _MAX_CDF_BYTES = 64 << 20
-# Deflate makes no more than this of a byte.
-_MAX_EXPANSION = 1032
+_MAX_CDF_SECONDS = 30
 _COMPRESSED_CDF = struct.Struct(">II")
 _CDF_FOLDERS = ("MyPoseFeatures/D3_Positions", "Poses_D3_Positions")
 _H5_FOLDERS = ("MyPoses/3D_positions",)
@@ -215,7 +219,8 @@ class VideoPose:
             raise NothingUsableError(f"{self.path} has no positions_3d of subjects and their recordings.")
         there = [(subject, name) for subject, recordings in content.items() for name in recordings]
         wanted = {f"S{subject}" for subject in _SUBJECTS[self.split]}
-        content = {subject: recordings for subject, recordings in content.items() if subject in wanted}
+        # Dicts of their own: a file may have one dict for several subjects.
+        content = {subject: dict(recordings) for subject, recordings in content.items() if subject in wanted}
 
         def read(subject, name):
             # Forgotten once they are read, so that memory becomes free on the way.
@@ -393,7 +398,7 @@ def parse_recording(raw):
 
 def _official_subactions(folder):
     path = pathlib.Path(folder) / "metadata.xml"
-    return read_metadata(path)[1] if path.is_file() else {}
+    return read_metadata(path)[1] if os.path.lexists(path) else {}
 
 
 # -------------------------------------------------------------------------------------------------- 2-D detections
@@ -438,7 +443,8 @@ class Detections:
             UnusableRecordingError: If there is nothing that fits.
         """
         views = self._positions.get((f"S{recording.subject}", parse_recording(recording.name)))
-        if not isinstance(views, (list, tuple, np.ndarray)) or index >= len(views):
+        listed = isinstance(views, (list, tuple)) or (isinstance(views, np.ndarray) and views.ndim)
+        if not listed or index >= len(views):
             raise UnusableRecordingError("no 2-D detections")
         found = _checked_numbers(views[index])
         if found.ndim != 3 or found.shape[1] not in (17, 32) or found.shape[2] not in (2, 3):
@@ -462,15 +468,24 @@ def _check_layout(path, metadata):
     if not isinstance(metadata, dict):
         return
     layout = metadata.get("layout_name", "h36m")
-    symmetry = metadata.get("keypoints_symmetry")
+    symmetry, count = metadata.get("keypoints_symmetry"), metadata.get("num_joints")
     left = {index for index, joint in enumerate(H36M17.joints) if joint.startswith("left_")}
-    if metadata.get("num_joints") == 17 and isinstance(symmetry, (list, tuple)) and len(symmetry) == 2:
-        sides = [{int(index) for index in np.ravel(side)} for side in symmetry]
+    if isinstance(count, (int, np.integer)) and count == 17 and symmetry is not None:
+        try:
+            sides = [{int(index) for index in side} for side in symmetry]
+        except (TypeError, ValueError, OverflowError):
+            sides = []
+        if len(sides) != 2:
+            raise NothingUsableError(
+                f"{path}: keypoints_symmetry of its metadata is not two lists of joints' numbers; give other "
+                "detections, or --h36m_detections=none."
+            )
         if sides[0] != left:
-            layout = f"one whose left joints are {sorted(sides[0])}"
-    if layout != "h36m":
+            layout = f"one whose left joints are {sorted(sides[0])[:20]}"
+    if not isinstance(layout, str) or layout != "h36m":
+        layout = f"{layout:.80}" if isinstance(layout, str) else f"layout_name is no text but {type(layout).__name__}"
         raise NothingUsableError(
-            f"{path} has keypoints of another skeleton ({layout!s:.80}); give detections of Human3.6M's joints, or "
+            f"{path} has keypoints of another skeleton ({layout}); give detections of Human3.6M's joints, or "
             "--h36m_detections=none."
         )
 
@@ -517,32 +532,19 @@ def read_npz_objects(path, keys, max_bytes):
     """
     result = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with reading_npz(path) as archive:
             for key in [key for key in keys if f"{key}.npy" in archive.namelist()]:
-                with archive.open(f"{key}.npy") as file:
-                    data = file.read(max_bytes + 1)
-                if len(data) > max_bytes:
-                    raise ValueError(f"{key!r} has more than {max_bytes} bytes; give a larger --h36m_max_gib")
-                result[key] = _object_array(data, f"{path}, {key}")
-    except OSError as error:
-        raise NothingUsableError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise NothingUsableError(f"{path} cannot be read as .npz: {error}") from error
-    except pickle.UnpicklingError as error:
+                with npz_entry(archive, key) as (file, _, dtype):
+                    if dtype.kind != "O":
+                        raise ValueError("it holds plain numbers, where recordings by name are expected")
+                    if archive.getinfo(f"{key}.npy").file_size > max_bytes:
+                        raise ValueError(f"it has more than {max_bytes} bytes; give a larger --h36m_max_gib")
+                    content = loads_pickle(file.read(), f"{path}, {key}")
+                shapeless = isinstance(content, np.ndarray) and content.shape == ()
+                result[key] = content.item() if shapeless else content
+    except (FileNotFoundError, ValueError, pickle.UnpicklingError) as error:
         raise NothingUsableError(str(error)) from error
     return result
-
-
-def _object_array(data, name):
-    if data[:6] != b"\x93NUMPY" or data[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
-        raise ValueError("an entry is no .npy")
-    width = 2 if data[6] == 1 else 4
-    start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
-    header = data[8 + width : start]
-    if not re.search(rb"'descr': '\|?O'", header):
-        raise ValueError("an entry holds plain numbers, where recordings by name are expected")
-    content = loads_pickle(data[start:], name)
-    return content.item() if isinstance(content, np.ndarray) and content.shape == () else content
 
 
 def read_cdf(path):
@@ -557,20 +559,84 @@ def read_cdf(path):
     Raises:
         UnusableRecordingError: If it cannot be read.
     """
-    import cdflib
-
     try:
-        _check_cdf_size(path)
-        file = cdflib.CDF(str(path))
-        variable = file.varinq("Pose")
-        count = math.prod(variable.Dim_Sizes) * (variable.Last_Rec + 1)
-        if count * 8 > min(_MAX_RECORDING_BYTES, _MAX_EXPANSION * path.stat().st_size):
-            raise ValueError(f"it claims {count} numbers")
-        values = np.asarray(file.varget("Pose"))
-    # The package lets through whatever its reading of a damaged file stumbles over.
-    except Exception as error:
+        _check_cdf_size(regular_file(path))
+        values = _cdf_reader().read(path)
+    except (OSError, ValueError, MemoryError, zlib.error) as error:
         raise UnusableRecordingError(f"unreadable file ({_one_line(error)})") from error
     return _of_96_columns(values)
+
+
+@functools.cache
+def _cdf_reader():
+    return _CdfReader()
+
+
+class _CdfReader:
+    """cdflib in a process of its own, which is ended where it takes too long.
+
+    cdflib follows the positions and counts that a file states without comparing them with its size: one wrong byte can
+    make it read in circles for ever or take any amount of memory. To check them beforehand would take a second reader
+    of the format; the process bounds whatever it does. It reads one file after the other, and is started anew after
+    one that ended it.
+    """
+
+    def __init__(self):
+        self._process = None
+        atexit.register(self._end)
+
+    def read(self, path):
+        """The numbers of a file's variable `Pose`.
+
+        Args:
+            path: The file.
+
+        Returns:
+            Array.
+
+        Raises:
+            ValueError: If it cannot be read, or not within time and memory.
+        """
+        process = self._running()
+        timer = threading.Timer(_MAX_CDF_SECONDS, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(json.dumps(os.path.abspath(path)).encode() + b"\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            data = process.stdout.read(answer.get("bytes", 0))
+            if len(data) != answer.get("bytes", 0):
+                raise EOFError
+        except BaseException as error:
+            self._end()
+            if isinstance(error, (OSError, ValueError, EOFError)):
+                raise ValueError(f"damaged: reading it takes over {_MAX_CDF_SECONDS} s, or ends the reader") from None
+            raise
+        finally:
+            timer.cancel()
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return np.frombuffer(data, answer["dtype"]).reshape(answer["shape"])
+
+    def _running(self):
+        if self._process is None or self._process.poll() is not None:
+            script = pathlib.Path(__file__).with_name("cdf_process.py")
+            self._process = subprocess.Popen(
+                [sys.executable, str(script), str(_MAX_RECORDING_BYTES)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                # Every thread of this library takes address space.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )
+        return self._process
+
+    def _end(self):
+        """Ends the process, if there is one."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
 
 
 def _check_cdf_size(path):
@@ -599,19 +665,9 @@ def read_h5(path):
         UnusableRecordingError: If it cannot be read.
     """
     try:
-        with h5py.File(path, "r") as file:
-            link = file.get("3D_positions", getlink=True)
-            if not isinstance(link, h5py.HardLink) or not isinstance(file["3D_positions"], h5py.Dataset):
-                raise ValueError("it has no '3D_positions'")
-            dataset = file["3D_positions"]
-            claimed = dataset.size * dataset.dtype.itemsize
-            there = dataset.id.get_storage_size() * (_MAX_EXPANSION if dataset.compression else 1)
-            if dataset.external or dataset.is_virtual or claimed > min(_MAX_RECORDING_BYTES, there):
-                raise ValueError(f"'3D_positions' claims {claimed} bytes")
-            if math.prod(dataset.chunks or ()) * dataset.dtype.itemsize > _MAX_RECORDING_BYTES:
-                raise ValueError(f"'3D_positions' comes in pieces of {dataset.chunks}")
-            values = dataset[()]
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # HDF5 has all of them
+        with h5py.File(regular_file(path), "r") as file:
+            values = own_dataset(file, "3D_positions", _MAX_RECORDING_BYTES)[()]
+    except HDF5_DAMAGE as error:
         raise UnusableRecordingError(f"unreadable file ({_one_line(error)})") from error
     return _of_96_columns(values.T)
 
@@ -625,12 +681,9 @@ def _of_96_columns(values):
 
 
 def _checked_numbers(values):
-    try:
-        values = np.asarray(values)
-    except ValueError:
-        values = np.empty(0, object)
-    if values.dtype.kind not in "fiu":
-        raise UnusableRecordingError("something else than numbers")
+    # Lists might stand for far more than a file holds: of one list many times, or of texts of different lengths.
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise UnusableRecordingError("something else than an array of numbers")
     return values
 
 
