@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import pathlib
-import pickle
 import re
 import struct
 import subprocess
@@ -30,9 +29,9 @@ import numpy as np
 from converters.h36m_cameras import HDF5_DAMAGE, find_calibrations, own_dataset, read_metadata
 from posekit.codecs import screen_pose
 from posekit.data.h36m import ACTIONS, TEST_SUBJECTS, TRAIN_SUBJECTS, CameraTable, sound_rows
-from posekit.data.pickles import loads_pickle
+from posekit.data.npz_objects import read_npz_objects
 from posekit.data.shards import NothingUsableError, Skip
-from posekit.files import npz_entry, reading_npz, regular_file
+from posekit.files import regular_file
 from posekit.geometry import cameras
 from posekit.skeletons import H36M17, H36M32
 
@@ -214,7 +213,7 @@ class VideoPose:
         Raises:
             NothingUsableError: If they cannot be used.
         """
-        content = read_npz_objects(self.path, ["positions_3d"], self.options.max_bytes).get("positions_3d")
+        content = _read_objects(self.path, ["positions_3d"], self.options.max_bytes).get("positions_3d")
         if not _is_nested(content):
             raise NothingUsableError(f"{self.path} has no positions_3d of subjects and their recordings.")
         there = [(subject, name) for subject, recordings in content.items() for name in recordings]
@@ -417,7 +416,7 @@ class Detections:
 
     def __init__(self, path, max_bytes):
         self.path = path
-        content = read_npz_objects(path, ["positions_2d", "metadata"], max_bytes)
+        content = _read_objects(path, ["positions_2d", "metadata"], max_bytes)
         positions = content.get("positions_2d")
         if not _is_nested(positions):
             raise NothingUsableError(f"{path} has no positions_2d of subjects and their recordings.")
@@ -516,35 +515,12 @@ def _side_files(folder, options):
 # -------------------------------------------------------------------------------------------------------- files
 
 
-def read_npz_objects(path, keys, max_bytes):
-    """Reads entries of a `.npz` file that hold Python objects, without executing anything.
-
-    Args:
-        path: The file.
-        keys: Names of the entries wanted.
-        max_bytes: Most bytes that an entry may hold.
-
-    Returns:
-        Dict of the wanted entries that the file has; an array of no dimensions comes as what it holds.
-
-    Raises:
-        NothingUsableError: If the file is missing, damaged, too large, or asks for more than plain data.
-    """
-    result = {}
+def _read_objects(path, keys, max_bytes):
     try:
-        with reading_npz(path) as archive:
-            for key in [key for key in keys if f"{key}.npy" in archive.namelist()]:
-                with npz_entry(archive, key) as (file, _, dtype):
-                    if dtype.kind != "O":
-                        raise ValueError("it holds plain numbers, where recordings by name are expected")
-                    if archive.getinfo(f"{key}.npy").file_size > max_bytes:
-                        raise ValueError(f"it has more than {max_bytes} bytes; give a larger --h36m_max_gib")
-                    content = loads_pickle(file.read(), f"{path}, {key}")
-                shapeless = isinstance(content, np.ndarray) and content.shape == ()
-                result[key] = content.item() if shapeless else content
-    except (FileNotFoundError, ValueError, pickle.UnpicklingError) as error:
-        raise NothingUsableError(str(error)) from error
-    return result
+        return read_npz_objects(path, keys, max_bytes)
+    except (FileNotFoundError, ValueError) as error:
+        hint = " If you trust its size, raise --h36m_max_gib." if f"more than {max_bytes} bytes" in str(error) else ""
+        raise NothingUsableError(f"{error}{hint}") from error
 
 
 def read_cdf(path):
