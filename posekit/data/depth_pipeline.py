@@ -140,6 +140,7 @@ def depth_batches(
     start_step=0,
     seed=0,
     shuffle_buffer=4096,
+    ordered=False,
 ):
     """The stream of batches: of training, epoch after epoch, or of the test frames, once and in order.
 
@@ -157,6 +158,7 @@ def depth_batches(
         start_step: First step of the first epoch.
         seed: Integer of up to 31 bits.
         shuffle_buffer: Records among which the next one is drawn. They are held as they are stored: about 15 KB each.
+        ordered: Whether the frames of training, too, come once, in order and all, as those of a test do.
 
     Returns:
         `tf.data.Dataset` of the batches described in this module's docstring.
@@ -178,6 +180,7 @@ def depth_batches(
     check_positive(batch_size=batch_size, shuffle_buffer=shuffle_buffer)
     num_joints = dataset_protocol(dataset).skeleton.num_joints
     kept = None if joints is None else _checked_joints(joints, num_joints)
+    in_order = ordered or split == "test"
     for name in sets:
         _check_fit(data_dir, name, dataset, split, codec)
     rows = [_center_row(data_dir, dataset, name, test_subject) for name in sets]
@@ -198,11 +201,11 @@ def depth_batches(
         made = parse_depth_record(serialized, num_joints, row)
         if kept is not None:
             made |= {key: tf.gather(made[key], kept) for key in ("joints", "valid")}
-        if split == "train":
+        if not in_order:
             del made["name"]
         return made | {"frame": frame, "epoch": epoch}
 
-    if split == "test":
+    if in_order:
         stream = tf.data.Dataset.from_tensor_slices(sources).flat_map(records)
         stream = stream.map(functools.partial(element, tf.constant(0, tf.int64)), tf.data.AUTOTUNE)
         return ready(_padded(stream, batch_size, False), -(-sum(counts) // batch_size))

@@ -5,4 +5,5 @@ import importlib
 SYSTEMS = {
     "hmr": lambda: importlib.import_module("posekit.systems.hmr"),
     "lcn": lambda: importlib.import_module("posekit.systems.lcn"),
+    "v2v": lambda: importlib.import_module("posekit.systems.v2v"),
 }

@@ -216,6 +216,12 @@ def test_test_frames_come_once_and_in_order(tmp_path):
     assert np.flatnonzero(np.isnan(refpoints).any(1)).tolist() == list(UNUSABLE)
 
 
+def test_training_frames_in_order_are_all_there(tmp_path):
+    frames = write_nyu(tmp_path)
+    found = [name for batch in batches(tmp_path, ordered=True) for name in batch["name"].tolist()]
+    assert found == [frame.name.encode() for frame in frames]
+
+
 def test_frames_without_depth(tmp_path):
     frames = write_nyu(tmp_path, "test")
     read = read_frames(tmp_path, "nyu", "test")

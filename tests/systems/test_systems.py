@@ -36,7 +36,7 @@ def test_functions_have_the_same_names_and_arguments(module, name):
 
 
 def test_views_keys_and_options(module):
-    assert module.INPUT in ("pictures", "keypoints")
+    assert module.INPUT in ("pictures", "keypoints", "depth")
     assert set(module.KEYS.values()) == set(module.VIEWS) and all(len(key) == 1 for key in module.KEYS)
     assert set(OPTIONS) <= set(module.Config().to_dict())
     assert tuple(inspect.signature(module.predict).parameters)[:2] == ("config", "model")

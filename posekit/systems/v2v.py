@@ -1,0 +1,757 @@
+"""V2V-PoseNet, as a whole: one depth map of a hand or a body to its 3-D joints.
+
+    python tools/create_dataset.py --msra
+    python -m posekit.train --model=v2v --dataset=msra --test_subject=3
+    python -m posekit.validate --model=v2v --run_dir=logs/... --ensemble=10
+
+The original reports mean errors of 6.28 mm (ICVL), 8.42 mm (NYU) and 7.59 mm (MSRA), and 88.74 % and 83.44 % mAP at
+10 cm (ITOP's front and top view), each with the mean of ten epochs' predictions; the PyTorch port about 11 mm on
+MSRA's subject 3 with one epoch's, and about 10 mm with the integral head.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+from posekit.codecs.voxel_heatmap import VoxelCodec
+from posekit.data import depth_pipeline
+from posekit.data.depth_records import DEPTH_STEP
+from posekit.data.depth_results import read_results, write_results
+from posekit.drawing import draw_text
+from posekit.drawing_depth import AZIMUTH_DEG, depth_picture, tint_depth, world_joints
+from posekit.files import write_file
+from posekit.geometry.depth import (
+    DepthCamera,
+    box_around,
+    dataset_camera,
+    depth_to_points,
+    pixel_to_world,
+    world_to_pixel,
+)
+from posekit.geometry.depth_centers import NoForegroundError, estimate_center
+from posekit.metrics import depth_pose
+from posekit.models import V2VPoseNet
+from posekit.plots import plot_joint_curves, plot_joint_errors, plot_success_curves
+from posekit.results import People
+from posekit.skeletons import Skeleton
+from posekit.systems.evaluation import Evaluation
+from posekit.training.config import Options, option
+from posekit.training.torch_optimizers import TorchAdam, TorchRMSprop
+from posekit.training.volumetric import VolumetricTrainer
+
+DATASETS = ("msra", "icvl", "nyu", "hands2017", "itop_front", "itop_top")
+# Edges of the cubes, in the datasets' units, and the depths that count as the scene.
+_CUBES = {"msra": 200.0, "icvl": 200.0, "nyu": 250.0, "hands2017": 250.0, "itop_front": 2.0, "itop_top": 2.0}
+DEPTH_RANGES = {
+    "msra": (100.0, 700.0), "icvl": (100.0, 600.0), "nyu": (300.0, 1200.0), "hands2017": (100.0, 1500.0),
+    "itop_front": (0.1, 8.0), "itop_top": (0.1, 8.0),
+}  # fmt: skip
+# Batch, epochs, learning rate, optimizer of each original.
+_RECIPES = {"pytorch": (12, 15, 1e-3, "adam"), "lua": (8, 10, 2.5e-4, "rmsprop")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+    """Options of V2V-PoseNet; what is 0 or empty follows the recipe of the original that --convention names."""
+
+    dataset: str = option("msra", "dataset", choices=DATASETS)
+    data_dir: str = option("data", "folder with the records of create_dataset")
+    test_subject: int = option(3, "subject of MSRA that is left out of training, to test on", lower=0, upper=8)
+    convention: str = option(
+        "pytorch", "whose axes, rounding and recipe: of the PyTorch port or of the Lua original", architecture=True,
+        choices=("pytorch", "lua"),
+    )  # fmt: skip
+    head: str = option(
+        "heatmap", "what is predicted: peaks of heatmaps, or means of volumes (integral pose)", architecture=True,
+        choices=("heatmap", "integral"),
+    )  # fmt: skip
+
+    num_epochs: int = option(0, "epochs to train; 0: 15 (pytorch) or 10 (lua)", lower=0, upper=100_000)
+    batch_size: int = option(0, "frames per step; 0: 12 (pytorch) or 8 (lua)", lower=0, upper=100_000)
+    learning_rate: float = option(0.0, "learning rate; 0: 1e-3 (pytorch) or 2.5e-4 (lua)", lower=0.0, upper=1e3)
+    optimizer: str = option(
+        "recipe", "optimizer; recipe: adam (pytorch) or rmsprop (lua)", choices=("recipe", "adam", "rmsprop")
+    )
+    augment: bool = option(True, "scale, turn and move the points of every frame in training")
+    use_validation: bool = option(True, "evaluate the test frames after every epoch")
+    shuffle_buffer: int = option(2000, "frames held in memory for shuffling", lower=1, upper=10_000_000)
+
+    joints: tuple[str, ...] = option((), "names of the joints to train; empty: all of the dataset", architecture=True)
+    width: int = option(16, "channels of the first layer", lower=1, upper=512, architecture=True)
+    cubic_size: float = option(
+        0.0, "edge of the cube around the centre, in mm (itop: m); 0: the dataset's", lower=0.0, upper=1e5,
+        architecture=True,
+    )  # fmt: skip
+    original_size: int = option(96, "voxels along the cube from which augmentation crops", lower=8, upper=512)
+    cropped_size: int = option(
+        88, "voxels along the cube that the network reads, a multiple of 8", lower=8, upper=512, architecture=True
+    )
+    sigma: float = option(1.7, "standard deviation of the heatmaps, in voxels of the output", lower=0.05, upper=100.0)
+
+    steps_per_execution: int = option(1, "steps in one call; what divides an epoch is taken", lower=1, upper=1000)
+    jit_compile: bool = option(False, "compile the training step with XLA (slower on a CPU)")
+    mixed_precision: bool = option(False, "compute in half precision")
+    strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"))
+    seed: int = option(0, "seed of everything random", lower=0, upper=2**31 - 1)
+    checkpoint_every: int = option(1, "epochs between checkpoints", lower=1, upper=100_000)
+    keep_epochs: int = option(10, "epochs whose weights are kept, the last ones, for --ensemble", lower=0, upper=1000)
+    debug_numerics: bool = option(False, "stop at the first NaN or infinity and name the operation")
+    run_eagerly: bool = option(False, "run step by step in Python, for a debugger", aliases=("debug",))
+
+    def __post_init__(self):
+        super().__post_init__()
+        batch, epochs, rate, optimizer = _RECIPES[self.convention]
+        for name, value in (("batch_size", batch), ("num_epochs", epochs), ("learning_rate", rate)):
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+        if self.optimizer == "recipe":
+            object.__setattr__(self, "optimizer", optimizer)
+        if not self.cubic_size:
+            object.__setattr__(self, "cubic_size", _CUBES[self.dataset])
+        skeleton = depth_pose.dataset_protocol(self.dataset).skeleton
+        unknown = [name for name in self.joints if name not in skeleton.joints]
+        if unknown or len(set(self.joints)) < len(self.joints):
+            raise ValueError(
+                f"--joints={','.join(self.joints)}: {', '.join(unknown) or 'a name twice'} is not right; the joints of "
+                f"{self.dataset} are {', '.join(skeleton.joints)}."
+            )
+        if self.cropped_size % 8:
+            raise ValueError(f"--cropped_size={self.cropped_size} is no multiple of 8, such as 32, 48 or 88.")
+        if self.original_size < self.cropped_size:
+            raise ValueError(
+                f"--original_size={self.original_size} is smaller than --cropped_size={self.cropped_size}; the "
+                "original has 96 for 88."
+            )
+        if self.jit_compile and self.debug_numerics:
+            raise ValueError("--debug_numerics cannot look into --jit_compile; leave one of them out.")
+        codec(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring(Options):
+    """Further options of `validate`."""
+
+    ensemble: int = option(
+        0, "predict with the last so many epochs of the run and take the mean; 0: one checkpoint", lower=0, upper=1000
+    )
+    split: str = option("test", "frames to evaluate", choices=("test", "train"))
+    ground_truth: str = option("", "file of the true joints, for --results; empty: those of the records")
+    coordinates: str = option(
+        "", "what --results and --compare hold; empty: what the dataset's published files hold",
+        choices=("", *depth_pose.COORDINATES),
+    )  # fmt: skip
+    ground_truth_coordinates: str = option(
+        "", "what --ground_truth holds; empty: what the dataset's published files hold",
+        choices=("", *depth_pose.COORDINATES),
+    )  # fmt: skip
+    compare: tuple[str, ...] = option((), "result files of other methods for the same plots, as NAME=FILE or FILE")
+    method: str = option("", "name of what is evaluated in tables and plots; empty: posekit, or the file's name")
+
+
+OPTIONS = {"validate": Scoring}
+
+
+def codec(config):
+    """Makes the representation of voxels and volumes.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        `VoxelCodec`.
+    """
+    return VoxelCodec(
+        cubic_size=config.cubic_size,
+        original_size=config.original_size,
+        cropped_size=config.cropped_size,
+        sigma=config.sigma,
+        convention=config.convention,
+        head=config.head,
+    )
+
+
+def skeleton(config):
+    """The joints that are predicted.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        `Skeleton` of the dataset, or the part of it that `config.joints` names, in the dataset's order.
+    """
+    whole = depth_pose.dataset_protocol(config.dataset).skeleton
+    if not config.joints:
+        return whole
+    kept = tuple(name for name in whole.joints if name in config.joints)
+    bones = tuple(
+        (whole.joints[child], whole.joints[parent])
+        for child, parent in whole.bones
+        if whole.joints[child] in kept and whole.joints[parent] in kept
+    )
+    return Skeleton(f"{whole.name}_{len(kept)}", kept, bones)
+
+
+def _rows(config):
+    """Indices of the predicted joints among the dataset's; None for all."""
+    whole = depth_pose.dataset_protocol(config.dataset).skeleton
+    return [whole.index(name) for name in skeleton(config).joints] if config.joints else None
+
+
+def _unit_mm(config):
+    return {"mm": 1.0, "m": 1000.0}[dataset_camera(config.dataset).unit]
+
+
+def run_name(config):
+    """Names a run folder after its options.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        Folder name, ending in the date and time.
+    """
+    parts = ["V2V", config.dataset]
+    if config.dataset == "msra":
+        parts.append(f"S{config.test_subject}")
+    parts += [config.head, config.convention, f"{config.cropped_size}v", f"W{config.width}", f"{config.num_epochs}e"]
+    return "_".join(parts) + datetime.datetime.now().strftime("_%b%d_%H%M%S")
+
+
+def complete(config):
+    """Fills in what depends on the data; nothing does here.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        The same.
+    """
+    return config
+
+
+def build_model(config, pretrained=True):
+    """Builds the network.
+
+    Args:
+        config: `Config`.
+        pretrained: Accepted for the sake of the other systems; the network always starts from random weights.
+
+    Returns:
+        `V2VPoseNet`.
+    """
+    return V2VPoseNet(
+        num_joints=skeleton(config).num_joints,
+        width=config.width,
+        head=config.head,
+        cube_size=config.cropped_size,
+    )
+
+
+def build_trainer(config, model):
+    """Makes the model that `fit` trains.
+
+    Args:
+        config: `Config`.
+        model: `V2VPoseNet` to train.
+
+    Returns:
+        `VolumetricTrainer`, compiled, with its optimizer built.
+    """
+    trainer = _encoder(config, model)
+    if config.optimizer == "adam":
+        optimizer = TorchAdam(config.learning_rate, epsilon=1e-8)
+    else:
+        optimizer = TorchRMSprop(config.learning_rate, rho=0.99, epsilon=1e-8)
+    trainer.compile(
+        optimizer=optimizer,
+        run_eagerly=config.run_eagerly,
+        jit_compile=config.jit_compile,
+        steps_per_execution=1 if config.run_eagerly else config.steps_per_execution,
+    )
+    trainer.optimizer.build(model.trainable_variables)
+    return trainer
+
+
+def _encoder(config, model):
+    return VolumetricTrainer(
+        model,
+        codec(config),
+        depth_unit=DEPTH_STEP[dataset_camera(config.dataset).unit],
+        background=_background(config),
+        unit_mm=_unit_mm(config),
+        augment=config.augment,
+        seed=config.seed,
+    )
+
+
+def _background(config):
+    """Depth of pixels that measured nothing: as far as hands are looked for; bodies stand in an open room."""
+    return None if config.dataset.startswith("itop") else DEPTH_RANGES[config.dataset][1]
+
+
+def steps_per_epoch(config):
+    """Number of training steps in an epoch: whole batches, at least one.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        The number.
+    """
+    return depth_pipeline.steps_per_epoch(config.data_dir, config.dataset, config.batch_size, config.test_subject)
+
+
+def train_data(config, epoch, step):
+    """Makes the stream of training batches from any point of the run.
+
+    Args:
+        config: `Config`.
+        epoch: First epoch.
+        step: First step in it.
+
+    Returns:
+        `tf.data.Dataset` of dicts, see `VolumetricTrainer`; its order depends on seed, epoch and step alone.
+    """
+    return _frames(
+        config, "train", num_epochs=config.num_epochs, start_epoch=epoch, start_step=step, seed=config.seed,
+        shuffle_buffer=config.shuffle_buffer,
+    )  # fmt: skip
+
+
+def _frames(config, split, **options):
+    return depth_pipeline.depth_batches(
+        config.data_dir, config.dataset, split, config.batch_size, codec=codec(config),
+        test_subject=config.test_subject, joints=_rows(config), **options,
+    )  # fmt: skip
+
+
+def validation_data(config, repeat=False):
+    """Makes the validation batches.
+
+    Args:
+        config: `Config`.
+        repeat: Whether to go round for ever.
+
+    Returns:
+        `tf.data.Dataset` with every test frame once, in order, or None without validation.
+    """
+    if not config.use_validation:
+        return None
+    data = _frames(config, "test").map(lambda batch: {name: part for name, part in batch.items() if name != "name"})
+    return data.repeat() if repeat else data
+
+
+@contextlib.contextmanager
+def reading(config):
+    """Makes a context in which damaged records are explained.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        Context manager.
+    """
+    place = (config.data_dir, config.dataset)
+    with (
+        depth_pipeline.explain_bad_records(*place, "train", config.test_subject),
+        depth_pipeline.explain_bad_records(*place, "test", config.test_subject),
+    ):
+        yield
+
+
+def recording(config, model):
+    """Tells the training loop what to record.
+
+    Args:
+        config: `Config`.
+        model: `V2VPoseNet` in training.
+
+    Returns:
+        Keyword arguments of `RunRecorder`.
+    """
+    return {"monitor": "val_error_mm" if config.use_validation else "loss", "keep_epochs": config.keep_epochs}
+
+
+# ---------------------------------------------------------------------------------------------------- evaluation
+
+
+def evaluate(config, model, keep=4, split="test", **scoring):
+    """Evaluates a model on the frames of a dataset.
+
+    Args:
+        config: `Config`.
+        model: `V2VPoseNet`, or a list of them whose predictions are averaged.
+        keep: How many of the best and of the worst frames stay in memory, to be drawn.
+        split: `"test"` or `"train"`.
+        **scoring: Further fields of `Scoring`: `method`, `compare`, `coordinates`.
+
+    Returns:
+        `Evaluation`.
+
+    Raises:
+        ValueError: If options do not go together or files do not fit the records.
+    """
+    scoring = Scoring(split=split, **scoring)
+    for name in ("ground_truth", "ground_truth_coordinates"):
+        if value := getattr(scoring, name):
+            raise ValueError(f"--{name}={value} goes with --results=FILE; weights are scored against the records.")
+    models = model if isinstance(model, list) else [model]
+    truth = _truth(config, split)
+    with reading(config):
+        predicted, shown = _predict_frames(config, models, split, keep)
+    default = "posekit" if len(models) == 1 else f"posekit, mean of {len(models)}"
+    named = {scoring.method or default: predicted}
+    return _evaluation(config, _with_others(config, named, scoring, truth), truth, shown)
+
+
+def evaluate_results(config, path, keep=4, **scoring):
+    """Scores a result file, such as those that the originals publish.
+
+    Args:
+        config: `Config`.
+        path: The file.
+        keep: Accepted for the sake of `evaluate`.
+        **scoring: Fields of `Scoring`.
+
+    Returns:
+        `Evaluation`. Where predictions and truth are both files of pixels, the camera is the one with which the
+        dataset's figures are published.
+
+    Raises:
+        ValueError: If options do not go together or files do not fit each other.
+    """
+    scoring = Scoring(**scoring)
+    if scoring.ensemble:
+        raise ValueError(f"--ensemble={scoring.ensemble}: a result file holds predictions already; leave it out.")
+    camera = None
+    if scoring.ground_truth:
+        protocol = depth_pose.dataset_protocol(config.dataset)
+        kinds = {scoring.coordinates or protocol.coordinates, scoring.ground_truth_coordinates or protocol.coordinates}
+        camera = protocol.camera if len(kinds) == 1 else None
+        truth = _truth_of_file(config, scoring, camera)
+    elif scoring.ground_truth_coordinates:
+        raise ValueError("--ground_truth_coordinates goes with --ground_truth=FILE.")
+    else:
+        truth = _truth(config, scoring.split)
+    named = {scoring.method or _stem(path): _read_method(config, path, scoring.coordinates, truth, camera)}
+    return _evaluation(config, _with_others(config, named, scoring, truth, camera), truth, {}, written=False)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Truth:
+    """Names `[frames]` or None where files have none, joints `[frames, joints, 3]` in the world, valid, groups."""
+
+    names: tuple | None
+    joints: np.ndarray
+    valid: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+
+def _truth(config, split):
+    frames = depth_pipeline.read_frames(config.data_dir, config.dataset, split, config.test_subject)
+    groups = np.asarray(frames.groups)
+    chosen = _rows(config)
+    return _Truth(
+        tuple(frames.names),
+        frames.joints if chosen is None else frames.joints[:, chosen],
+        (frames.valid if chosen is None else frames.valid[:, chosen]) > 0,
+        groups if len(np.unique(groups)) > 1 else None,
+    )
+
+
+def _truth_of_file(config, scoring, camera):
+    protocol = depth_pose.dataset_protocol(config.dataset)
+    joints, names = read_results(scoring.ground_truth, protocol.skeleton.num_joints)
+    if (scoring.ground_truth_coordinates or protocol.coordinates) == "pixel":
+        joints = pixel_to_world(joints, camera or dataset_camera(config.dataset))
+    return _Truth(names, joints if _rows(config) is None else joints[:, _rows(config)])
+
+
+def _with_others(config, named, scoring, truth, camera=None):
+    """The methods' names and joints, with those of `scoring.compare` added."""
+    for entry in scoring.compare:
+        name, found, path = entry.partition("=")
+        name, path = (name, path) if found else (_stem(entry), entry)
+        if name in named:
+            raise ValueError(f"--compare={entry}: {name!r} is there already; name it otherwise, as NAME=FILE.")
+        named[name] = _read_method(config, path, scoring.coordinates, truth, camera)
+    return named
+
+
+def _stem(path):
+    return str(path).replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".txt")
+
+
+def _read_method(config, path, coordinates, truth, camera):
+    """Joints of a result file in the world."""
+    protocol = depth_pose.dataset_protocol(config.dataset)
+    joints, _ = read_results(path, protocol.skeleton.num_joints, len(truth.joints), truth.names)
+    if (coordinates or protocol.coordinates) == "pixel":
+        joints = pixel_to_world(joints, camera or dataset_camera(config.dataset))
+    return joints if _rows(config) is None else joints[:, _rows(config)]
+
+
+def _predict_frames(config, models, split, keep):
+    """Joints of all frames in the world, float64 `[frames, joints, 3]`, and the crops of the best and worst ones."""
+    runs = [_runner(config, model) for model in models]
+    predicted, errors, shown = [], np.zeros(0), {}
+    for batch in _frames(config, split, ordered=True):
+        joints = np.mean([run(batch).numpy() for run in runs], 0)
+        batch = {name: part.numpy() for name, part in batch.items()}
+        valid = batch["valid"] > 0
+        distance = np.where(valid, np.linalg.norm(joints - batch["joints"], axis=-1), 0)
+        first = len(errors)
+        errors = np.concatenate([errors, distance.sum(-1) / np.maximum(valid.sum(-1), 1)])
+        shown |= {first + i: {name: part[i] for name, part in batch.items()} for i in range(len(joints))}
+        order = np.argsort(errors, kind="stable")
+        kept = {*order[:keep].tolist(), *order[max(0, len(order) - keep) :].tolist()}
+        shown = {index: crop for index, crop in shown.items() if index in kept}
+        predicted.append(joints)
+    if not predicted:
+        raise ValueError(f"{config.dataset} has no frames to evaluate in {config.data_dir}; make its records again.")
+    return np.concatenate(predicted), shown
+
+
+def _runner(config, model):
+    """Compiled function from a batch of crops to joints in the world."""
+    encoder = _encoder(config, model)
+
+    @tf.function(reduce_retracing=True)
+    def run(batch):
+        return encoder.decode(model(encoder.voxels(batch), training=False), batch["refpoint"])
+
+    return run
+
+
+def _evaluation(config, named, truth, shown, written=True):
+    protocol, joints = depth_pose.dataset_protocol(config.dataset), skeleton(config)
+    scores = {
+        name: depth_pose.evaluate(
+            predicted, truth.joints, joints, truth.valid, truth.groups, protocol.within_mm, _unit_mm(config),
+            skip_bad=True,
+        )
+        for name, predicted in named.items()
+    }  # fmt: skip
+    (name, predicted), score = next(iter(named.items())), next(iter(scores.values()))
+    sides = not config.dataset.startswith("itop")
+    text = [score.table(sides), *score.notes()]
+    if len(scores) > 1:
+        text.append(depth_pose.comparison_table(scores, sides))
+    metrics = score.summary()
+    labels = {"mean_error_mm": "mean error, mm"}
+    labels |= {key: f"mean error, mm: {key.partition('/')[2]}" for key in metrics if "/" in key}
+    if config.dataset.startswith("itop"):
+        labels["map_10cm"] = "mAP at 10 cm"
+    else:
+        labels |= {f"frames_within_{mm}mm": f"frames whose worst joint is within {mm} mm" for mm in (20, 40)}
+    names = truth.names or tuple(f"line {number + 1}" for number in range(len(truth.joints)))
+    frame_errors = np.full(len(predicted), np.nan)
+    frame_errors[~np.isnan(score.errors_mm).all(1)] = score.per_frame("mean")
+
+    def picture(index):
+        return _picture(config, shown.get(index), predicted[index], truth.joints[index])
+
+    return Evaluation(
+        metrics={key: None if np.isnan(value) else value for key, value in metrics.items()},
+        labels=labels,
+        ranking={"frames": (frame_errors, "mm")},
+        filenames=list(names),
+        picture=picture,
+        plots=_plots(scores, joints, protocol.within_mm) | _files(config, named[name], truth.names, text, written),
+        text="\n".join(text),
+        unit="frames",
+    )
+
+
+def _plots(scores, joints, within_mm):
+    thresholds = np.arange(2.5 * within_mm + 1 if within_mm > 50 else 81.0)
+    score = next(iter(scores.values()))
+
+    def success(by, xlabel):
+        curves = {name: (thresholds, one.success_curve(thresholds, by)) for name, one in scores.items()}
+        return lambda path: plot_success_curves(curves, path, xlabel=xlabel)
+
+    return {
+        "success_max.png": success("max", "allowed error of the worst joint, mm"),
+        "success_mean.png": success("mean", "allowed mean error of the joints, mm"),
+        "joint_accuracy.png": lambda path: plot_joint_curves(thresholds, score.joint_curves(thresholds), joints, path),
+        "joint_errors.png": lambda path: plot_joint_errors(
+            {name: one.per_joint() for name, one in scores.items()}, joints, path
+        ),
+    }
+
+
+def _files(config, predicted, names, text, written):
+    """The result file as the originals write it, and the tables."""
+    protocol = depth_pose.dataset_protocol(config.dataset)
+    files = {"tables.txt": lambda path: write_file(path, ("\n".join(text) + "\n").encode())}
+    if written and np.isfinite(predicted).all():
+        pixel = protocol.coordinates == "pixel"
+        joints = world_to_pixel(predicted, dataset_camera(config.dataset)) if pixel else predicted
+        labels = names if config.dataset == "hands2017" else None
+        files["result.txt"] = lambda path: write_results(path, joints, labels)
+    return files
+
+
+def _picture(config, crop, predicted, true):
+    """Prediction and truth of one frame; on its depth where that is at hand."""
+    camera, options = dataset_camera(config.dataset), {}
+    if crop is None:
+        depth = np.zeros((camera.height, camera.width), np.float32)
+    else:
+        left, top, right, bottom = crop["box"]
+        depth = crop["depth"][: bottom - top, : right - left] * np.float32(DEPTH_STEP[camera.unit])
+        options = {"start_px": (left, top)}
+    return depth_picture(
+        depth, predicted, camera, skeleton(config), truth=true, reach=config.cubic_size / 2, height=400,
+        from_above=config.dataset == "itop_top", **options,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------- prediction
+
+
+def predict(config, model, depths, cameras, centers=None):
+    """Predicts the joints of one hand or body in each of some depth pictures.
+
+    Args:
+        config: `Config`.
+        model: `V2VPoseNet`.
+        depths: List of float `[height, width]` depths in millimetres; 0 where nothing was measured.
+        cameras: List of `DepthCamera`, one a picture; their unit and direction of y do not matter.
+        centers: For each picture `[3]` millimetres, camera axes (x right, y down, z away): about the middle of the
+            hand or body; or None to estimate it.
+
+    Returns:
+        List of `People`, of one hand or body each, or of none where no centre was found: `joints3d` in metres, camera
+        axes; scores are the peaks of the heatmaps, for the integral head 1.
+    """
+    home = dataset_camera(config.dataset)
+    signs = np.array([1.0, -1.0 if home.y_up else 1.0, 1.0])
+    scale = 1.0 if home.unit == "mm" else 0.001
+    found = []
+    for depth, camera, center in zip(depths, cameras, centers or itertools.repeat(None)):
+        camera = dataclasses.replace(
+            camera, y_up=home.y_up, unit=home.unit, width=depth.shape[1], height=depth.shape[0]
+        )
+        depth = np.asarray(depth, np.float32) * np.float32(scale)
+        if center is None:
+            center = _estimated_center(config, depth, camera)
+        else:
+            center = np.asarray(center, np.float64) * signs * scale
+        found.append((depth, camera, center))
+    usable = [item for item in found if item[2] is not None]
+    joints, scores = _joints_around(config, model, usable) if usable else ((), ())
+    results = iter(zip(joints, scores))
+    return [
+        _people(config, depth.shape, camera, None if center is None else next(results), signs / scale / 1000)
+        for depth, camera, center in found
+    ]
+
+
+def _estimated_center(config, depth, camera):
+    try:
+        return estimate_center(depth, camera, DEPTH_RANGES[config.dataset], config.cubic_size)
+    except NoForegroundError:
+        return None
+
+
+def _joints_around(config, model, frames):
+    """`[frames, joints, 3]` joints in the world and `[frames, joints]` scores."""
+    representation = codec(config)
+    reach = (config.cropped_size / 2 + 1) * representation.voxel_size
+    background = _background(config)
+    voxels = []
+    for depth, camera, center in frames:
+        left, top, right, bottom = box_around(center, reach, camera)
+        crop = depth[top:bottom, left:right]
+        crop = crop if background is None else np.where(crop > 0, crop, background)
+        points = depth_to_points(crop, camera, (left, top), representation.first_pixel)[crop > 0]
+        voxels.append(representation.voxels(points, center))
+    outputs = model.predict_on_batch(np.stack(voxels)[..., None].astype(np.float32))
+    centers = np.stack([center for _, _, center in frames])
+    if config.head == "integral":
+        joints = representation.to_world(outputs["coordinates"], centers)
+        return joints, np.ones(joints.shape[:2])
+    heatmaps = np.moveaxis(np.asarray(outputs), -1, 1)
+    return representation.decode(heatmaps, centers), np.clip(heatmaps.max((2, 3, 4)), 0, 1)
+
+
+def _people(config, shape, camera, result, to_metres):
+    joints3d, scores = (np.zeros((0, skeleton(config).num_joints, n)) for n in (3, 1)) if result is None else (
+        result[0][None], result[1][None, :, None]
+    )  # fmt: skip
+    return People(
+        keypoints_px=world_to_pixel(joints3d, camera)[..., :2],
+        scores=scores[..., 0],
+        skeleton=skeleton(config),
+        image_size=shape,
+        camera=np.tile([camera.fx, camera.cx, camera.cy], (len(joints3d), 1)),
+        joints3d=joints3d * to_metres,
+    )
+
+
+INPUT = "depth"
+VIEWS = ("both", "depth", "3d")
+KEYS = {view[0]: view for view in VIEWS}
+
+
+def drawer():
+    """Makes the function with which one source is drawn; the 3-D view swings from picture to picture.
+
+    Returns:
+        Function `(people, image, view) -> picture`.
+    """
+    frames = itertools.count()
+    return lambda people, image, view="both": draw(people, image, view, _swing_deg(next(frames)))
+
+
+def _swing_deg(frame):
+    return AZIMUTH_DEG + 30 * np.sin(2 * np.pi * frame / _SWING_FRAMES)
+
+
+_SWING_FRAMES = 120
+
+
+def draw(people, image, view="both", azimuth_deg=AZIMUTH_DEG):
+    """Draws predictions in one of the preview's views.
+
+    Args:
+        people: `People` of `predict`.
+        image: Float `[height, width]` depths in millimetres.
+        view: `"both"` (the tinted depth and the 3-D view beside it), `"depth"` or `"3d"`.
+        azimuth_deg: From where the 3-D view looks, around the vertical.
+
+    Returns:
+        Uint8 `[height, width, 3]`.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view={view!r}: choose one of {', '.join(VIEWS)}.")
+    if not len(people):
+        return draw_text(tint_depth(image, float(np.median(image)), 500.0), {"nothing found": 0})
+    focal, cx, cy = people.camera[0]
+    height, width = people.image_size
+    camera = DepthCamera(focal, focal, cx, cy, False, width, height, "mm")
+    return depth_picture(image, world_joints(people, camera), camera, people.skeleton, view=view,
+                         azimuth_deg=azimuth_deg)  # fmt: skip
+
+
+def animate(people, image, view="both"):
+    """Walks around one hand or body, for a moving picture of a single frame.
+
+    Args:
+        people: `People` of `predict`.
+        image: As for `draw`.
+        view: As for `draw`.
+
+    Returns:
+        Iterator of uint8 `[height, width, 3]`.
+    """
+    return (draw(people, image, view, AZIMUTH_DEG + 360 * frame / _TURN_FRAMES) for frame in range(_TURN_FRAMES))
+
+
+_TURN_FRAMES = 60
