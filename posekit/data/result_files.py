@@ -10,9 +10,10 @@ import tokenize
 
 import numpy as np
 
+from posekit.data.hdf5 import COLUMNS
 from posekit.data.pickles import load_pickle
 from posekit.data.plain_pickles import dumps_plain
-from posekit.files import npz_entries, read_npz, write_file
+from posekit.files import npz_entries, read_npz, regular_file, write_file
 from posekit.skeletons import H36M17
 
 # Three million poses; all of Human3.6M's test set is a sixth of it.
@@ -36,35 +37,41 @@ def read_result(path, count=None, num_joints=H36M17.num_joints):
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged or of another kind, lacks the array, or the array has another shape, another
-            number of poses, or values that are not finite.
+            number of poses or none, or values that are not finite or that no pose has.
     """
     path = pathlib.Path(path)
     readers = {".pkl": _read_pickle, ".pickle": _read_pickle, ".npz": _read_npz, ".npy": _read_npy}
     if path.suffix not in readers:
         raise ValueError(f"Result files are {', '.join(readers)}, not {path.name!r}; {_WRITE_ANEW}.")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"No result file at {path}. The original's are called result_gt.pkl and result_dt_ft.pkl; "
             "python -m posekit.validate --model=lcn writes one."
         )
-    array = readers[path.suffix](path)
+    array = readers[path.suffix](regular_file(path))
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         kind = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
         raise ValueError(f"{path}: {_KEY!r} is {kind}; an array of numbers is needed; {_WRITE_ANEW}.")
     shape, wanted = array.shape, f"[poses, {num_joints}, 3] or [poses, {3 * num_joints}]"
     if shape[1:] not in ((num_joints, 3), (3 * num_joints,)):
         raise ValueError(f"{path}: {_KEY!r} has the shape {shape}; it must be {wanted}.")
+    if not shape[0]:
+        raise ValueError(f"{path} holds no poses; predict again.")
     if count is not None and shape[0] != count:
         raise ValueError(
             f"{path} holds {shape[0]} poses, the data set {count}. Both must be made from the same test poses in the "
             "same order; predict again, or create the data set from the pickles that the results belong to."
         )
-    result = np.array(array, np.float64).reshape(shape[0], num_joints, 3)
-    bad = np.flatnonzero(~np.isfinite(result).all((1, 2)))
+    if 8 * array.size > MAX_RESULT_BYTES:
+        raise ValueError(f"{path} holds {shape[0]} poses, more than the {MAX_RESULT_BYTES >> 20} MiB that are read.")
+    with np.errstate(over="ignore"):
+        result = np.array(array, np.float64).reshape(shape[0], num_joints, 3)
+    spec = COLUMNS["joints_image"]
+    bad = np.flatnonzero(spec.beyond(result).any((1, 2)))
     if len(bad):
         raise ValueError(
-            f"{path}: {len(bad)} of {len(result)} poses hold NaN or infinity, the first of them number {bad[0]}. "
-            "Predict them again."
+            f"{path}: {len(bad)} of {len(result)} poses hold NaN, infinity or pixels that are not in {spec.span}, the "
+            f"first of them number {bad[0]}. Predict them again."
         )
     return result
 
@@ -126,7 +133,10 @@ def _read_npy(path):
         # Mapped, not read: a header that promises more than the file holds fails before memory is taken.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     # NumPy reads a header as Python's source text, and so may stumble over it as over source text.
-    except (ValueError, EOFError, OSError, SyntaxError, TypeError, tokenize.TokenError) as error:
+    except (
+        ValueError, EOFError, OSError, SyntaxError, TypeError, KeyError, ArithmeticError, RuntimeError, MemoryError,
+        tokenize.TokenError,
+    ) as error:  # fmt: skip
         raise ValueError(f"{path} is not a .npy file with numbers ({error}); {_WRITE_ANEW}.") from None
     if isinstance(array, np.lib.npyio.NpzFile):
         array.close()

@@ -1,9 +1,11 @@
+import os
 import pickle
 import pickletools
 
 import numpy as np
 import pytest
 
+from posekit.data import result_files
 from posekit.data.plain_pickles import dumps_plain
 from posekit.data.result_files import read_result, write_result
 
@@ -44,11 +46,13 @@ def test_what_can_be_read(tmp_path, result, flat, dtype):
 def test_other_joints(tmp_path):
     write_result(tmp_path / "r.pkl", np.zeros((2, 14, 3)))
     assert read_result(tmp_path / "r.pkl", num_joints=14).shape == (2, 14, 3)
-    assert read_result(write_result(tmp_path / "none.pkl", np.zeros((0, 17, 3))), 0).shape == (0, 17, 3)
+    with pytest.raises(ValueError, match="none.pkl holds no poses; predict again"):
+        read_result(write_result(tmp_path / "none.pkl", np.zeros((0, 17, 3))), 0)
 
 
 def wrong_files(result):
-    holes, endless = result.copy(), result.copy()
+    holes, endless, far = result.copy(), result.copy(), result.copy()
+    far[2, 1] = 1e10
     holes[3, 2] = np.nan
     endless[1, 0, 0] = np.inf
     return {
@@ -61,6 +65,7 @@ def wrong_files(result):
         "count": (dumps_plain({"result": result[:4]}), "holds 4 poses, the data set 5"),
         "nan": (dumps_plain({"result": holes}), "1 of 5 poses hold NaN.*number 3"),
         "inf": (dumps_plain({"result": endless}), "infinity.*number 1"),
+        "far": (dumps_plain({"result": far}), "1 of 5 poses hold .* not in -1,000,000 to 1,000,000.*number 2"),
         "cut": (dumps_plain({"result": result})[:-40], "cut short"),
         "code": (b"cposix\nsystem\n(S'echo hacked'\ntR.", "Nothing was executed"),
         "empty": (b"", "damaged or no pickle"),
@@ -99,6 +104,37 @@ def test_wrong_arrays_are_named(tmp_path, result):
         read_result(tmp_path / "a.json")
     with pytest.raises(FileNotFoundError, match="result_gt.pkl and result_dt_ft.pkl"):
         read_result(tmp_path / "missing.pkl")
+
+
+def test_arrays_that_grow_when_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(result_files, "MAX_RESULT_BYTES", 40_000)
+    np.save(tmp_path / "a.npy", np.ones((100, 17, 3), np.uint8))
+    with pytest.raises(ValueError, match="holds 100 poses, more than"):
+        read_result(tmp_path / "a.npy")
+
+
+def npy(header):
+    header = header.encode() + b"\n"
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(1000)
+
+
+def test_headers_that_mislead(tmp_path):
+    for number, shape in enumerate(
+        ("(99999999999999999999999, 17, 3), }", "(-5, 17, 3), }", "-" * 9000 + "1, }", "(" * 9000, "(3,", "{[]: 1}}")
+    ):
+        path = tmp_path / f"{number}.npy"
+        path.write_bytes(npy("{'descr': '<f8', 'fortran_order': False, 'shape': " + shape))
+        with pytest.raises(ValueError, match=path.name):
+            read_result(path)
+
+
+def test_what_is_no_regular_file(tmp_path):
+    for suffix in ("pkl", "npz", "npy"):
+        os.mkfifo(tmp_path / f"pipe.{suffix}")
+        (tmp_path / f"folder.{suffix}").mkdir()
+        for name in ("pipe", "folder"):
+            with pytest.raises(ValueError, match=f"{name}.{suffix} is not a regular file"):
+                read_result(tmp_path / f"{name}.{suffix}")
 
 
 def test_wrong_results_are_not_written(tmp_path, result):
