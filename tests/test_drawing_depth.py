@@ -1,6 +1,7 @@
 """Pictures of poses in depth: the originals' tint and colours, joints where they are, and what is missing left out."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from posekit.skeletons import COCO17, DEPTH_SKELETONS, HANDS21, ICVL16, ITOP15, 
 CREAM = (255, 240, 204)
 
 
+@functools.cache
 def toy_hand(camera="msra", depth=400.0):
     """A flat hand before a wall: 21 joints in the world, and the depth picture."""
     camera = dataset_camera(camera)

@@ -1,0 +1,380 @@
+"""Depth pictures from anywhere: arrays, files, folders, stacks, videos, as one stream of frames in millimetres.
+
+| source | what is read |
+|---|---|
+| `.png` | one channel of 16 bits; with `layout="nyu"` NYU's, whose depth is green x 256 + blue |
+| `.bin` | MSRA's, which tell their size; float32 row by row of 320 x 240, 640 x 480 or the `size` given |
+| `.npy`, `.npz` | `[height, width]`, or a stack `[frames, height, width]` |
+| `.h5` | ITOP's `data` `[frames, height, width]`, in metres |
+| `.mkv`, `.avi` | lossless video with one channel of 16 bits, such as FFV1 makes |
+| folder | all `.png`, `.bin` and `.npy` in it, in the order of their numbers |
+| array, tensor | `[height, width]`, or `[frames, height, width]`; a list of these and of paths |
+
+Values are millimetres, metres in `.h5`, unless `depth_scale` says how many millimetres one is. 0 means that nothing was
+measured.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import tokenize
+from functools import partial
+
+import cv2
+import h5py
+import numpy as np
+
+from posekit.data.depth_files import (
+    PNG_LAYOUTS,
+    DepthArchive,
+    full_picture,
+    read_depth_bin,
+    read_depth_png,
+    read_msra_bin,
+)
+from posekit.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source
+from posekit.files import npz_entries, read_npz, regular_file
+
+PICTURE_SUFFIXES = (".png", ".bin", ".npy")
+SUFFIXES = (*PICTURE_SUFFIXES, ".npz", ".h5")
+FPS = 25.0
+BIN_SIZES = ((320, 240), (640, 480))
+MAX_SIDE = 1 << 14
+MAX_ARRAY_BYTES = 2 << 30
+FARTHEST_MM = 100_000.0
+_METRES_BELOW = 20.0  # a hand nearer than 2 cm has not been seen, rooms of 20 m hardly
+_KEYS = ("depth", "depths", "data", "arr_0")
+_MAX_NPY_HEADER = 10_000
+_DAMAGE = (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, tokenize.TokenError)
+_LOSSLESS = (
+    "depth survives in lossless video of one channel of 16 bits only: ffmpeg -i %06d.png -c:v ffv1 -pix_fmt gray16le "
+    "depth.mkv; or name a folder of 16-bit PNGs, or a .npy stack"
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DepthFrame:
+    """One depth picture.
+
+    Args:
+        depth: Float32 `[height, width]` in millimetres; 0 where nothing was measured.
+        name: File name, or what stands for it.
+        index: Position in the stream.
+    """
+
+    depth: np.ndarray
+    name: str
+    index: int = 0
+
+    @property
+    def image(self):
+        """The depth: what predictions are drawn on."""
+        return self.depth
+
+
+def open_depth(source, skipped=None, *, layout="mm16", size=None, depth_scale=None):
+    """Opens depth pictures; they are read one at a time.
+
+    Args:
+        source: Path of a file or folder, an array, or a list of these; see the module.
+        skipped: List that takes what is wrong with pictures that cannot be used; without it, the first of them raises.
+        layout: Of PNG files: `"mm16"` or `"nyu"`.
+        size: `(width, height)` of `.bin` files without a header.
+        depth_scale: Millimetres that a value of 1 stands for, such as 1000 for metres; by default 1, in `.h5` 1000.
+
+    Returns:
+        `Source` of `DepthFrame`: kind `"image"` for one picture, `"folder"` for a folder or list, `"video"` for stacks
+        and videos.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or a folder holds no depth picture.
+        ValueError: If the file is of another kind, or damaged; or, while the frames are read, if a picture is none of
+            depths: RGB, of 8 bits, with values that are not finite or negative, or nothing but zeros.
+
+    Example:
+        >>> for frame in open_depth("recording/"):  # doctest: +SKIP
+        ...     print(frame.name, frame.depth.max())
+    """
+    if layout not in PNG_LAYOUTS:
+        raise ValueError(f"layout={layout!r}: choose one of {', '.join(PNG_LAYOUTS)}.")
+    if depth_scale is not None and not 0 < float(depth_scale) < np.inf:
+        raise ValueError(f"depth_scale={depth_scale}: give the millimetres of one step, such as 1, 0.1 or 1000.")
+    reader = _Reader(layout, _checked_size(size), None if depth_scale is None else float(depth_scale))
+    if isinstance(source, (list, tuple)):
+        return Source("folder", reader.stream(reader.items(source), skipped), len(source), FPS)
+    if not isinstance(source, (str, os.PathLike)):
+        if isinstance(source, (int, np.integer)):
+            raise ValueError(_no_camera(source))
+        return reader.array(np.asarray(source), "depth", skipped)
+    if str(source).isdigit() and not os.path.exists(source):
+        raise ValueError(_no_camera(source))
+    path = pathlib.Path(source)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and not file.is_dir()]
+        if not files:
+            raise FileNotFoundError(
+                f"{path} holds no depth picture; files with {', '.join(PICTURE_SUFFIXES)} are read from a folder."
+            )
+        files.sort(key=_natural)
+        return Source("folder", reader.stream(reader.items(files), skipped), len(files), FPS)
+    suffix = regular_file(path).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return Source("video", *reader.video(path, skipped))
+    if suffix not in SUFFIXES:
+        kind = " is a picture of colours;" if suffix in IMAGE_SUFFIXES else ":"
+        raise ValueError(f"{path}{kind} depth is read from {', '.join(SUFFIXES)}, .mkv, .avi and folders.")
+    if suffix == ".h5":
+        return reader.archive(path, skipped)
+    if suffix in (".npy", ".npz"):
+        return reader.array(_mapped(path) if suffix == ".npy" else _npz_array(path), path.stem, skipped, path.name)
+    return Source("image", reader.stream(reader.items([path]), skipped), 1)
+
+
+def as_depth(array, depth_scale=None, what="The depth picture"):
+    """Checks a depth picture given as an array.
+
+    Args:
+        array: `[height, width]` of integers of 16 bits or more, or floating; a last axis of length 1 is dropped.
+        depth_scale: Millimetres that a value of 1 stands for; 1 by default.
+        what: What messages call it.
+
+    Returns:
+        Float32 `[height, width]` in millimetres.
+
+    Raises:
+        ValueError: If it is no depth picture; see `open_depth`.
+
+    Example:
+        >>> as_depth(np.full((2, 2), 0.5), depth_scale=1000)
+        array([[500., 500.],
+               [500., 500.]], dtype=float32)
+    """
+    array = np.asarray(array)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 3 and array.shape[-1] in (3, 4):
+        raise ValueError(
+            f"{what} has the shape {array.shape}, as colours have; depths are [height, width]. NYU's PNG files are "
+            "read with layout='nyu'."
+        )
+    if array.ndim != 2 or 0 in array.shape or max(array.shape) > MAX_SIDE:
+        raise ValueError(f"{what} has the shape {array.shape}; depths are [height, width], up to {MAX_SIDE} pixels.")
+    if array.dtype.kind not in "uif" or array.dtype.itemsize < 2:
+        raise ValueError(
+            f"{what} is of type {array.dtype}, which holds no depths; give uint16 in millimetres, or float32. Depth "
+            "that was written with 8 bits is lost: record it again."
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        depth = array.astype(np.float32)
+        broken = int((~np.isfinite(depth)).sum())
+    if broken:
+        raise ValueError(
+            f"{what} holds NaN or infinity in {broken} of {depth.size} pixels; write 0 where nothing was measured: "
+            "np.nan_to_num(depth, posinf=0, neginf=0)."
+        )
+    low, high = float(depth.min()), float(depth.max())
+    if low < 0:
+        raise ValueError(f"{what} holds negative values, down to {low:g}; depths grow away from the camera, from 0 on.")
+    if high == 0:
+        raise ValueError(f"{what} is 0 everywhere: nothing was measured.")
+    if depth_scale is None and high < _METRES_BELOW:
+        raise ValueError(
+            f"{what} holds values up to {high:g}, which seem to be metres; pass depth_scale=1000 (--depth_scale=1000), "
+            "or depth_scale=1 if they are millimetres."
+        )
+    farthest = high * (depth_scale or 1.0)
+    if farthest > FARTHEST_MM:
+        raise ValueError(f"{what} holds depths up to {farthest / 1000:g} m; check depth_scale, the mm of a value of 1.")
+    return depth if depth_scale is None else depth * np.float32(depth_scale)
+
+
+class _Reader:
+    """How files are to be read."""
+
+    def __init__(self, layout, size, depth_scale):
+        self.layout, self.size, self.depth_scale = layout, size, depth_scale
+
+    def stream(self, pictures, skipped):
+        """Frames of a sequence of functions that read one each, and their names."""
+        for index, (name, read) in enumerate(pictures):
+            try:
+                depth = read()
+            except (ValueError, OSError) as error:
+                if skipped is None:
+                    raise
+                skipped.append(str(error))
+                continue
+            yield DepthFrame(depth, name, index)
+
+    def checked(self, array, what):
+        return as_depth(array, self.depth_scale, str(what))
+
+    def items(self, items):
+        """Names of files and arrays, and functions that read them."""
+        for index, item in enumerate(items):
+            if isinstance(item, (str, os.PathLike)):
+                yield pathlib.Path(item).name, partial(self.file, item)
+            else:
+                yield f"depth{index:06d}", partial(self.checked, item, f"Item {index}")
+
+    def file(self, path):
+        """One picture."""
+        path = regular_file(path)
+        suffix = path.suffix.lower()
+        if suffix == ".png":
+            return self.checked(read_depth_png(path, self.layout), path)
+        if suffix == ".bin":
+            return self.checked(self._bin(path), path)
+        if suffix == ".npy":
+            return self.checked(_mapped(path), path)
+        raise ValueError(f"{path}: single depth pictures are {', '.join(PICTURE_SUFFIXES)} files.")
+
+    def _bin(self, path):
+        length = path.stat().st_size
+        if self.size is not None:
+            return read_depth_bin(path, self.size)
+        fitting = [size for size in BIN_SIZES if length == 4 * size[0] * size[1]]
+        try:
+            return full_picture(read_msra_bin(path))
+        except ValueError as error:
+            if fitting:
+                return read_depth_bin(path, fitting[0])
+            raise ValueError(
+                f"{str(error).removesuffix('.')}. If it is none of MSRA's but holds float32 row by row, give its width "
+                "and height: size=(640, 480), --size=640,480."
+            ) from None
+
+    def array(self, array, stem, skipped, what="The depth array"):
+        """A picture, or a stack of them that is read lazily."""
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 1):
+            return Source("image", self.stream([(stem, partial(self.checked, array, what))], skipped), 1)
+        if array.ndim != 3 or 0 in array.shape or array.shape[-1] in (3, 4):
+            raise ValueError(
+                f"{what} has the shape {array.shape}; depths are [height, width] or [frames, height, width]. "
+                "Colours are no depths."
+            )
+
+        def pictures():
+            for index in range(len(array)):
+                yield f"{stem}_{index:06d}", partial(self.checked, array[index], f"{what}, frame {index}")
+
+        return Source("video", self.stream(pictures(), skipped), len(array), FPS)
+
+    def archive(self, path, skipped):
+        """ITOP's pictures."""
+        archive = DepthArchive(path, _archive_size(path))
+        scale = 1000.0 if self.depth_scale is None else self.depth_scale
+
+        def pictures():
+            with contextlib.closing(archive):
+                for index in range(len(archive)):
+                    yield f"{path.stem}_{index:06d}", partial(_from_archive, archive, index, scale)
+
+        return Source("video", self.stream(pictures(), skipped), len(archive), FPS)
+
+    def video(self, path, skipped):
+        """Frames, their number and their rate; the first is looked at before."""
+        capture, first = _open_video(path)
+        if first is None:
+            raise ValueError(f"{path} is no video that can be read (damaged, or its codec is missing); {_LOSSLESS}.")
+        if first.dtype != np.uint16 or first.ndim != 2:
+            kind = "colours" if first.ndim == 3 else "8 bits a pixel"
+            raise ValueError(f"{path} holds {kind}, not depth; {_LOSSLESS}.")
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        rate = capture.get(cv2.CAP_PROP_FPS) or FPS
+
+        def pictures(frame=first):
+            index = 0
+            try:
+                while frame is not None:
+                    yield f"{path.name}#{index:06d}", partial(self.checked, frame, f"{path}, frame {index}")
+                    index += 1
+                    frame = capture.read()[1]
+            finally:
+                capture.release()
+
+        return self.stream(pictures(), skipped), count if count > 0 else None, rate
+
+
+def _from_archive(archive, index, scale):
+    return as_depth(archive[index], scale, f"{archive.path}, frame {index}")
+
+
+def _checked_size(size):
+    if size is None or len(np.ravel(size)) == 0:
+        return None
+    try:
+        width, height = (float(value) for value in np.ravel(size).tolist())
+    except (TypeError, ValueError):
+        width = height = 0.0
+    if not all(1 <= value <= MAX_SIDE and value == int(value) for value in (width, height)):
+        raise ValueError(f"size={size!r:.60}: give width and height in whole pixels, such as (640, 480).")
+    return int(width), int(height)
+
+
+def _mapped(path):
+    """An array of a `.npy` file, of which only what is asked for is read."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+        # NumPy refuses long headers too, but only after it has taken the memory for them.
+        claimed = int.from_bytes(start[8:12] if start[6:7] > b"\x01" else start[8:10], "little")
+        if start[:6] == b"\x93NUMPY" and claimed > _MAX_NPY_HEADER:
+            raise ValueError(f"its header claims {claimed} bytes")
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _DAMAGE as error:
+        reason = " ".join(f"{error!s:.200}".split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as an array: {reason}; write it again with np.save.") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"{path} is a .npz file; name it so.")
+    return array
+
+
+def _npz_array(path):
+    names = npz_entries(path)
+    known = [key for key in _KEYS if key in names]
+    if not known and len(names) != 1:
+        found = ", ".join(names[:8]) or "no arrays"
+        raise ValueError(f"{path} holds {found:.200}; name the array of depths {_KEYS[0]!r}, or write a .npy.")
+    key = (known or names)[0]
+    return read_npz(path, [key], MAX_ARRAY_BYTES)[key]
+
+
+def _archive_size(path):
+    """Width and height of what an HDF5 file holds; whether it holds them is checked by its reader."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            if isinstance(file.get("data", getlink=True), h5py.HardLink) and isinstance(file["data"], h5py.Dataset):
+                shape = file["data"].shape
+                if len(shape) == 3 and all(0 < side <= MAX_SIDE for side in shape[1:]):
+                    return shape[2], shape[1]
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+        pass  # the reader says what is wrong
+    return BIN_SIZES[0]
+
+
+def _open_video(path):
+    """A video that is not turned into colours, and its first frame, None where there is none."""
+    level = cv2.utils.logging.getLogLevel()
+    # OpenCV has much to say about frames of eight bits.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        capture = cv2.VideoCapture(str(path))
+        capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+        return capture, capture.read()[1]
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _natural(path):
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _no_camera(number):
+    return (
+        f"{number} would be a camera; depth cameras are not opened here. Record its frames as 16-bit PNGs in a folder, "
+        "or pass arrays: posekit.load('v2v')(depth, intrinsics=(fx, fy, cx, cy))."
+    )
