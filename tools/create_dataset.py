@@ -14,16 +14,29 @@ Where the raw data is expected below --data_dir (every folder has a flag of its 
                        h36m/S1/MyPoseFeatures/D3_Positions/*.cdf and so on, Human3.6M's own, or
                        h36m/S1/MyPoses/3D_positions/*.h5; becomes the pose files h36m_train.h5 and h36m_test.h5
 
+    --msra             msra/P0/1/{000000_depth.bin,joint.txt} and so on; becomes msra_p0 to msra_p8, one a person
+    --icvl             icvl/Training/{labels.txt,Depth}, icvl/Testing/{test_seq_1.txt,test_seq_2.txt,Depth}
+    --nyu              nyu/train/{joint_data.mat,depth_1_0000001.png} and so on, nyu/test
+    --hands2017        hands2017/training/{Training_Annotation.txt,images}, hands2017/frame/{BoundingBox.txt,images}
+    --itop_front       itop/ITOP_side_{train,test}_{depth_map,labels}.h5
+    --itop_top         itop/ITOP_top_{train,test}_{depth_map,labels}.h5
+
+Hands and bodies in depth pictures have centres, which V2V-PoseNet's authors hand out as center_train_refined.txt and
+so on: in {folder of the dataset}/center, for ITOP in itop/center/side_view and itop/center/top_view. Where there are
+none, centres are estimated, and the table says so.
+
 Images without a silhouette are kept. A run that was interrupted continues where it was when started again, and what
 is there already is not made again. Exit status: 0 if all is well, 3 if something had to be skipped (0 with
 --allow_skips), 1 if a dataset could not be made, 130 if interrupted.
 """
 
+import functools
+import math
 import pathlib
 import sys
 
 from absl import app, flags
-from converters import coco, h36m, lsp, mocap, mpii
+from converters import coco, depth_frames, h36m, hands2017, icvl, itop, lsp, mocap, mpii, msra, nyu
 from tqdm import tqdm
 
 from posekit.data.shards import NothingUsableError, ShardWriter
@@ -44,6 +57,12 @@ flags.DEFINE_bool("mpii", False, "Make mpii: MPII Human Pose in Unite the People
 flags.DEFINE_bool("coco", False, "Make coco: COCO's person keypoints.")
 flags.DEFINE_bool("mocap", False, "Make motion capture for the critic: SMPL pickles, AMASS, or records as they are.")
 flags.DEFINE_bool("h36m", False, "Make h36m_train and h36m_test: Human3.6M's poses, for lifting 2-D joints to 3-D.")
+flags.DEFINE_bool("msra", False, "Make msra_p0 to msra_p8: MSRA's hands in depth pictures, a set for each person.")
+flags.DEFINE_bool("icvl", False, "Make icvl_train and icvl_test: ICVL's hands in depth pictures.")
+flags.DEFINE_bool("nyu", False, "Make nyu_train and nyu_test: NYU's hands in depth pictures.")
+flags.DEFINE_bool("hands2017", False, "Make hands2017_train and hands2017_test: HANDS2017's hands in depth pictures.")
+flags.DEFINE_bool("itop_front", False, "Make itop_front_train and itop_front_test: people in depth pictures.")
+flags.DEFINE_bool("itop_top", False, "Make itop_top_train and itop_top_test: people in depth pictures, from above.")
 for _name in ("lsp", "lsp_val", "lsp_ext", "mpii"):
     flags.DEFINE_alias(f"create_{_name}", _name)
 
@@ -90,6 +109,25 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_list("h36m_image_size", [], "Width,height of the pictures of cameras that are not Human3.6M's own.")
 flags.DEFINE_float("h36m_max_gib", 8, "Largest file of Human3.6M, in GiB, that is read.", lower_bound=0)
+flags.DEFINE_string("msra_dir", None, "MSRA's folder; {data_dir}/msra if not given.")
+flags.DEFINE_string("icvl_dir", None, "ICVL's folder; {data_dir}/icvl if not given.")
+flags.DEFINE_string("nyu_dir", None, "NYU's folder; {data_dir}/nyu if not given.")
+flags.DEFINE_string("hands2017_dir", None, "HANDS2017's folder; {data_dir}/hands2017 if not given.")
+flags.DEFINE_string("itop_dir", None, "ITOP's folder; {data_dir}/itop if not given.")
+flags.DEFINE_string(
+    "centers_dir",
+    None,
+    "Folder of the centre files for depth pictures, or of folders named after the datasets that hold them; those of "
+    "the datasets' folders if not given.",
+)
+flags.DEFINE_bool("estimate_centers", False, "Estimate the centres for depth pictures, even where there are files.")
+flags.DEFINE_float(
+    "cubic_size",
+    0,
+    "Edge of the cube around the centre for which depth pictures are cut, in mm (ITOP: m); the dataset's own if 0.",
+    0,
+    100_000,
+)
 flags.DEFINE_enum(
     "silhouette_format",
     "png",
@@ -161,6 +199,7 @@ def report(summaries):
         rows.append((summary.name, *numbers, "" if summary.fresh else "(already there)"))
         if estimated := summary.counts.get("estimated_centers"):
             notes.append(f"{summary.name}: centres estimated: {estimated} of {summary.written}")
+        notes.extend(f"{summary.name}: {remark}" for remark in summary.remarks)
         for reason, entry in summary.skips.items():
             names = ", ".join(entry["first"][:_NAMES_SHOWN])
             more = ", …" if entry["count"] > _NAMES_SHOWN else ""
@@ -196,8 +235,12 @@ def _jobs():
         jobs.extend(_mocap_jobs(data_dir, output_dir))
     if FLAGS.h36m:
         jobs.extend(_h36m_jobs(data_dir, output_dir))
+    jobs.extend((name, output_dir, FLAGS.shard_size, listing) for name, listing in _depth_jobs(data_dir))
     if not jobs:
-        raise app.UsageError("No dataset chosen; give any of --lsp --lsp_val --lsp_ext --mpii --coco --mocap --h36m.")
+        raise app.UsageError(
+            "No dataset chosen; give any of --lsp --lsp_val --lsp_ext --mpii --coco --mocap --h36m --msra --icvl --nyu "
+            "--hands2017 --itop_front --itop_top."
+        )
     return jobs
 
 
@@ -310,6 +353,49 @@ def _h36m_jobs(data_dir, output_dir):
             return h36m.h36m(split, folder, output_dir, options, FLAGS.h36m_source, FLAGS.overwrite, bar.update)
 
     return [(f"h36m_{split}", output_dir, 0, lambda split=split: making(split)) for split in ("train", "test")]
+
+
+def _depth_jobs(data_dir):
+    """List of (name, function that lists the raw dataset) of the depth datasets chosen."""
+    chosen = [name for name in depth_frames.SCENES if FLAGS[name].value]
+    if not math.isfinite(FLAGS.cubic_size):
+        raise app.UsageError(f"--cubic_size={FLAGS.cubic_size} is no length; give mm, for ITOP m, such as 250 or 2.")
+    if FLAGS.centers_dir and len(chosen) > 1:
+        inner = [name for name in chosen if not (pathlib.Path(FLAGS.centers_dir) / name).is_dir()]
+        if inner:
+            raise app.UsageError(
+                f"--centers_dir={FLAGS.centers_dir} has no folder {inner[0]}, and the datasets' centre files have the "
+                "same names; give one dataset a run, or make a folder for each."
+            )
+    options = depth_frames.Options(FLAGS.centers_dir, FLAGS.estimate_centers, FLAGS.cubic_size)
+    folder = {}
+    for name in chosen:
+        raw = name.split("_")[0]  # both views of ITOP lie in one folder
+        folder[name] = pathlib.Path(FLAGS[f"{raw}_dir"].value or data_dir / raw)
+    jobs = []
+    if "msra" in chosen:
+        jobs.extend(_msra_jobs(folder["msra"], options))
+    for split in ("train", "test"):
+        for name, listing in (("icvl", icvl.icvl), ("nyu", nyu.nyu), ("hands2017", hands2017.hands2017)):
+            if name in chosen:
+                make = functools.partial(listing, split, folder[name], options)
+                jobs.append((f"{name}_{split}", make))
+        for name in itop.VIEWS:
+            if name in chosen:
+                jobs.append((f"{name}_{split}", functools.partial(itop.itop, name, split, folder[name], options)))
+    return jobs
+
+
+def _msra_jobs(folder, options):
+    try:
+        labels = msra.read_all_labels(folder)  # of all persons: they tell which line of a centre file is whose
+    except NothingUsableError as error:
+        return [("msra", functools.partial(_failing, error))]
+    return [(f"msra_p{subject}", functools.partial(msra.msra, subject, labels, options)) for subject in labels.joints]
+
+
+def _failing(error):
+    raise error
 
 
 def _make(name, folder, shard_size, listing):

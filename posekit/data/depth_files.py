@@ -8,7 +8,7 @@
 | `ITOP_side_train_depth_map.h5`, `…_labels.h5` | ITOP | `DepthArchive`, `read_itop_labels` |
 | `joint.txt` | MSRA | `read_msra_joints` |
 | `labels.txt`, `test_seq_1.txt`, `Training_Annotation.txt` | ICVL, HANDS2017 | `read_labels` |
-| `BoundingBox.txt` | HANDS2017 | `read_bounding_boxes` |
+| `BoundingBox.txt`, `groups.txt` | HANDS2017 | `read_bounding_boxes`, `read_groups` |
 | `joint_data.mat` | NYU | `read_nyu_joints` |
 | `center_train_refined.txt` and so on | all | `read_centers` |
 
@@ -17,6 +17,7 @@ Sizes are compared with what is there before memory is taken.
 
 import array
 import contextlib
+import itertools
 import math
 import os
 import pathlib
@@ -314,6 +315,24 @@ def read_labels(path, num_joints):
     return names, values.reshape(len(names), num_joints, 3)
 
 
+def read_label_names(path):
+    """Reads only the names of the pictures from a text of labels or boxes.
+
+    Args:
+        path: Text whose lines begin with a name.
+
+    Returns:
+        List of texts.
+
+    Raises:
+        DepthFileError: If it is no text or has too many lines.
+    """
+    names = [words[0] for _, words in itertools.islice(_text_lines(path), _MAX_FRAMES + 1)]
+    if len(names) > _MAX_FRAMES:
+        raise DepthFileError(path, f"more than {_MAX_FRAMES} lines", "a line for every frame is expected")
+    return names
+
+
 def read_bounding_boxes(path, picture):
     """Reads the boxes around the hands of HANDS2017's test frames.
 
@@ -344,6 +363,31 @@ def read_bounding_boxes(path, picture):
     boxes = np.clip(boxes, 0, limits).astype(np.int64)
     boxes[(boxes[:, 2:] <= boxes[:, :2]).any(1)] = 0
     return names, boxes
+
+
+def read_groups(path, groups):
+    """Reads to which part of a set frames belong.
+
+    Args:
+        path: Text with a name and a group a line.
+        groups: Names of the groups.
+
+    Returns:
+        Dict of the frames' names to their groups.
+
+    Raises:
+        DepthFileError: If it is no such text.
+    """
+    result = {}
+    for number, words in _text_lines(path):
+        if len(words) != 2 or words[1] not in groups:
+            raise DepthFileError(
+                path,
+                f"line {number} names no group",
+                f"{' '.join(words)[:60]!r}; a name and one of {', '.join(groups)} are expected",
+            )
+        result[words[0]] = words[1]
+    return result
 
 
 def read_centers(path, count=None, unit="mm"):

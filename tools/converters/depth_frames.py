@@ -1,0 +1,465 @@
+"""What the converters of depth datasets share: frames in a row, their centres, and records made of them.
+
+A record holds the part of the picture that any augmentation of the dataset's cube can see around any of the frame's
+centres, and nothing else: what is too far away, behind or beside the hand, counts as not measured, which makes records
+of a tenth of the size.
+"""
+
+import collections.abc
+import contextlib
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from posekit.data.depth_files import DepthFileError, read_centers
+from posekit.data.depth_records import DepthRecord, encode_depth
+from posekit.data.shards import NothingUsableError, RawDataset, Skip
+from posekit.geometry.depth import box_around, dataset_camera, depth_to_points
+from posekit.geometry.depth_centers import NoForegroundError, estimate_center
+from posekit.metrics.depth_pose import dataset_protocol
+
+# Voxels of the larger and of the network's cube: the originals', and small ones, whose coarser rounding reaches
+# somewhat farther, for networks that fit a small machine.
+_CUBES = ((96, 88), (40, 32), (18, 16))
+# Record sets hold the reach in float32.
+_ROUNDING = 1 + 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What all frames of a dataset share.
+
+    Args:
+        dataset: Such as `"msra"` or `"itop_front"`.
+        depth_range: `(nearest, farthest)` depth of a hand or body, in the dataset's unit.
+        cubic_size: Edge of the cube around the centre, in the dataset's unit.
+    """
+
+    dataset: str
+    depth_range: tuple
+    cubic_size: float
+
+    @property
+    def camera(self):
+        """`DepthCamera`."""
+        return dataset_camera(self.dataset)
+
+    @property
+    def size(self):
+        """`(width, height)` of the pictures."""
+        return self.camera.width, self.camera.height
+
+    @property
+    def num_joints(self):
+        """Joints of a frame."""
+        return dataset_protocol(self.dataset).skeleton.num_joints
+
+    def reach(self):
+        """How far from a centre the networks' cubes look.
+
+        Returns:
+            Tuple of 3 lengths in the dataset's unit.
+        """
+        # Brings TensorFlow with it, which the workers do without.
+        from posekit.codecs.voxel_heatmap import HEADS, VoxelCodec
+
+        codecs = (VoxelCodec(self.cubic_size, *cube, head=head) for cube in _CUBES for head in HEADS)
+        return tuple((np.max([codec.reach for codec in codecs], 0) * _ROUNDING).tolist())
+
+
+# Depths between which the originals look for hands; for ITOP, whose background the cube alone keeps out, the length of
+# a room.
+SCENES = {
+    "msra": Scene("msra", (100.0, 700.0), 200.0),
+    "icvl": Scene("icvl", (100.0, 600.0), 200.0),
+    "nyu": Scene("nyu", (300.0, 1200.0), 250.0),
+    "hands2017": Scene("hands2017", (100.0, 1500.0), 250.0),
+    "itop_front": Scene("itop_front", (0.5, 5.0), 2.0),
+    "itop_top": Scene("itop_top", (0.3, 5.0), 2.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What records depend on besides the raw files.
+
+    Args:
+        centers_dir: Folder of the centre files; `None` for those in the dataset's own folder.
+        estimate_centers: Estimate all centres, also where there are files of them.
+        cubic_size: Edge of the cube for which crops are made, in the dataset's unit; 0 for the dataset's own.
+    """
+
+    centers_dir: str | None = None
+    estimate_centers: bool = False
+    cubic_size: float = 0.0
+
+    def scene(self, dataset):
+        """The `Scene` of a dataset with this cube."""
+        scene = SCENES[dataset]
+        return dataclasses.replace(scene, cubic_size=self.cubic_size or scene.cubic_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One frame, not yet read.
+
+    Args:
+        name: Unique in its set.
+        joints: `[J, 3]` in the world.
+        valid: `[J]`, whether a joint is labelled.
+        centers: `[R, 3]`; NaN where a file says that the centre is invalid, and where it is to be estimated.
+        region: `(left, top, right, bottom)` in which the hand is looked for, or `None`.
+        group: Part of the set.
+        number: Where it stands in the file of the pictures, for datasets that have one.
+    """
+
+    name: str
+    joints: np.ndarray
+    valid: np.ndarray
+    centers: np.ndarray
+    region: tuple | None = None
+    group: str = ""
+    number: int = -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frames(collections.abc.Sequence):
+    """Frames of one set; a slice of it holds its own part only, so that little travels to a worker.
+
+    Args:
+        names: List of texts.
+        joints: `[frames, J, 3]`.
+        centers: `[frames, R, 3]`.
+        valid: `[frames, J]`; all labelled if `None`.
+        regions: `[frames, 4]`, or `None`.
+        groups: List of texts, or `None`.
+        numbers: `[frames]` where they stand in the file of the pictures, or `None`.
+    """
+
+    names: list
+    joints: np.ndarray
+    centers: np.ndarray
+    valid: np.ndarray | None = None
+    regions: np.ndarray | None = None
+    groups: list | None = None
+    numbers: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+            return Frames(**{name: None if value is None else value[index] for name, value in fields.items()})
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        region = None if self.regions is None else tuple(self.regions[index].tolist())
+        return Frame(
+            self.names[index],
+            self.joints[index],
+            np.ones(self.joints.shape[1], bool) if self.valid is None else self.valid[index],
+            self.centers[index],
+            region if region and any(region) else None,
+            "" if self.groups is None else self.groups[index],
+            -1 if self.numbers is None else int(self.numbers[index]),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Converter:
+    """Makes the record of a frame; sent to the workers as it is.
+
+    Args:
+        scene: `Scene`.
+        reach: Its `Scene.reach()`.
+        read: Picklable function from a `Frame` to the depth `[height, width]` of a part of its picture, in the
+            scene's unit, and the part's box.
+        estimated: Rows of the centres that are estimated.
+        subject: Number of the person.
+        unlabelled: Whether frames without any labelled joint become records too.
+    """
+
+    scene: Scene
+    reach: tuple
+    read: collections.abc.Callable
+    estimated: tuple = ()
+    subject: int = -1
+    unlabelled: bool = False
+
+    def __call__(self, frame):
+        """Yields the `DepthRecord` of a frame, or a `Skip`."""
+        if not frame.valid.any() and not self.unlabelled:
+            yield Skip(frame.name, "frame whose labels the dataset calls not valid", by_rule=True)
+            return
+        joints = frame.joints[frame.valid]
+        if not np.isfinite(joints).all():
+            yield Skip(frame.name, "joints that are not numbers, in the label file")
+            return
+        if (joints[:, 2] <= 0).any():
+            yield Skip(frame.name, "joints behind the camera, in the label file")
+            return
+        if not self.estimated and np.isnan(frame.centers).any(1).all():
+            yield Skip(frame.name, "centre marked as invalid", by_rule=True)
+            return
+        try:
+            depth, box = self.read(frame)
+            yield self.record(frame, depth, box)
+        except DepthFileError as error:
+            yield Skip(frame.name, error.reason)
+        except NoForegroundError:
+            by_rule = not frame.valid.any()
+            yield Skip(frame.name, "nothing measured where a hand or body is looked for", by_rule)
+
+    def record(self, frame, depth, box):
+        """The record of a frame whose picture is read.
+
+        Args:
+            frame: `Frame`.
+            depth: `[height, width]` of a part of the picture.
+            box: The part's box.
+
+        Returns:
+            `DepthRecord`.
+
+        Raises:
+            NoForegroundError: If nothing was measured near the centres.
+        """
+        scene, camera = self.scene, self.scene.camera
+        if not (depth > 0).any():
+            raise NoForegroundError("The picture is empty.")
+        centers = np.array(frame.centers, np.float64)
+        if self.estimated:
+            centers[list(self.estimated)] = self._estimate(frame, depth, box)
+        used = centers[np.isfinite(centers).all(1)]
+        depth, box = crop_to_reach(depth, box, used, self.reach, camera)
+        return DepthRecord(
+            name=frame.name,
+            depth=encode_depth(depth, camera.unit),
+            box=box,
+            joints=frame.joints,
+            valid=frame.valid,
+            centers=centers,
+            center_source="estimated" if self.estimated else "file",
+            camera=camera.signed_intrinsics,
+            picture=scene.size,
+            unit=camera.unit,
+            reach=self.reach,
+            subject=self.subject,
+            group=frame.group,
+        )
+
+    def _estimate(self, frame, depth, box):
+        if frame.region:
+            left, top, right, bottom = box
+            region = np.clip(frame.region, (left, top, left, top), (right, bottom, right, bottom))
+            x, y = region[::2] - left, region[1::2] - top
+            depth, box = depth[y[0] : y[1], x[0] : x[1]], tuple(region.tolist())
+        return estimate_center(depth, self.scene.camera, self.scene.depth_range, self.scene.cubic_size, box=box)
+
+
+def crop_to_reach(depth, box, centers, reach, camera):
+    """The part of a picture that cubes around centres can see.
+
+    Args:
+        depth: `[height, width]` of a part of the picture, in the camera's unit.
+        box: `(left, top, right, bottom)` of the part.
+        centers: `[centers, 3]`, at least one.
+        reach: `[3]`, how far from a centre cubes look.
+        camera: `DepthCamera`.
+
+    Returns:
+        `(depth, box)`: the least part that holds all of it, 0 where something else was measured, or nothing.
+
+    Raises:
+        NoForegroundError: If nothing is within reach.
+    """
+    # The cut by the cubes' shadows only saves time.
+    shadows = np.array([box_around(center, reach, camera) for center in centers])
+    left, top = np.maximum(box[:2], shadows[:, :2].min(0) - 1)
+    right, bottom = np.minimum(box[2:], shadows[:, 2:].max(0) + 1)
+    if left < right and top < bottom:
+        depth = depth[top - box[1] : bottom - box[1], left - box[0] : right - box[0]]
+        points = depth_to_points(depth, camera, (left, top))
+        # Pixels may be numbered from 0 or from 1, which moves points by a pixel.
+        pixel = points[..., 2:] / np.array([camera.fx, camera.fy, np.inf])
+        near = np.zeros(depth.shape, bool)
+        for center in centers:
+            near |= (np.abs(points - center) <= np.asarray(reach) + pixel).all(-1)
+        near &= encode_depth(depth, camera.unit) > 0
+        if near.any():
+            rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+            part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            corner = (int(left + columns[0]), int(top + rows[0]))
+            shape = (int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1))
+            return np.where(near, depth, 0)[part], (*corner, corner[0] + shape[0], corner[1] + shape[1])
+    raise NoForegroundError("Nothing was measured within reach of the centre.")
+
+
+# ------------------------------------------------------------------------------------------------------ listing
+
+
+def find_centers(name, folders):
+    """The first centre file of that name.
+
+    Args:
+        name: Such as `center_train_refined.txt`.
+        folders: Where it may be, in the order in which they count.
+
+    Returns:
+        `pathlib.Path`, or `None`.
+    """
+    paths = (pathlib.Path(folder) / name for folder in folders)
+    return next((path for path in paths if os.path.lexists(path)), None)
+
+
+def center_folders(options, folder, dataset):
+    """Where centre files may be.
+
+    Args:
+        options: `Options`.
+        folder: The dataset's folder.
+        dataset: Its name.
+
+    Returns:
+        List of folders.
+    """
+    if options.estimate_centers:
+        return []
+    if options.centers_dir:
+        folder = pathlib.Path(options.centers_dir)
+        if not folder.is_dir():
+            raise NothingUsableError(f"There is no folder {folder}; name the one of the centre files.")
+        return [folder / dataset, folder]
+    return [pathlib.Path(folder) / "center", pathlib.Path(folder)]
+
+
+def centers_of(name, count, options, folders, unit):
+    """Centres of a set of one centre file.
+
+    Args:
+        name: Name of the file.
+        count: Frames of the set.
+        options: `Options`.
+        folders: Where the file may be.
+        unit: Of the dataset.
+
+    Returns:
+        `(centers, estimated, path)`: `[count, 1, 3]`, the rows that are to be estimated, and the file or `None`.
+
+    Raises:
+        NothingUsableError: If the file does not fit, or `options` names a folder that lacks it.
+    """
+    path = find_centers(name, folders)
+    if path is None:
+        if options.centers_dir and not options.estimate_centers:
+            raise NothingUsableError(f"There is no {name} in {' nor in '.join(map(str, folders))}.")
+        return np.full((count, 1, 3), np.nan), (0,), None
+    with usable():
+        return read_centers(path, count, unit)[:, None], (), path
+
+
+@contextlib.contextmanager
+def usable():
+    """Makes a context in which a file that cannot be used ends the conversion of its set."""
+    try:
+        yield
+    except DepthFileError as error:
+        hint = ""
+        if pathlib.Path(error.path).name.startswith("center_"):
+            hint = " Move it away, or give --estimate_centers, to have the centres estimated."
+        raise NothingUsableError(f"{error}{hint}") from error
+
+
+def depth_set(name, frames, converter, sources, remarks=()):
+    """The raw dataset of one set.
+
+    Args:
+        name: Of the set, such as `"nyu_train"`.
+        frames: `Frames`.
+        converter: `Converter`.
+        sources: Files and folders whose change makes the records outdated.
+        remarks: Texts for the table.
+
+    Returns:
+        `RawDataset`.
+    """
+    unique, skips = _without_repeats(frames)
+    return RawDataset.of_depth(
+        name,
+        items=unique,
+        convert=converter,
+        found=len(frames),
+        skips=skips,
+        sources=tuple(os.fspath(source) for source in sources if source is not None),
+        options={
+            "cubic_size": converter.scene.cubic_size,
+            "reach": list(converter.reach),
+            "estimated": list(converter.estimated),
+        },
+        remarks=tuple(remarks),
+    )
+
+
+def _without_repeats(frames):
+    """Frames with each name once, and what is left out: results are told apart by the names."""
+    if len(set(frames.names)) == len(frames):
+        return frames, ()
+    seen, kept, skips = set(), [], []
+    for place, name in enumerate(frames.names):
+        if name in seen:
+            skips.append(Skip(name, "picture listed a second time"))
+        else:
+            kept.append(place)
+        seen.add(name)
+    fields = {field.name: getattr(frames, field.name) for field in dataclasses.fields(frames)}
+    for field, values in fields.items():
+        if isinstance(values, list):
+            fields[field] = [values[place] for place in kept]
+        elif values is not None:
+            fields[field] = values[kept]
+    return Frames(**fields), tuple(skips)
+
+
+def existing_folder(folder, dataset, what):
+    """A folder that must be there.
+
+    Args:
+        folder: Path.
+        dataset: Named in the error.
+        what: What it should hold.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        NothingUsableError: If there is no such folder.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise NothingUsableError(
+            f"There is no folder {folder}; it should hold {what}. Give the dataset's folder with --{dataset}_dir."
+        )
+    return folder
+
+
+
+
+def picture_name(path, name):
+    """Name of a frame whose picture a text names.
+
+    Args:
+        path: The text.
+        name: Such as `test_seq_1/image_0000.png`.
+
+    Returns:
+        The name without its suffix.
+
+    Raises:
+        DepthFileError: If it leads out of the folder of the pictures.
+    """
+    stem = name.replace("\\", "/").removesuffix(".png").removesuffix(".bin").lstrip("/")
+    if not stem or ".." in stem.split("/"):
+        raise DepthFileError(path, "names a picture outside its folder", repr(name[:80]))
+    return stem
