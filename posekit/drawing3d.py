@@ -1,18 +1,19 @@
-"""Pictures of 3-D skeletons: lit limbs over a floor in perspective, from any side, and curves of lifting networks.
+"""Pictures of 3-D skeletons: lit limbs over a floor in perspective, from any side.
 
 Joints are in camera axes, millimetres: x to the right, y down, z away from the camera. Azimuth 0 looks where the
 camera looked; positive azimuths walk around the people anticlockwise as seen from above, so that they turn to the
-viewer's left. Images are RGB uint8. Nothing here opens a window, and matplotlib is only used for curves.
+viewer's left. Images are RGB uint8. Nothing here opens a window.
 """
 
 import dataclasses
 import functools
+import math
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from posekit.drawing import draw_skeleton, joint_colors, save_image, uint8_image
+from posekit.drawing import draw_skeleton, joint_colors, uint8_image
 from posekit.skeletons import H36M17
 
 BACKGROUND = (250, 251, 252)
@@ -31,6 +32,8 @@ _OTHER_THICKNESS_MM = 20
 _REACH_MM = (480.0, 1750.0)
 _STEP_MM = 160.0
 _SPACING_MM = 900.0
+_FAR_MM = 1e7  # joints farther away are not there: no camera sees people at ten kilometres
+_MOST_CELLS = 40
 
 
 class Skeleton3DView:
@@ -84,7 +87,8 @@ class Skeleton3DView:
         """Draws people.
 
         Args:
-            joints_mm: `[joints, 3]` or `[people, joints, 3]`; joints that are not finite are left out.
+            joints_mm: `[joints, 3]` or `[people, joints, 3]`; joints that are not finite, or ten kilometres away, are
+                left out.
             azimuth_deg: Where to look from.
             truth_mm: What they should be, in grey beside them: `[joints, 3]` or `[people, joints, 3]`.
 
@@ -97,7 +101,7 @@ class Skeleton3DView:
         azimuth = np.radians(self.azimuth_deg if azimuth_deg is None else azimuth_deg)
         people = _people(joints_mm, self.skeleton)
         truth = _people(truth_mm, self.skeleton) if truth_mm is not None else people[:0]
-        absent = int((~np.isfinite(people).all(-1).any(-1)).sum())
+        absent = int((np.isfinite(people).all(-1).sum(-1) < 2).sum())
         if self.grounded:
             people, truth = _stood(people, self._floor), _stood(truth, self._floor)
         canvas = self._empty_floor(azimuth)
@@ -172,7 +176,8 @@ class Skeleton3DView:
             pixels = self._project(self._on_floor(ring), azimuth)[0]
             color = _mix(BACKGROUND, _FLOOR, (1.0 - share) / 0.45)
             cv2.fillConvexPoly(canvas, _fixed(pixels), color, cv2.LINE_AA, _BITS)
-        cells = np.arange(1, int(self._floor_reach / _CELL_MM) + 1) * _CELL_MM
+        cell = _CELL_MM * 2 ** max(0, math.ceil(math.log2(self._floor_reach / (_CELL_MM * _MOST_CELLS))))
+        cells = np.arange(1, int(self._floor_reach / cell) + 1) * cell
         width = 1 if self.height < 700 else 2
         for along in (0, 2):
             for place in np.concatenate([-cells[::-1], [0.0], cells]):
@@ -318,6 +323,8 @@ def lifting_picture(
 ):
     """Shows what a lifting network took and gave: 2-D joints on the picture, and the 3-D skeletons beside it.
 
+    Of a picture in which people are small, the part around them is shown.
+
     People relative to their pelvis stand beside each other, in the order in which the picture has them, in a frame
     that holds them from all sides and hardly ever changes from picture to picture.
 
@@ -374,109 +381,6 @@ def lifting_turntable(
         yield lifting.seen_from(start_deg + 360.0 * frame / num_frames)
 
 
-def plot_learning_curves(curves, path=None, xlabel="epoch", ylabel="MPJPE, mm", title=None):
-    """Plots how errors fall while networks learn.
-
-    Args:
-        curves: Dict of labels to `(x [n], y [n])`; the legend tells the lowest value of each.
-        path: Picture to write; none by default.
-        xlabel: Under the horizontal axis.
-        ylabel: Beside the vertical axis, which is logarithmic where values differ by more than a factor of three.
-        title: Above the plot; none by default.
-
-    Returns:
-        uint8 `[height, width, 3]`.
-    """
-    canvas, axes = _figure(6.4)
-    seen = np.zeros(0)
-    for label, (x, y) in curves.items():
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        finite = np.isfinite(x) & np.isfinite(y)
-        seen = np.append(seen, y[finite])
-        if finite.any():
-            label = f"{label} ({_short(y[finite].min())})"
-        marker = "o" if finite.sum() <= 30 else None
-        axes.plot(x[finite], y[finite], label=label, linewidth=1.8, marker=marker, markersize=3.5)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    if len(seen) and 0 < 3 * seen.min() < seen.max():
-        _logarithmic(axes.yaxis)
-    axes.grid(alpha=0.3)
-    if curves:
-        axes.legend(frameon=False, loc="upper right", fontsize="small")
-    return _drawn(canvas, path)
-
-
-def plot_errors_by_action(errors, path=None, ylabel="MPJPE, mm", title=None):
-    """Plots mean errors of each action as groups of bars, and the mean of the actions last.
-
-    Args:
-        errors: Dict of labels, such as protocols, to dicts of actions to errors; an action that one of them lacks
-            (None or NaN) gets no bar there.
-        path: Picture to write; none by default.
-        ylabel: Beside the vertical axis.
-        title: Above the plot; none by default.
-
-    Returns:
-        uint8 `[height, width, 3]`.
-    """
-    actions = list(dict.fromkeys(action for values in errors.values() for action in values))
-    canvas, axes = _figure(max(4.0, 2.0 + 0.5 * (len(actions) + 1)))
-    width = 0.8 / max(len(errors), 1)
-    places = np.arange(len(actions) + 1, dtype=np.float64)
-    places[-1:] += 0.4
-    for index, (label, values) in enumerate(errors.items()):
-        heights = np.array([values.get(action) for action in actions], np.float64)
-        mean = np.nanmean(heights) if np.isfinite(heights).any() else np.nan
-        heights = np.append(heights, mean)
-        shift = (index - (len(errors) - 1) / 2) * width
-        bars = axes.bar(places + shift, np.nan_to_num(heights), 0.92 * width, label=label)
-        texts = [_short(value) if np.isfinite(value) else "" for value in heights]
-        axes.bar_label(bars, texts, fontsize=6.5, padding=1, rotation=90 if len(errors) > 1 else 0)
-    axes.set_xticks(places, [*actions, "mean"], rotation=40, ha="right", rotation_mode="anchor")
-    axes.set(ylabel=ylabel)
-    axes.set_title(title or "", loc="left")
-    axes.margins(x=0.01, y=0.12)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    if errors:
-        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}
-        axes.legend(frameon=False, fontsize="small", ncols=len(errors), **place)
-    return _drawn(canvas, path)
-
-
-def _figure(width):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, 4.2), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return FigureCanvasAgg(figure), axes
-
-
-def _logarithmic(axis):
-    """Gives an axis a logarithmic scale with plain numbers."""
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-
-    axis.axes.set_yscale("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-
-
-def _drawn(canvas, path):
-    canvas.draw()
-    picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    if path is not None:
-        save_image(path, picture)
-    return picture
-
-
-def _short(value):
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2g}"
-
-
 class _Lifting:
     """Keeps what stays the same while the viewer walks around."""
 
@@ -485,9 +389,10 @@ class _Lifting:
         self.joints_mm, self.truth_mm, own_view = framed
         self.view = view or own_view
         guessed = (people.scores <= 0) & np.isfinite(people.keypoints_px).all(-1)
-        self.input = _input_panel(image, people, guessed, self.view.height)
+        self.input, detail = _input_panel(image, people, guessed, self.view.height)
         if captions is None:
-            captions = ("2-D joints (rings: guessed)" if guessed.any() else "2-D joints", None)
+            first = "2-D joints, enlarged" if detail else "2-D joints"
+            captions = (f"{first} (rings: guessed)" if guessed.any() else first, None)
         self.captions = tuple(captions)
         self.has_truth = truth_mm is not None
 
@@ -548,26 +453,50 @@ def _reach(joints_mm):
 
 
 def _input_panel(image, people, guessed, height):
-    """The picture, or a light canvas, with 2-D joints, on a panel of the given height."""
+    """The picture, or a light canvas, with 2-D joints, on a panel of the given height; and whether it is a detail."""
     rows, columns = people.image_size if image is None else np.shape(image)[:2]
     width = int(np.clip(round(height * columns / rows), height // 2, 2 * height))
+    (left, top), (right, bottom) = _shown_part(people.keypoints_px, columns, rows)
+    detail = (right - left, bottom - top) != (columns, rows)
+    rows, columns = bottom - top, right - left
     scale = min(height / rows, width / columns)
     inner = max(1, round(rows * scale)), max(1, round(columns * scale))
     panel = np.full((height, width, 3), BACKGROUND, np.uint8)
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    place = panel[top : top + inner[0], left : left + inner[1]]
+    above, before = (height - inner[0]) // 2, (width - inner[1]) // 2
+    place = panel[above : above + inner[0], before : before + inner[1]]
     if image is None:
         place[:] = (243, 245, 247)
     else:
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        place[:] = cv2.resize(uint8_image(image), inner[::-1], interpolation=how)
+        place[:] = cv2.resize(uint8_image(image)[top:bottom, left:right], inner[::-1], interpolation=how)
     scales = np.array(inner[::-1]) / [columns, rows]
     radius = max(3, round(height / 110))
-    for points, ring in zip((people.keypoints_px.astype(np.float64) + 0.5) * scales - 0.5, guessed):
+    for points, ring in zip((people.keypoints_px.astype(np.float64) - [left, top] + 0.5) * scales - 0.5, guessed):
         place[:] = draw_skeleton(place, points, people.skeleton, ~ring, radius=radius)
         if ring.any():
             place[:] = draw_skeleton(place, points, people.skeleton, ring, draw_edges=False, radius=radius + 1)
-    return panel
+    return panel, detail
+
+
+def _shown_part(points_px, columns, rows):
+    """Upper left and lower right corner of the part to show: where the people are, if they are small, or everything.
+
+    It has the shape of the picture, and size and place in coarse steps, so that it stands still while people move a
+    little.
+    """
+    whole = np.array([columns, rows])
+    points = points_px[np.isfinite(points_px).all(-1)]
+    if not len(points):
+        return (0, 0), (columns, rows)
+    low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
+    larger = (whole / np.maximum(1.4 * (high - low), 16.0)).min()
+    larger = 2.0 ** (np.floor(2.0 * np.log2(larger)) / 2)
+    if larger < 1.4:
+        return (0, 0), (columns, rows)
+    size = np.ceil(whole / larger)
+    step = size / 12
+    corner = np.clip(np.rint(np.rint(((low + high - size) / 2) / step) * step), 0, whole - size)
+    return tuple(corner.astype(int).tolist()), tuple((corner + size).astype(int).tolist())
 
 
 def _captioned(picture, text):
@@ -602,6 +531,7 @@ def _poses(joints_mm, skeleton):
             f"joints_mm has shape {joints.shape}, but skeleton {skeleton.name!r} needs [frames, people, "
             f"{skeleton.num_joints}, 3]; pass the skeleton of these joints."
         )
+    joints = np.where((np.abs(joints) < _FAR_MM).all(-1, keepdims=True), joints, np.nan)
     return joints[(None,) * (4 - joints.ndim)]
 
 

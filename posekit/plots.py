@@ -1,4 +1,4 @@
-"""Plots of errors: success curves of several methods, curves of every joint, mean errors as bars.
+"""Plots of errors: success curves of several methods, curves of every joint, mean errors as bars, errors in training.
 
 Plots are RGB uint8 pictures, written to a file where one is named. Nothing here opens a window.
 """
@@ -105,31 +105,63 @@ def plot_joint_errors(errors, joints, path=None, ylabel="mean error, mm", title=
         ValueError: If there are not as many errors as joints.
     """
     joints = _names(joints)
-    places = np.append(np.arange(len(joints)), len(joints) + 0.4)
-    per_joint = max(0.36, 0.2 * len(errors))
-    canvas, axes = _figure(max(4.0, 1.4 + per_joint * len(places)))
-    width = 0.8 / max(len(errors), 1)
-    for index, (label, values) in enumerate(errors.items()):
-        values = np.asarray(values, np.float64)
-        if values.shape != (len(joints),):
-            raise ValueError(f"The errors of {label!r} have the shape {values.shape}; there are {len(joints)} joints.")
-        known = values[~np.isnan(values)]
-        heights = np.append(values, known.mean() if len(known) else np.nan)
-        shift = (index - (len(errors) - 1) / 2) * width
-        bars = axes.bar(places + shift, np.nan_to_num(heights), 0.92 * width, label=label)
-        texts = ["" if np.isnan(height) else f"{height:.1f}" for height in heights]
-        axes.bar_label(bars, texts, fontsize=6.5, padding=2, rotation=90 if len(errors) > 1 else 0)
-    names = [joint.replace("_", " ") for joint in joints]
-    axes.set_xticks(places, [*names, "mean"], rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set(ylabel=ylabel)
-    axes.set_title(title or "", loc="left")
-    axes.margins(x=0.01, y=0.12)
-    axes.grid(axis="y", alpha=_GRID)
-    axes.set_axisbelow(True)
-    if errors:
-        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}
-        axes.legend(frameon=False, fontsize="small", ncols=min(len(errors), 4), **place)
+    values = {label: np.asarray(row, np.float64) for label, row in errors.items()}
+    for label, row in values.items():
+        if row.shape != (len(joints),):
+            raise ValueError(f"The errors of {label!r} have the shape {row.shape}; there are {len(joints)} joints.")
+    width = 1.4 + max(0.36, 0.2 * len(errors)) * (len(joints) + 1)
+    return _bars(values, [joint.replace("_", " ") for joint in joints], width, "{:.1f}".format, path, ylabel, title)
+
+
+def plot_learning_curves(curves, path=None, xlabel="epoch", ylabel="MPJPE, mm", title=None):
+    """Plots how errors fall while networks learn.
+
+    Args:
+        curves: Dict of labels to `(x [n], y [n])`; the legend tells the lowest value of each.
+        path: Picture to write; none by default.
+        xlabel: Under the horizontal axis.
+        ylabel: Beside the vertical axis, which is logarithmic where values differ by more than a factor of three.
+        title: Above the plot; none by default.
+
+    Returns:
+        uint8 `[height, width, 3]`.
+    """
+    canvas, axes = _figure(6.4)
+    seen = np.zeros(0)
+    for label, (x, y) in curves.items():
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        finite = np.isfinite(x) & np.isfinite(y)
+        seen = np.append(seen, y[finite])
+        if finite.any():
+            label = f"{label} ({_short(y[finite].min())})"
+        marker = "o" if finite.sum() <= 30 else None
+        axes.plot(x[finite], y[finite], label=label, linewidth=1.8, marker=marker, markersize=3.5)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(seen) and 0 < 3 * seen.min() < seen.max():
+        _logarithmic(axes.yaxis)
+    axes.grid(alpha=_GRID)
+    if curves:
+        axes.legend(frameon=False, loc="upper right", fontsize="small")
     return _drawn(canvas, path)
+
+
+def plot_errors_by_action(errors, path=None, ylabel="MPJPE, mm", title=None):
+    """Plots mean errors of each action as groups of bars, and the mean of the actions last.
+
+    Args:
+        errors: Dict of labels, such as protocols, to dicts of actions to errors; an action that one of them lacks
+            (None or NaN) gets no bar there.
+        path: Picture to write; none by default.
+        ylabel: Beside the vertical axis.
+        title: Above the plot; none by default.
+
+    Returns:
+        uint8 `[height, width, 3]`.
+    """
+    actions = list(dict.fromkeys(action for values in errors.values() for action in values))
+    values = {label: np.array([row.get(action) for action in actions], np.float64) for label, row in errors.items()}
+    return _bars(values, actions, 2.0 + 0.5 * (len(actions) + 1), _short, path, ylabel, title)
 
 
 def _figure(width):
@@ -142,12 +174,47 @@ def _figure(width):
     return FigureCanvasAgg(figure), axes
 
 
+def _bars(errors, names, width, text, path, ylabel, title):
+    """Groups of bars, and the mean of each label's last: `errors` are labels to `[names]`, NaN for none."""
+    canvas, axes = _figure(max(4.0, width))
+    places = np.append(np.arange(len(names)), len(names) + 0.4)
+    width = 0.8 / max(len(errors), 1)
+    for index, (label, values) in enumerate(errors.items()):
+        known = values[np.isfinite(values)]
+        heights = np.append(values, known.mean() if len(known) else np.nan)
+        there = np.isfinite(heights)
+        shift = (index - (len(errors) - 1) / 2) * width
+        bars = axes.bar(places + shift, np.where(there, heights, 0.0), 0.92 * width, label=label)
+        texts = [text(height) if here else "" for height, here in zip(heights, there)]
+        axes.bar_label(bars, texts, fontsize=6.5, padding=2, rotation=90 if len(errors) > 1 else 0)
+    axes.set_xticks(places, [*names, "mean"], rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set(ylabel=ylabel)
+    axes.set_title(title or "", loc="left")
+    axes.margins(x=0.01, y=0.12)
+    axes.grid(axis="y", alpha=_GRID)
+    axes.set_axisbelow(True)
+    if errors:
+        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}
+        axes.legend(frameon=False, fontsize="small", ncols=min(len(errors), 4), **place)
+    return _drawn(canvas, path)
+
+
 def _drawn(canvas, path):
     canvas.draw()
     picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     if path is not None:
         save_image(path, picture)
     return picture
+
+
+def _logarithmic(axis):
+    """Gives an axis a logarithmic scale with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axis.axes.set_yscale("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _share_axes(axes, xlabel, ylabel, title):
@@ -178,3 +245,7 @@ def _group(joint):
         if joint.startswith(side):
             return joint.removeprefix(side)
     return joint.partition("_")[0]
+
+
+def _short(value):
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2g}"

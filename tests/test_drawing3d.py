@@ -1,6 +1,5 @@
 """3-D skeletons in pictures: the right way round, in a frame that stands still, and honest about what is missing."""
 
-import cv2
 import numpy as np
 import pytest
 
@@ -12,8 +11,6 @@ from posekit.drawing3d import (
     draw_skeleton_3d,
     lifting_picture,
     lifting_turntable,
-    plot_errors_by_action,
-    plot_learning_curves,
     turntable,
 )
 from posekit.results import People
@@ -146,6 +143,26 @@ def test_what_is_not_finite_is_left_out(monkeypatch):
     assert view(wild).shape == (480, 480, 3)
 
 
+@pytest.mark.parametrize("scale", [1e5, 1e9, 1e22, 1e38, 1e300])
+def test_poses_beyond_all_measure_draw_a_bounded_floor(monkeypatch, scale):
+    lines, written, line = [], [], drawing3d._line
+    monkeypatch.setattr(drawing3d, "_line", lambda *arguments: lines.append(1) or line(*arguments))
+    monkeypatch.setattr(drawing3d, "_write", lambda canvas, text, *_: written.append(text))
+    for shift in (0.0, 5 * scale):
+        assert draw_skeleton_3d((STANDING / 500 * scale + shift)[None], size=64, turning=True).shape == (64, 64, 3)
+    assert len(lines) < 10_000
+    assert written == ([] if scale < 1e6 else ["1 person without a 3-D pose"] * 2)
+
+
+def test_one_joint_beyond_all_measure_is_left_out():
+    wild = STANDING + [0.0, 0.0, 4000.0]
+    expected = wild.copy()
+    wild[3], expected[3] = 1e9, np.nan
+    np.testing.assert_array_equal(draw_skeleton_3d(wild), draw_skeleton_3d(expected))
+    pictures = [draw_skeleton_3d(STANDING, truth_mm=truth) for truth in (wild, expected)]
+    np.testing.assert_array_equal(*pictures)
+
+
 def test_views_of_nothing_and_small_pictures():
     assert Skeleton3DView(H36M17, np.full((1, 17, 3), np.nan))(STANDING).shape == (480, 480, 3)
     assert draw_skeleton_3d(np.zeros((17, 3)), size=40).shape == (40, 40, 3)
@@ -210,6 +227,43 @@ def test_joints_land_on_their_pixels():
     np.testing.assert_allclose(panel[round(y), round(x)], joint_colors(H36M17)[H36M17.index("left_ankle")][0], atol=40)
 
 
+def small_people(middle, image=None, size=(1200, 900)):
+    people = people_of(STANDING[None] / 1000, size=size)
+    low, high = people.keypoints_px.min((0, 1)), people.keypoints_px.max((0, 1))
+    people.keypoints_px[:] = (people.keypoints_px - (low + high) / 2) / 4 + middle
+    return people, lifting_picture(image, people, height=240, captions=())[:, :180]
+
+
+@pytest.mark.parametrize("middle", [(450, 600), (40, 60), (880, 1150)])
+def test_small_people_are_shown_large_wherever_they_are(middle):
+    _, panel = small_people(middle)
+    top, bottom, left, right = figure_box(panel)
+    assert 0.3 * 240 < bottom - top < 0.75 * 240
+    assert left > 0 and right < 179
+
+
+def test_the_picture_is_enlarged_with_its_people(monkeypatch):
+    image = np.zeros((1200, 900, 3), np.uint8)
+    people, _ = small_people((450, 600))
+    x, y = people.keypoints_px[0, H36M17.index("left_ankle")].astype(int)
+    image[y - 12 : y + 13, x - 12 : x + 13] = (0, 255, 0)
+    _, panel = small_people((450, 600), image)
+    green = where(panel, (0, 255, 0))
+    ankle = where(panel, LEFT_LEG)
+    assert len(green[0]) > 50 and abs(green[0].mean() - ankle[0].max()) < 14 and panel.shape == (240, 180, 3)
+    written = []
+    monkeypatch.setattr(drawing3d, "_write", lambda canvas, text, *_: written.append(text))
+    lifting_picture(image, people)
+    assert written[0] == "2-D joints, enlarged"
+
+
+def test_the_enlarged_part_stands_still_while_people_move_a_little():
+    image = np.random.default_rng(0).integers(0, 255, (1200, 900, 3)).astype(np.uint8)
+    panels = [small_people((450 + shift, 600), image)[1] for shift in range(6)]
+    corner = [panel[:40, :40] for panel in panels]
+    assert sum((corner[0] == other).all() for other in corner) >= 3
+
+
 def test_guessed_joints_are_rings_without_a_bone(monkeypatch):
     written = []
     monkeypatch.setattr(drawing3d, "_write", lambda canvas, text, *_: written.append(text))
@@ -270,17 +324,3 @@ def test_lifting_turntable_turns_only_the_3d_part():
     view = Skeleton3DView(H36M17, STANDING, size=160)
     again = lifting_picture(None, people, 0, view=view, captions=(), truth_mm=STANDING[None])
     np.testing.assert_array_equal(again[:, 120:], view(STANDING, 0, STANDING))
-
-
-def test_curves_and_bars_are_plotted(tmp_path):
-    epochs = np.arange(20)
-    curves = {f"{hops} hops": (epochs, 60 + 200 / (epochs + hops)) for hops in (1, 2, 3)}
-    curves["broken"] = (epochs, np.full(20, np.nan))
-    picture = plot_learning_curves(curves, tmp_path / "curves.png", title="Neighbours")
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "curves.png"))[..., ::-1], picture)
-    assert picture.shape[2] == 3 and np.ptp(picture.astype(int), axis=-1).max() > 60
-    assert plot_learning_curves({}).shape == picture.shape
-    errors = {"protocol 1": {"Walking": 40.0, "Sitting": None}, "protocol 2": {"Walking": 30.0, "Eating": 33.0}}
-    bars = plot_errors_by_action(errors, tmp_path / "bars.png")
-    assert bars.shape[0] == picture.shape[0] and (tmp_path / "bars.png").exists()
-    assert plot_errors_by_action({}).shape[2] == 3

@@ -4,7 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
-from posekit.plots import plot_joint_curves, plot_joint_errors, plot_success_curves
+from posekit.plots import (
+    plot_errors_by_action,
+    plot_joint_curves,
+    plot_joint_errors,
+    plot_learning_curves,
+    plot_success_curves,
+)
 from posekit.skeletons import ICVL16, ITOP15, MSRA21
 
 THRESHOLDS = np.arange(81.0)
@@ -85,3 +91,17 @@ def test_bars_of_several_methods(tmp_path):
     assert plot_joint_errors({}, ICVL16).shape[0] == picture.shape[0]
     with pytest.raises(ValueError, match=r"'better' have the shape \(16,\); there are 21 joints"):
         plot_joint_errors(errors, MSRA21)
+
+
+def test_curves_and_bars_are_plotted(tmp_path):
+    epochs = np.arange(20)
+    curves = {f"{hops} hops": (epochs, 60 + 200 / (epochs + hops)) for hops in (1, 2, 3)}
+    curves["broken"] = (epochs, np.full(20, np.nan))
+    picture = plot_learning_curves(curves, tmp_path / "curves.png", title="Neighbours")
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "curves.png"))[..., ::-1], picture)
+    assert picture.shape[2] == 3 and np.ptp(picture.astype(int), axis=-1).max() > 60
+    assert plot_learning_curves({}).shape == picture.shape
+    errors = {"protocol 1": {"Walking": 40.0, "Sitting": None}, "protocol 2": {"Walking": 30.0, "Eating": 33.0}}
+    bars = plot_errors_by_action(errors, tmp_path / "bars.png")
+    assert bars.shape[0] == picture.shape[0] and (tmp_path / "bars.png").exists()
+    assert plot_errors_by_action({}).shape[2] == 3

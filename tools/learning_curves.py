@@ -44,7 +44,7 @@ def run(name, system, config, options, rest):
     """Trains what is missing, evaluates, draws; returns the exit status."""
     import tensorflow as tf
 
-    from posekit.drawing3d import plot_learning_curves
+    from posekit.plots import plot_learning_curves
     from posekit.weights import load_model, resolve
 
     no_more(rest)

@@ -24,12 +24,13 @@ from posekit.data import h36m
 from posekit.data.hdf5 import PoseFile
 from posekit.data.result_files import read_result, write_result
 from posekit.drawing import draw_people
-from posekit.drawing3d import draw_skeleton_3d, lifting_picture, lifting_turntable, plot_errors_by_action
+from posekit.drawing3d import draw_skeleton_3d, lifting_picture, lifting_turntable
 from posekit.files import write_file
 from posekit.geometry import graphs
 from posekit.geometry.joints import infer_joints
 from posekit.metrics.h36m import evaluate as score
 from posekit.models import LCN
+from posekit.plots import plot_errors_by_action
 from posekit.results import People
 from posekit.skeletons import H36M17
 from posekit.systems.evaluation import Evaluation
@@ -763,9 +764,20 @@ def draw(people, image, view="both", turned_deg=_FROM_DEG):
     if view == "rotated":
         return draw_skeleton_3d(1000.0 * level(people).joints3d, H36M17, azimuth_deg=turned_deg, turning=True)
     if view == "skeleton":
-        canvas = np.full((*people.image_size, 3), 245, np.uint8) if image is None else image
-        return draw_people(people, canvas, mesh=False, skeleton=True)
+        people, image = (people, image) if image is not None else _on_canvas(people)
+        return draw_people(people, image, mesh=False, skeleton=True)
     return lifting_picture(image, level(people), turned_deg)
+
+
+def _on_canvas(people):
+    """People on a light canvas of the picture's size, or smaller where that is huge."""
+    scale = min(1.0, _CANVAS_SIDE / max(people.image_size))
+    size = tuple(max(1, round(scale * side)) for side in people.image_size)
+    people = dataclasses.replace(people, keypoints_px=scale * people.keypoints_px, image_size=size)
+    return people, np.full((*size, 3), 245, np.uint8)
+
+
+_CANVAS_SIDE = 4000
 
 
 def level(people):
