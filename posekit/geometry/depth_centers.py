@@ -95,7 +95,8 @@ def _nearest_surface(depth, seen, camera, cubic_size):
     """Mask of the nearest connected surface that is large enough, or of the largest."""
     area = np.where(seen, depth**2 / (camera.fx * camera.fy), 0)  # of a pixel's square in the world
     enough = (_EXTENT * cubic_size) ** 2
-    steps = ((depth - depth[seen].min()) / (_STEP * cubic_size)).astype(np.int64)
+    nearest = depth[seen].min()
+    steps = ((np.where(seen, depth, nearest) - nearest) / (_STEP * cubic_size)).astype(np.int64)
     shown = np.bincount(steps[seen], area[seen])
     # What a slice shows in all is a sum over the steps that it covers.
     width = round(_SLICE / _STEP)

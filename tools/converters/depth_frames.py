@@ -19,6 +19,7 @@ from posekit.data.shards import NothingUsableError, RawDataset, Skip
 from posekit.geometry.depth import box_around, dataset_camera, depth_to_points
 from posekit.geometry.depth_centers import NoForegroundError, estimate_center
 from posekit.metrics.depth_pose import dataset_protocol
+from posekit.training.config import import_tensorflow_quietly
 
 # Voxels of the larger and of the network's cube: the originals', and small ones, whose coarser rounding reaches
 # somewhat farther, for networks that fit a small machine.
@@ -63,6 +64,7 @@ class Scene:
             Tuple of 3 lengths in the dataset's unit.
         """
         # Brings TensorFlow with it, which the workers do without.
+        import_tensorflow_quietly()
         from posekit.codecs.voxel_heatmap import HEADS, VoxelCodec
 
         codecs = (VoxelCodec(self.cubic_size, *cube, head=head) for cube in _CUBES for head in HEADS)
