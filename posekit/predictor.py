@@ -1,5 +1,6 @@
-"""Predictors: one for every kind of picture, `posekit.load("hmr")("photo.jpg")`, and one for 2-D keypoints."""
+"""Predictors: for pictures, as in `posekit.load("hmr")("photo.jpg")`, for 2-D keypoints and for depth pictures."""
 
+import dataclasses
 import itertools
 import pathlib
 import re
@@ -8,9 +9,12 @@ import numpy as np
 from absl import logging
 
 from posekit import weights as weight_files
+from posekit.data.depth_sources import SUFFIXES as DEPTH_SUFFIXES
+from posekit.data.depth_sources import DepthFrame, open_depth
 from posekit.data.keypoint_files import MAX_PX, KeypointFrame, checked_size, named_skeleton, read_keypoints
 from posekit.data.sources import IMAGE_SUFFIXES, Frame, Source, as_image, open_source, read_image
 from posekit.drawing import draw_people, save_image
+from posekit.geometry.depth import DepthCamera, dataset_camera
 from posekit.results import People
 from posekit.skeletons import H36M17, SKELETONS
 from posekit.systems import SYSTEMS
@@ -20,13 +24,13 @@ def load(system, weights="default", **options):
     """Loads a system, ready to predict.
 
     Args:
-        system: `"hmr"` or `"lcn"`.
+        system: `"hmr"`, `"lcn"` or `"v2v"`.
         weights: A name of the index, a run folder, a `.weights.h5` file, `"default"` for the index's default, or None
             for an untrained model.
         **options: Options of the system that override those stored with the weights, such as `body="sample"`.
 
     Returns:
-        A `Predictor`, or for `"lcn"` a `Lifter`.
+        A `Predictor`, for `"lcn"` a `Lifter`, for `"v2v"` a `DepthPredictor`.
 
     Raises:
         ValueError: If the system is unknown or the weights do not fit.
@@ -55,9 +59,9 @@ def predictor_class(module):
         module: System module.
 
     Returns:
-        `Predictor` or `Lifter`.
+        `Predictor`, `Lifter` or `DepthPredictor`.
     """
-    return {"pictures": Predictor, "keypoints": Lifter}[module.INPUT]
+    return {"pictures": Predictor, "keypoints": Lifter, "depth": DepthPredictor}[module.INPUT]
 
 
 class Predictor:
@@ -384,6 +388,187 @@ def _only_skeleton(count):
     return fitting[0]
 
 
+class DepthPredictor:
+    """Finds the joints of a hand or a body in depth pictures.
+
+    Args:
+        name: System name.
+        module: System module.
+        config: Its options.
+        model: Its Keras model, with weights.
+        weights: `Weights` that the model was loaded from, None if untrained.
+
+    Call arguments:
+        source: `[height, width]` depths (an array or tensor), 0 where nothing was measured, or a stack
+            `[frames, height, width]`; the path of a depth picture, a folder, a stack or a depth video, see
+            `posekit.data.depth_sources`; or a list of pictures and paths.
+        intrinsics: `(fx, fy, cx, cy)` of the depth camera in pixels, or a `DepthCamera`. By default the camera of the
+            dataset that the network was trained on, for pictures of its size only.
+        center: `[3]` millimetres, camera axes (x right, y down, z away): about the middle of the hand or body; for
+            several pictures also one of each. By default it is estimated: the nearest surface of its size.
+        depth_scale: Millimetres that a value of 1 stands for, such as 1000 for metres; by default 1, in `.h5` 1000.
+        layout: Of PNG files: `"mm16"`, or `"nyu"`, whose depth is green x 256 + blue.
+        size: `(width, height)` of `.bin` files without a header.
+        batch_size: Pictures predicted together.
+
+    Returns:
+        `People` of one hand or body, or of none where nothing was measured, for one picture; a list of `People` for a
+        list, a folder or a stack in memory; an iterator of `People` for a stack in a file or a video. `joints3d` is in
+        metres, camera axes.
+
+    Raises:
+        ValueError: If a picture is none of depths, the camera is not known, or a centre lies behind it.
+
+    Example:
+        >>> hand = posekit.load("v2v")(depth_mm, intrinsics=(475.1, 475.1, 315.9, 245.3))  # doctest: +SKIP
+        >>> hand.joints3d.shape  # doctest: +SKIP
+        (1, 21, 3)
+    """
+
+    def __init__(self, name, module, config, model, weights=None):
+        self.name = name
+        self.module = module
+        self.config = config
+        self.model = model
+        self.weights = weights
+
+    @classmethod
+    def from_weights(cls, name, config, reference):
+        """Makes a predictor from a configuration and weights; see `Predictor.from_weights`."""
+        module, found = SYSTEMS[name](), weight_files.resolve(reference, name)
+        return cls(name, module, config, weight_files.load_model(module, config, found), found)
+
+    def open(
+        self, source, skipped=None, *, intrinsics=None, center=None, depth_scale=None, layout="mm16", size=None
+    ):
+        """Opens depth pictures.
+
+        Args:
+            source: As in the call.
+            skipped: As for `posekit.data.depth_sources.open_depth`.
+            intrinsics: As in the call, and so are the rest.
+            center: See there.
+            depth_scale: See there; 0 is the default, too.
+            layout: See there.
+            size: See there.
+
+        Returns:
+            A `Source` of `DepthFrame`, which `stream` and `play` take.
+        """
+        opened = open_depth(source, skipped, layout=layout, size=size, depth_scale=depth_scale or None)
+        camera, centers = _own_camera(intrinsics), _centers(center, opened.length)
+
+        def frames():
+            for frame in opened:
+                known = camera or self._dataset_camera(frame)
+                yield dataclasses.replace(frame, camera=_sized(known, frame), center=centers(frame.index))
+
+        return Source(opened.kind, frames(), opened.length, opened.fps)
+
+    def __call__(self, source, *, batch_size=8, **options):
+        """See the class."""
+        if isinstance(source, DepthFrame):
+            return next(self.stream([source]))
+        opened = self.open(source, **options)
+        people = self.stream(opened, batch_size=batch_size)
+        if opened.kind == "image":
+            return next(people)
+        return people if opened.kind == "video" and isinstance(source, (str, pathlib.Path)) else list(people)
+
+    def stream(self, frames, *, boxes=None, batch_size=8):
+        """Predicts frame after frame.
+
+        Args:
+            frames: Iterable of `DepthFrame`.
+            boxes: Accepted for the sake of `Predictor.stream`; must be None.
+            batch_size: Frames predicted together.
+
+        Yields:
+            `People` of every frame, with the depth as their image and a renderer for `People.draw`.
+
+        Raises:
+            ValueError: If there are boxes.
+        """
+        if boxes is not None:
+            raise ValueError(f"Boxes go with pictures of people; {self.name} takes a center=. Leave the box out.")
+        for batch in _batches(frames, batch_size):
+            cameras = [frame.camera or _sized(self._dataset_camera(frame), frame) for frame in batch]
+            centers = [frame.center for frame in batch]
+            found = self.module.predict(self.config, self.model, [frame.depth for frame in batch], cameras, centers)
+            for frame, people in zip(batch, found):
+                people.source = frame.name
+                people.image = frame.depth
+                people.renderer = self._draw
+                yield people
+
+    def _dataset_camera(self, frame):
+        camera = dataset_camera(self.config.dataset)
+        if frame.depth.shape != (camera.height, camera.width):
+            height, width = frame.depth.shape
+            raise ValueError(
+                f"{frame.name} has {width} x {height} pixels, which are not those of the dataset "
+                f"{self.config.dataset}; pass the depth camera: intrinsics=(fx, fy, cx, cy), --intrinsics=fx,fy,cx,cy."
+            )
+        return camera
+
+    def _draw(self, people, image, path=None):
+        picture = self.module.draw(people, image)
+        if path is not None:
+            save_image(path, picture)
+        return picture
+
+
+def _own_camera(intrinsics):
+    """`DepthCamera` of four numbers, or None."""
+    if intrinsics is None or isinstance(intrinsics, DepthCamera):
+        return intrinsics
+    if isinstance(intrinsics, (list, tuple)) and not intrinsics:
+        return None
+    numbers = _numbers(intrinsics)
+    if numbers.shape == (3, 3):  # a camera's matrix
+        numbers = numbers[[0, 1, 0, 1], [0, 1, 2, 2]]
+    if numbers.shape != (4,):
+        raise ValueError(f"intrinsics={intrinsics!r:.80}: give fx, fy, cx, cy in pixels, such as (475, 475, 320, 240).")
+    return DepthCamera(*numbers.tolist())
+
+
+def _sized(camera, frame):
+    height, width = frame.depth.shape
+    return dataclasses.replace(camera, width=width, height=height, y_up=False, unit="mm")
+
+
+def _centers(center, count):
+    """Function from a frame's index to its centre, or None."""
+    if center is None or (isinstance(center, (list, tuple)) and not center):
+        return lambda index: None
+    listed = isinstance(center, (list, tuple)) and any(item is None or np.ndim(item) for item in center)
+    several = listed or np.ndim(center) == 2
+    rows = [None if item is None else _numbers(item) for item in (center if several else [center])]
+    for row in rows:
+        if row is None:
+            continue
+        if row.shape != (3,) or not np.isfinite(row).all() or row[2] <= 0:
+            raise ValueError(
+                f"center={row.tolist()}: give x, y, z in millimetres, x to the right, y down and z, above 0, away from "
+                "the camera."
+            )
+        if row[2] < 20:
+            raise ValueError(f"center={row.tolist()} lies {row[2]:g} mm from the camera; give millimetres, not metres.")
+    if several and count is not None and len(rows) != count:
+        raise ValueError(f"{len(rows)} centers for {count} depth pictures; give one (or None) for each, or one in all.")
+    if not several:
+        return lambda index: rows[0]
+    return lambda index: rows[index] if index < len(rows) else None  # videos may be longer than they say
+
+
+def _numbers(values):
+    """Float64 array; empty where these are no numbers."""
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        return np.zeros(0)
+
+
 class ResultFolder:
     """Writes the results of many pictures into a folder, each under a name of its own that never leads elsewhere.
 
@@ -441,7 +626,7 @@ def _file_stem(source):
     """What the files of a picture are called: its name without folder and format, as every file system takes it."""
     name = source.replace("\\", "/").rstrip("/").rpartition("/")[2]
     suffix = pathlib.PurePath(name).suffix
-    name = name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+    name = name.removesuffix(suffix) if suffix.lower() in (*IMAGE_SUFFIXES, *DEPTH_SUFFIXES) else name
     name = re.sub(r"#(\d{6})$", r"_\1", name)  # frames of videos
     name = "".join(letter if letter.isprintable() and letter not in '<>:"|?*' else "_" for letter in name)
     return name.strip(". ").encode()[:_MAX_STEM_BYTES].decode(errors="ignore") or "picture"

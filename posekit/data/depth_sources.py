@@ -36,6 +36,7 @@ from posekit.data.depth_files import (
 )
 from posekit.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source
 from posekit.files import npz_entries, read_npz, regular_file
+from posekit.geometry.depth import DepthCamera
 
 PICTURE_SUFFIXES = (".png", ".bin", ".npy")
 SUFFIXES = (*PICTURE_SUFFIXES, ".npz", ".h5")
@@ -62,11 +63,15 @@ class DepthFrame:
         depth: Float32 `[height, width]` in millimetres; 0 where nothing was measured.
         name: File name, or what stands for it.
         index: Position in the stream.
+        camera: `DepthCamera` that measured it, where it is known.
+        center: `[3]` millimetres, camera axes (y down): about the middle of what is looked for, where it is known.
     """
 
     depth: np.ndarray
     name: str
     index: int = 0
+    camera: DepthCamera | None = None
+    center: np.ndarray | None = None
 
     @property
     def image(self):
