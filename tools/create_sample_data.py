@@ -16,8 +16,9 @@ needed. `python tools/create_dataset.py --data_dir=data …` then runs as with r
                       h36m_sh_dt_ft.pkl (what a detector would say), as CHUNYUWANG/lcn-pose has them: seven people do
                       15 actions twice before four cameras
 
-Each folder gets a file sample_data.json that says so. A folder without it holds somebody's data and is left alone;
-with --overwrite it is renamed to <folder>.old. Folders that are complete already are not made again.
+Each folder gets a file sample_data.json that says so. A folder without it, or whose files were changed since, holds
+somebody's data and is left alone; with --overwrite it is renamed to <folder>.old. Folders that are complete already are
+not made again.
 """
 
 import concurrent.futures
@@ -28,8 +29,10 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import sys
 import time
+import zlib
 
 import cv2
 import numpy as np
@@ -53,11 +56,13 @@ from posekit.data.synthetic_motion import (
     sample_recording,
 )
 from posekit.data.tfrecord import RecordWriter, explain_write_errors
+from posekit.files import print_any_text
 from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16
 from posekit.training.config import import_tensorflow_quietly
 
 DATASETS = ("lsp", "lsp_ext", "mpii", "coco", "mocap", "h36m")
 MARK = "sample_data.json"
+_MAX_MARK_BYTES = 16 << 20
 # Part of every mark: raise it when the same settings give other data.
 _RECIPE = 1
 _JPEG_QUALITY = 92
@@ -117,6 +122,7 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments {argv[1:]}; write flags as --data_dir=FOLDER.")
     if FLAGS.image_size and FLAGS.image_size < 64:
         raise app.UsageError(f"--image_size={FLAGS.image_size}: people need at least 64 pixels; 0 draws the size.")
+    print_any_text()
     start = time.monotonic()
     try:
         with _processes() as pool:
@@ -171,7 +177,11 @@ def _settings(name):
 
 
 class _Mark:
-    """A folder of sample data and the file in it that says so."""
+    """A folder of sample data and the file in it that says so.
+
+    The mark has the settings, `null` until all is written, and of every file its size and checksum, which tell whether
+    it is still the one that was written.
+    """
 
     def __init__(self, data_dir, folder, settings):
         self.folder = data_dir / folder
@@ -180,26 +190,59 @@ class _Mark:
         self._written = set()
 
     def _read(self):
+        """`(settings, files)`: dict of name to `[size, checksum]`, which is `None` in marks of earlier versions.
+
+        Raises:
+            ForeignDataError: With what is wrong with the mark, such as that it names what is not in the folder; or if
+                there is none.
+        """
+        path = self.folder / MARK
+        if not path.is_file():
+            raise ForeignDataError(f"there is no {MARK}")
+        if path.stat().st_size > _MAX_MARK_BYTES:
+            raise ForeignDataError(f"{MARK} is too large")
         try:
-            content = json.loads((self.folder / MARK).read_text())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+            content = json.loads(path.read_bytes())
+            settings, files = content["settings"], content["files"]
+            files = {name: None for name in files} if isinstance(files, list) else dict(files)
+            inside = os.path.join(os.path.realpath(self.folder), "")
+            for name in files:
+                # Whatever a mark names may be removed.
+                if "\0" in name or not os.path.realpath(self.folder / name).startswith(inside):
+                    raise ForeignDataError(f"{MARK} names {name!r:.80}, no file of its folder")
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            raise ForeignDataError(f"{MARK} makes no sense") from None
+        return settings, files
 
     def complete(self):
-        content = self._read()
-        return content.get("settings") == self._settings and all(
-            (self.folder / name).is_file() for name in content.get("files", [""])
-        )
+        try:
+            settings, files = self._read()
+            return settings == self._settings and all(
+                (self.folder / name).stat().st_size == known[0] if known else (self.folder / name).is_file()
+                for name, known in files.items()
+            )
+        except (ForeignDataError, OSError, TypeError, LookupError):
+            return False
 
     def check_free(self):
-        if not self.folder.exists() or self._read() or (self.folder.is_dir() and not any(self.folder.iterdir())):
+        """Makes sure that the folder is empty, or holds nothing under the names of its mark but what was written."""
+        if not self.folder.exists():
             return
+        if self.folder.is_dir() and all(_is_left_behind(path) for path in self.folder.iterdir()):
+            return
+        try:
+            for name, known in self._read()[1].items():
+                path = self.folder / name
+                if os.path.lexists(path) and (known is None or _size_and_checksum(path) != known):
+                    raise ForeignDataError(f"{name!r:.80} is not the file that {MARK} knows")
+            return
+        except ForeignDataError as error:
+            reason = error
         old = self.folder.with_name(self.folder.name + ".old")
         if not FLAGS.overwrite:
             raise ForeignDataError(
-                f"{self.folder} holds data that is not sample data. Choose another --data_dir, or add --overwrite to "
-                f"rename it to {old} first."
+                f"{self.folder} holds data that is not sample data: {reason}. Choose another --data_dir, or add "
+                f"--overwrite to rename it to {old} first."
             )
         if old.exists():
             raise ForeignDataError(f"{self.folder} cannot be renamed to {old}: that exists too. Move one of them away.")
@@ -207,21 +250,16 @@ class _Mark:
 
     def begin(self):
         """Removes earlier sample data and says that the folder is not complete."""
-        content = self._read()
-        self._check_names(content.get("files", []))
-        earlier = {self.folder / name for name in content.get("files", [])}
-        if content and content.get("settings") is None:
+        settings, files = self._read() if (self.folder / MARK).exists() else (self._settings, {})
+        earlier = {self.folder / name for name in files}
+        if settings is None:
             earlier |= {path for pattern in self._leftovers for path in self.folder.glob(pattern)}
-        _write_file(self.folder / MARK, _json({"settings": None, "files": sorted(content.get("files", []))}))
+        earlier |= {path for path in self.folder.rglob(".*.tmp") if _is_left_behind(path)}
+        self._write(None, files)
         for path in earlier:
             path.unlink(missing_ok=True)
-
-    def _check_names(self, names):
-        """Refuses a mark that names what does not lie in the folder, before anything is removed."""
-        inside = self.folder.resolve()
-        for name in names if isinstance(names, list) else [names]:
-            if not isinstance(name, str) or "\0" in name or inside not in (self.folder / name).resolve().parents:
-                raise ForeignDataError(f"{self.folder / MARK} names {name!r}, no file of its folder; remove it.")
+        # From here on, a file of the same name may be another one.
+        self._write(None, {})
 
     def write_bytes(self, name, data):
         _write_file(self.folder / name, data)
@@ -231,7 +269,35 @@ class _Mark:
         self._written.update(names)
 
     def finish(self):
-        _write_file(self.folder / MARK, _json({"settings": self._settings, "files": sorted(self._written)}))
+        self._write(self._settings, {name: _size_and_checksum(self.folder / name) for name in sorted(self._written)})
+
+    def _write(self, settings, files):
+        _write_file(self.folder / MARK, _json({"settings": settings, "files": files}))
+
+
+def _size_and_checksum(path):
+    """`[size, CRC-32]` of a file, `None` for what is no regular one."""
+    if not path.is_file():
+        return None
+    size = checksum = 0
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    return [size, checksum]
+
+
+def _is_left_behind(path):
+    """Whether a file is one that a process, which is no more, was writing."""
+    match = re.fullmatch(r"\..+\.(\d{1,9})\.tmp", path.name)
+    if not match or os.name != "posix" or not path.is_file():
+        return False
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _write_file(path, data):

@@ -35,6 +35,7 @@ from posekit.data.tfrecord import (
     read_records,
     summary_path,
 )
+from posekit.files import print_any_text
 from posekit.geometry.depth import world_to_pixel
 from posekit.skeletons import COCO_PLUS19, LSP14
 from posekit.training.config import import_tensorflow_quietly
@@ -66,6 +67,7 @@ def main(argv):
     import_tensorflow_quietly()
     from posekit.drawing import save_image
 
+    print_any_text()
     output = pathlib.Path(FLAGS.output or FLAGS.data_dir)
     names = argv[1:] or _all_names(FLAGS.data_dir)
     if not names:

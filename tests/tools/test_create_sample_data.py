@@ -288,6 +288,120 @@ def test_foreign_data_is_left_alone(tmp_path):
     assert (tmp_path / "lsp_dataset/images/im0001.jpg").exists()
 
 
+def test_files_that_were_changed_are_left_alone(tmp_path):
+    flags = (f"--data_dir={tmp_path}", "--h36m")
+    run(*flags, "--num_h36m_poses=20")
+    folder = tmp_path / "h36m"
+    path, mark = folder / "h36m_test.pkl", json.loads((folder / "sample_data.json").read_text())
+    assert mark["files"]["h36m_test.pkl"][0] == path.stat().st_size and len(mark["files"]) == 3
+    # The same size is not enough.
+    real = bytes(path.stat().st_size)
+    path.write_bytes(real)
+    text = run(*flags, "--num_h36m_poses=30", status=1)
+    assert "holds data that is not sample data: 'h36m_test.pkl' is not the file that sample_data.json knows" in text
+    assert path.read_bytes() == real and json.loads((folder / "sample_data.json").read_text()) == mark
+    run(*flags, "--num_h36m_poses=30", "--overwrite")
+    assert (tmp_path / "h36m.old/h36m_test.pkl").read_bytes() == real
+    assert len(load_pickle(path)) == 6
+    # A file that is gone is made again.
+    path.unlink()
+    run(*flags, "--num_h36m_poses=30")
+    assert len(load_pickle(path)) == 6
+
+
+def test_marks_of_earlier_versions(tmp_path):
+    flags = (f"--data_dir={tmp_path}", "--h36m")
+    run(*flags, "--num_h36m_poses=20")
+    mark = tmp_path / "h36m/sample_data.json"
+    content = json.loads(mark.read_text())
+    mark.write_text(json.dumps(content | {"files": list(content["files"])}))
+    assert "already" in run(*flags, "--num_h36m_poses=20")
+    # Whether its files are still the same cannot be told.
+    assert "is not the file that" in run(*flags, "--num_h36m_poses=30", status=1)
+
+
+MARKS = {
+    "outside": {"../victim.txt": [8, 0]},
+    "list": ["../victim.txt"],
+    "absolute": ["{folder}/victim.txt"],
+    "folder": [""],
+    "this": ["."],
+    "inner": ["inner"],
+    "link": ["link/victim.txt"],
+    "nul": ["a\0b"],
+    "surrogate": ["\ud800"],
+    "number": 5,
+    "numbers": [1],
+    "lists": [["a"]],
+    "text": "../victim.txt",
+    "nothing": None,
+}
+
+
+MANY_RUNS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import create_sample_data as tool
+tool.FLAGS(["tool", "--h36m", "--num_h36m_poses=20"])
+for folder in sys.argv[2:]:
+    tool.FLAGS.data_dir = folder
+    assert tool.main(["tool"]) == 1
+"""
+
+
+def refused(folders):
+    """Runs for a list of folders, all of which must be refused; returns a line about each."""
+    command = [sys.executable, "-c", MANY_RUNS, str(ROOT / "tools"), *map(str, folders)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == len(folders) and all("not sample data" in line and "--overwrite" in line for line in lines)
+    return lines
+
+
+def test_marks_that_name_what_is_not_theirs(tmp_path):
+    contents = {}
+    for kind, files in MARKS.items():
+        for number, settings in enumerate((None, {"seed": 1})):
+            place = tmp_path / f"{kind}{number}"
+            (place / "h36m/inner").mkdir(parents=True)
+            (place / "h36m/link").symlink_to(place)
+            (place / "victim.txt").write_text("precious")
+            text = json.dumps({"settings": settings, "files": files}).replace("{folder}", str(place))
+            (place / "h36m/sample_data.json").write_text(text)
+            contents[place] = text
+    before = sorted(tmp_path.rglob("*"))
+    refused(contents)
+    assert sorted(tmp_path.rglob("*")) == before
+    for place, text in contents.items():
+        assert (place / "victim.txt").read_text() == "precious"
+        assert (place / "h36m/sample_data.json").read_text() == text
+
+
+def test_marks_that_make_no_sense(tmp_path):
+    for number, content in enumerate((b"[" * 100_000, b"{", b"[]", b"5", b"\xff", b"{}")):
+        (tmp_path / f"{number}/h36m").mkdir(parents=True)
+        (tmp_path / f"{number}/h36m/sample_data.json").write_bytes(content)
+    assert all("sample_data.json makes no sense" in line for line in refused(sorted(tmp_path.iterdir())))
+
+
+def test_what_killed_runs_leave_is_removed(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead = int(dead.stdout)
+    folder = tmp_path / "h36m"
+    folder.mkdir()
+    (folder / f".sample_data.json.{dead}.tmp").write_bytes(b"{")
+    run(f"--data_dir={tmp_path}", "--h36m", "--num_h36m_poses=20")
+    names = ["h36m_sh_dt_ft.pkl", "h36m_test.pkl", "h36m_train.pkl", "sample_data.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    kept = [f".h36m_test.pkl.{os.getpid()}.tmp", ".notes.tmp"]
+    for name in (f".h36m_test.pkl.{dead}.tmp", *kept):
+        (folder / name).write_bytes(b"half")
+    run(f"--data_dir={tmp_path}", "--h36m", "--num_h36m_poses=30")
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *kept])
+
+
 def test_bad_flags_and_places(tmp_path):
     assert "at least 64 pixels" in run(f"--data_dir={tmp_path}", "--image_size=10", status=1)
     (tmp_path / "file").write_text("")
