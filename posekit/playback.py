@@ -12,7 +12,7 @@ from PIL import Image
 
 from posekit.data.sources import Frame, Source, open_source
 from posekit.drawing import draw_text, save_image
-from posekit.files import replacing
+from posekit.files import check_place, replacing
 
 ESCAPE = 27
 OUTPUTS = (".mp4", ".gif", ".png", ".jpg")
@@ -31,6 +31,24 @@ def has_display():
         return True
     except cv2.error:
         return False
+
+
+def check_output(output):
+    """Checks before anything is predicted that what is asked for can be shown or written.
+
+    Args:
+        output: As for `play`.
+
+    Raises:
+        ValueError: If there is neither an output nor a display, or the output's ending is another.
+        OSError: If the output cannot be written, saying why and what to do.
+    """
+    if not output and not has_display():
+        raise ValueError("There is no display here; write a file instead: --output=out.mp4, or .gif or .png.")
+    if output:
+        if _suffix(output) not in _SINKS:
+            raise ValueError(f"--output={output!s:.200} must end in {', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]}.")
+        check_place(output)
 
 
 def play(
@@ -71,9 +89,9 @@ def play(
 
     Raises:
         ValueError: If there is neither an output nor a display, or frames that bring keypoints are to be turned.
+        OSError: If the output cannot be written.
     """
-    if not output and not has_display():
-        raise ValueError("There is no display here; write a file instead: --output=out.mp4, or .gif or .png.")
+    check_output(output)
     opened = source if isinstance(source, Source) else open_source(source)
     every = every or (5 if opened.kind == "camera" else 1)
     animated = animate is not None and opened.length == 1 and _suffix(output) in (".mp4", ".gif")
@@ -113,14 +131,8 @@ def _suffix(output):
 def _sink(output, fps, opened):
     if not output:
         return _Window(wait=0 if opened.kind in ("image", "folder") else 1)
-    path = pathlib.Path(output)
-    if _suffix(output) == ".mp4":
-        return _Video(path, fps)
-    if _suffix(output) == ".gif":
-        return _Animation(path, fps)
-    if _suffix(output) in (".png", ".jpg", ".jpeg"):
-        return _Pictures(path, single=opened.length == 1)
-    raise ValueError(f"--output={output} must end in {', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]}.")
+    kind = _SINKS[_suffix(output)]
+    return kind(pathlib.Path(output), opened.length == 1 if kind is _Pictures else fps)
 
 
 class _Window:
@@ -281,6 +293,9 @@ class _Pictures:
 
     def close(self):
         pass
+
+
+_SINKS = {".mp4": _Video, ".gif": _Animation, **dict.fromkeys((".png", ".jpg", ".jpeg"), _Pictures)}
 
 
 def _palette(picture):

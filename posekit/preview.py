@@ -33,12 +33,13 @@ class Command(WeightsOptions):
 
 def run(name, system, config, options, rest):
     """Plays the source; returns the exit status."""
-    from posekit.playback import play
+    from posekit.playback import check_output, play
     from posekit.predictor import predictor_class
 
     no_more(rest)
     if options.view and options.view not in system.VIEWS:
         raise UsageError(f"--view={options.view} is not a view of {name}; choose from {', '.join(system.VIEWS)}.")
+    check_output(options.output)
     predictor = predictor_class(system).from_weights(name, config, options.reference)
     count, rate, paths = play(
         predictor,

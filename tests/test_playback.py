@@ -126,6 +126,17 @@ def frames_of(path):
     return [np.asarray(frame.convert("RGB")) for frame in frames], times
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.png"])
+def test_a_place_that_takes_no_file_is_said_before_anything_is_predicted(video, tmp_path, name):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / name).mkdir()
+    predictor = CountingPredictor()
+    for output in (tmp_path / "file" / name, tmp_path / name, tmp_path / f"\0{name}", tmp_path / ("x" * 300 + name)):
+        with pytest.raises(OSError, match="Cannot write .*Give a file"):
+            playback.play(predictor, video, str(output), view="mesh", keys=KEYS, draw=draw)
+    assert not predictor.images and {path.name for path in tmp_path.iterdir()} == {"file", name, "in.mp4"}
+
+
 def test_video_to_animation(video, tmp_path):
     _, (count, _, paths) = play(video, tmp_path / "new" / "out.gif")
     frames, times = frames_of(paths[0])
