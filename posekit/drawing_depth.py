@@ -107,11 +107,11 @@ def depth_colors(skeleton):
 
     Follows: mks0601/V2V-PoseNet_RELEASE vis.
     """
-    for known in (DEPTH_SKELETONS.get(skeleton.name), *DEPTH_SKELETONS.values()):
-        if known is not None and set(skeleton.joints) <= set(known.joints):
-            colors = (_color(name, known) for name in skeleton.joints)
-            return [(color, color) for color in colors]
-    return joint_colors(skeleton)
+    known = _dataset_skeleton(skeleton)
+    if known is None:
+        return joint_colors(skeleton)
+    colors = (_color(name, known) for name in skeleton.joints)
+    return [(color, color) for color in colors]
 
 
 def draw_depth_skeleton(image, joints_px, skeleton, visibility=None, width=None, colors=None):
@@ -269,11 +269,12 @@ def depth_picture(
     if skeleton is None:
         raise ValueError("Joints given as an array need their skeleton: depth_picture(…, skeleton=MSRA21).")
     people, true = _people(joints, skeleton), _people(truth, skeleton)
-    center, reach = _middle_and_reach(people, true, skeleton, camera, reach)
+    tinted = reach or _usual_reach(skeleton, camera)
+    reach = _middle_and_reach(people, true, skeleton, camera, reach)[1]
     captions = _captions(people, true, camera, azimuth_deg) if captions is None else tuple(captions)
     panels = []
     if view != "3d":
-        colors = _reference(depth, true if len(true) else people, reference, reach)
+        colors = _reference(depth, true if len(true) else people, reference, tinted or reach)
         panels.append(_depth_panel(depth, people, true, camera, skeleton, start_px, colors, height))
     if view != "depth":
         options = {"azimuth_deg": azimuth_deg, "elevation_deg": elevation_deg, "from_above": from_above}
@@ -508,11 +509,10 @@ def _middle_and_reach(people, truth, skeleton, camera, reach):
         return np.full(3, np.nan), reach or 1.0
     low, high = points.min(0), points.max(0)
     if reach is None:
-        known = REACH_MM.get(skeleton.name)
-        scale = 1.0 if camera.unit == "mm" else 1e-3
-        # Parts of a skeleton, other skeletons and several people: as far as they go.
+        usual = _usual_reach(skeleton, camera)
+        # Long fingers, other skeletons and several people: as far as they go.
         whole = 0.75 * float((high - low).max())
-        reach = max(known * scale, whole) if known else max(1.2 * whole, 1e-6)
+        reach = max(usual, whole) if usual else max(1.2 * whole, 1e-6)
     if not 0 < reach < np.inf:
         raise ValueError(f"reach={reach} is not a length above 0.")
     return (low + high) / 2, float(reach)
@@ -557,6 +557,19 @@ def _captioned(picture, text):
 @functools.cache
 def _font(size):
     return ImageFont.load_default(size=size)
+
+
+def _dataset_skeleton(skeleton):
+    """The depth dataset's skeleton that this is, or is a part of; None for others."""
+    first = [known for name, known in DEPTH_SKELETONS.items() if skeleton.name.startswith(name)]
+    fitting = (known for known in (*first, *DEPTH_SKELETONS.values()) if set(skeleton.joints) <= set(known.joints))
+    return next(fitting, None)
+
+
+def _usual_reach(skeleton, camera):
+    """Half the cube of the dataset, in the camera's unit; None for other skeletons."""
+    known = _dataset_skeleton(skeleton)
+    return known and REACH_MM[known.name] * (1.0 if camera.unit == "mm" else 1e-3)
 
 
 def _color(name, skeleton):

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from posekit.codecs.voxel_heatmap import VoxelCodec
 from posekit.data import depth_pipeline
+from posekit.data.depth_files import PNG_LAYOUTS
 from posekit.data.depth_records import DEPTH_STEP
 from posekit.data.depth_results import read_results, write_results
 from posekit.drawing import draw_text
@@ -152,7 +153,22 @@ class Scoring(Options):
     method: str = option("", "name of what is evaluated in tables and plots; empty: posekit, or the file's name")
 
 
-OPTIONS = {"validate": Scoring}
+@dataclasses.dataclass(frozen=True)
+class Depths(Options):
+    """Further options of `preview` and `predict`, which read depth pictures here."""
+
+    intrinsics: tuple[str, ...] = option(
+        (), "fx,fy,cx,cy of the depth camera, px; empty: the dataset's, for pictures of its size"
+    )
+    center: tuple[str, ...] = option(
+        (), "x,y,z of about the middle of the hand or body, mm, y down; empty: estimated in every picture"
+    )
+    depth_scale: float = option(0.0, "millimetres of a value of 1; 0: 1, and 1000 in .h5", lower=0.0, upper=1e6)
+    layout: str = option("mm16", "PNG files: 16 bits, or NYU's, green x 256 + blue", choices=PNG_LAYOUTS)
+    size: tuple[str, ...] = option((), "width,height of .bin files without a header, px")
+
+
+OPTIONS = {"validate": Scoring, "preview": Depths, "predict": Depths}
 
 
 def codec(config):
@@ -733,11 +749,22 @@ def draw(people, image, view="both", azimuth_deg=AZIMUTH_DEG):
         raise ValueError(f"view={view!r}: choose one of {', '.join(VIEWS)}.")
     if not len(people):
         return draw_text(tint_depth(image, float(np.median(image)), 500.0), {"nothing found": 0})
-    focal, cx, cy = people.camera[0]
-    height, width = people.image_size
-    camera = DepthCamera(focal, focal, cx, cy, False, width, height, "mm")
+    camera = _camera_of(people)
     return depth_picture(image, world_joints(people, camera), camera, people.skeleton, view=view,
                          azimuth_deg=azimuth_deg)  # fmt: skip
+
+
+def _camera_of(people):
+    """The camera in which people were found; its focal length along y is that of their joints."""
+    focal, cx, cy = people.camera[0].astype(np.float64)
+    height, width = people.image_size
+    slopes = people.joints3d[..., 1].astype(np.float64) / people.joints3d[..., 2]
+    offsets = people.keypoints_px[..., 1] - cy
+    seen = np.isfinite(slopes) & np.isfinite(offsets) & (np.abs(slopes) > 1e-3)
+    if seen.any():
+        focal_y = np.sum(offsets[seen] * slopes[seen]) / np.sum(slopes[seen] ** 2)
+        return DepthCamera(focal, focal_y, cx, cy, False, width, height, "mm")
+    return DepthCamera(focal, focal, cx, cy, False, width, height, "mm")
 
 
 def animate(people, image, view="both"):

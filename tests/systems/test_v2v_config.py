@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from posekit.results import People
 from posekit.skeletons import MSRA21
 from posekit.systems import v2v
 
@@ -98,3 +99,19 @@ def test_subsets_give_skeletons_that_can_be_drawn():
         camera=people.camera[:0], person_scores=None, boxes=None,
     )  # fmt: skip
     assert v2v.draw(nobody, depth).shape == (240, 320, 3)
+
+
+def test_drawing_knows_the_camera_of_the_people():
+    """Pixels need not be square; what the depth camera measured lies under the joints all the same."""
+    joints = np.random.default_rng(0).uniform([-0.1, -0.1, 0.4], [0.1, 0.1, 0.6], (1, 21, 3))
+    camera = v2v.DepthCamera(200.0, 260.0, 90.0, 70.0, False, 180, 140, "mm")
+    pixels = v2v.world_to_pixel(1000 * joints, camera)[..., :2]
+    people = People(pixels, np.ones((1, 21)), MSRA21, (140, 180), camera=[[200, 90, 70]], joints3d=joints)
+    found = v2v._camera_of(people)
+    np.testing.assert_allclose(found.signed_intrinsics, camera.signed_intrinsics, rtol=1e-5)
+    assert (found.width, found.height) == (180, 140)
+    depth = np.full((140, 180), 500.0, np.float32)
+    assert v2v.draw(people, depth).shape[2] == 3
+    level = people.joints3d * [1, 0, 1]
+    level = dataclasses.replace(people, keypoints_px=np.full((1, 21, 2), 70.0), joints3d=level)
+    assert v2v._camera_of(level).fy == 200
