@@ -104,6 +104,18 @@ def print_any_text():
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def printable(text):
+    """A text of a file from elsewhere with `?` for what would do something to the screen.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Text of the same length.
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def cache_folder():
     """Folder for what posekit keeps between runs, such as downloaded weights and bodies.
 

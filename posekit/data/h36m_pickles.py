@@ -16,6 +16,7 @@ import numpy as np
 from posekit.data.h36m import CameraTable, Poses, UnknownCameraError, sound_rows
 from posekit.data.hdf5 import CAMERA_COLUMNS, COLUMNS
 from posekit.data.pickles import DEFAULT_MAX_BYTES, as_numbers, iterate_pickle, load_pickle
+from posekit.files import printable
 
 _BLOCK = 1 << 13
 
@@ -266,8 +267,7 @@ def _camera_name(camera):
 def _item_name(item, number):
     path = item.get("image_path") if isinstance(item, dict) else None
     name = pathlib.PurePath(path).stem[:80] if isinstance(path, str) else ""
-    # It goes to the screen.
-    return "".join(letter if letter.isprintable() else "?" for letter in name) or f"item {number}"
+    return printable(name) or f"item {number}"
 
 
 def _read_detections(path, split, max_bytes):

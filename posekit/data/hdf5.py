@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from posekit.data.tfrecord import DatasetNotFoundError, explain_write_errors
-from posekit.files import replacing
+from posekit.files import printable, replacing
 from posekit.skeletons import H36M17, SKELETONS
 
 FORMAT = "posekit poses"
@@ -394,7 +394,7 @@ class PoseFile:
         # Texts of any length lie elsewhere in the file, and HDF5 may follow damaged references for ever.
         if attribute.shape != () or attribute.dtype.kind != "S" or attribute.dtype.itemsize > _MAX_TEXT:
             raise ValueError(f"its attribute {name!r} is no short text")
-        return self._file.attrs[name].decode("utf-8", "replace").strip()
+        return printable(self._file.attrs[name].decode("utf-8", "replace").strip())
 
     def _read_cameras(self):
         link = self._file.get("cameras", getlink=True)
@@ -406,7 +406,7 @@ class PoseFile:
             raise ValueError(f"its cameras' columns have different lengths: {counts}")
         cameras = {name: group[name][()] for name in CAMERA_COLUMNS}
         check_cameras(cameras)
-        cameras["name"] = [name.decode("utf-8", "replace") for name in cameras["name"].tolist()]
+        cameras["name"] = [printable(name.decode("utf-8", "replace")) for name in cameras["name"].tolist()]
         return cameras
 
     def _checked(self, group, name, spec):

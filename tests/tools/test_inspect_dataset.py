@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import cv2
+import h5py
 import numpy as np
 
 from posekit.codecs import screen_pose
@@ -108,6 +109,23 @@ def test_pose_files(tmp_path):
     (tmp_path / "h36m_train.h5").write_bytes(b"no HDF5")
     result = run(f"--data_dir={tmp_path}", "--num_images=0", status=1)
     assert "ERROR h36m_train" in result.stderr and "h36m_test: 30 poses" in result.stdout
+
+
+def test_pose_files_from_elsewhere(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    write_poses(folder / "h36m_test.h5")
+    with h5py.File(folder / "h36m_test.h5", "a") as file:
+        file["cameras/name"][0] = b"\x1b[31mred\xff"
+        file.attrs["source"] = np.bytes_(b"by\x07hand")
+    write_poses(folder / "h36m_train.h5")
+    with h5py.File(folder / "h36m_train.h5", "a") as file:
+        for name in set(file) - {"cameras"}:
+            file[name].resize(0, axis=0)
+    result = run(f"--data_dir={folder}", "--num_images=1", status=1)
+    assert "from by?hand" in result.stdout and "cameras: ?[31mred\ufffd (1000 x 1002) 30" in result.stdout
+    assert r"pictures: " in result.stdout and r"\udcff/h36m_test_sheet.png" in result.stdout
+    assert "ERROR h36m_train" in result.stderr and "it holds no poses" in result.stderr
 
 
 def depth_crops(count, joints=21):
