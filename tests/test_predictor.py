@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import types
@@ -89,3 +90,14 @@ def test_import_posekit_waits_for_nothing():
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
     assert {"load", "Predictor", "Skeleton"} <= set(dir(posekit))
+
+
+def test_tensorflows_notices_are_only_shown_where_they_are_asked_for():
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    script = "import os, posekit; {}; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
+    options = {"capture_output": True, "text": True, "check": True}
+    found = subprocess.run([sys.executable, "-c", script.format("posekit.load")], env=environment, **options)
+    assert (found.stdout, found.stderr) == ("3\n", "")
+    environment["TF_CPP_MIN_LOG_LEVEL"] = "1"
+    found = subprocess.run([sys.executable, "-c", script.format("pass")], env=environment, **options)
+    assert found.stdout == "1\n"

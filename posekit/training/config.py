@@ -116,12 +116,11 @@ class UsageError(ValueError):
 def import_tensorflow_quietly():
     """Imports TensorFlow without the lines that it writes to the terminal whatever its log level is.
 
-    A failure to import still raises. Where `TF_CPP_MIN_LOG_LEVEL` is set, nothing is hidden.
+    A failure to import still raises. Where `TF_CPP_MIN_LOG_LEVEL` is set to less than 3, nothing is hidden.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    # `posekit` sets it to 3 where the user has not: errors reach the user as exceptions.
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
         return
-    # Errors reach the user as exceptions; what is left are notices, such as that there is no GPU.
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
