@@ -2,14 +2,17 @@
 
     python tools/benchmark.py --model=hmr
     python tools/benchmark.py --model=lcn
+    python tools/benchmark.py --model=v2v
 
 Each row runs the original's formulation (written anew in `tools/benchmark_originals.py`) and posekit's, in turns, and
 prints medians and quartiles of the times, how posekit's median relates to the original's, and how much memory each
-takes at its peak, measured in a process of its own.
+takes at its peak, measured in a process of its own. V2V-PoseNet's network is compared in PyTorch where that is
+installed; elsewhere its times are told as they were measured.
 """
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -34,7 +37,10 @@ import benchmark_originals as originals
 
 from posekit.bodies import load_body
 from posekit.codecs.screen_pose import camera_to_image
+from posekit.codecs.voxel_heatmap import VoxelCodec
 from posekit.data import pipeline
+from posekit.data.depth_pipeline import depth_batches
+from posekit.data.depth_records import DEPTH_STEP, DepthRecord, encode_depth
 from posekit.data.h36m import pose_batches
 from posekit.data.schema import ImageRecord
 from posekit.data.synthetic import sample_picture, sample_poses, sample_shapes
@@ -43,15 +49,17 @@ from posekit.geometry.cameras import ndc_to_px, orthographic_projection
 from posekit.layers import SMPL
 from posekit.losses import mesh_reprojection_loss
 from posekit.metrics.h36m import evaluate
-from posekit.models import HMR, LCN, Critic
+from posekit.models import HMR, LCN, Critic, V2VPoseNet
 from posekit.ops.rasterize import rasterize
 from posekit.skeletons import H36M17, LSP14
 from posekit.training.fused_adam import FusedAdam
 from posekit.training.gan import HMRTrainer
+from posekit.training.torch_optimizers import TorchAdam
+from posekit.training.volumetric import VolumetricTrainer
 
 BFLOAT16 = "posekit_bfloat16"
 
-flags.DEFINE_enum("model", "hmr", ["hmr", "lcn"], "System to measure.")
+flags.DEFINE_enum("model", "hmr", ["hmr", "lcn", "v2v"], "System to measure.")
 flags.DEFINE_list("rows", None, "Rows to measure, by name; all by default.")
 flags.DEFINE_integer("repeats", 11, "Runs of each side, of which the median counts.", lower_bound=1)
 flags.DEFINE_bool("memory", True, "Measure peak memory too.")
@@ -79,11 +87,17 @@ class Sizes:
     stored_poses: int = 400_000
     pose_batches: int = 500
     scored_poses: int = 100_000
+    depth_batch: int = 8
+    cube_size: int = 88
+    width: int = 16
+    depth_records: int = 2048
+    depth_batches: int = 200
 
 
 QUICK = Sizes(
     smpl_batch=2, batch=2, image_size=48, silhouette_pixels=300, critic_steps=2, pictures=4, batches=2,
     poses=8, channels=4, blocks=1, stored_poses=100, pose_batches=5, scored_poses=60,
+    depth_batch=2, cube_size=16, width=2, depth_records=24, depth_batches=3,
 )  # fmt: skip
 # The original scores one pose after the other: as many are timed, and multiplied.
 _SCORED_BY_ORIGINAL = 2000
@@ -98,11 +112,22 @@ class Row:
             docstring is the row's title.
         sides: Formulations to compare, the original first.
         same_work: Whether all do the same amount of work, so that their memory compares.
+        needs: Module without which the original's formulation cannot run.
+        given_ms: What the original was measured to take, told where it cannot run.
     """
 
     make: Callable
     sides: tuple[str, ...] = ("original", "posekit")
     same_work: bool = True
+    needs: str | None = None
+    given_ms: float | None = None
+
+    @property
+    def runnable(self):
+        """The sides that can run here."""
+        if self.needs is None or importlib.util.find_spec(self.needs):
+            return self.sides
+        return self.sides[1:]
 
     @property
     def title(self):
@@ -310,6 +335,101 @@ def pose_pipeline(side, sizes):
     return run
 
 
+def voxels_and_heatmaps(side, sizes):
+    """Voxels and heatmaps of 21 joints from 8 depth crops of 150 x 150."""
+    codec = _voxel_codec(sizes)
+    batch = _depth_batch(sizes)
+    batched, rng = codec.batched(), np.random.default_rng(0)
+    if side == "original":
+        frames = {key: value.numpy() for key, value in batch.items()}
+        sizes_of = {"cubic_size": codec.cubic_size, "original": codec.original_size, "cropped": codec.cropped_size}
+
+        def encode():
+            for number in range(sizes.depth_batch):
+                depth, box, camera, joints, refpoint = (
+                    frames[key][number] for key in ("depth", "box", "camera", "joints", "refpoint")
+                )
+                depth = depth * np.float32(DEPTH_STEP["mm"])
+                originals.voxels_and_heatmaps(depth, box, camera, joints, refpoint, codec.draw(rng), **sizes_of)
+
+        return _timed_alone(encode)
+
+    @tf.function
+    def encode(seed):
+        augmentation = batched.draw(seed, sizes.depth_batch)
+        points = batched.points(batch["depth"], batch["box"], batch["camera"], DEPTH_STEP["mm"])
+        grid = batched.joints_to_grid(batch["joints"], batch["refpoint"], augmentation)
+        return batched.voxels(points, batch["refpoint"], augmentation), batched.heatmaps(grid)
+
+    return _timed_alone(lambda: encode(tf.constant(rng.integers(1 << 31, size=2))))
+
+
+def voxel_forward(side, sizes):
+    """V2V-PoseNet's forward of one cube of 88 voxels."""
+    voxels = _cubes(sizes, 1)
+    if side == "original":
+        network, read = _torch_network(sizes)
+        network.eval()
+        cubes = read(voxels)
+        return _timed_alone(lambda: network(cubes).detach())
+    model = V2VPoseNet(width=sizes.width, cube_size=sizes.cube_size)
+    step = tf.function(lambda cubes: model(cubes, training=False))
+    return _timed_alone(lambda: step(voxels))
+
+
+def voxel_train_step(side, sizes):
+    """V2V-PoseNet's training step of one cube of 88 voxels."""
+    voxels = _cubes(sizes, 1)
+    grid = sizes.cube_size // 2
+    heatmaps = np.random.default_rng(0).random((1, grid, grid, grid, 21), np.float32)
+    if side == "original":
+        import torch
+
+        network, read = _torch_network(sizes)
+        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        cubes, labels = read(voxels), read(heatmaps)
+
+        def step():
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(network(cubes), labels)
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return _timed_alone(step)
+    model = V2VPoseNet(width=sizes.width, cube_size=sizes.cube_size)
+    model.compile(TorchAdam(1e-3, epsilon=1e-8), loss="mse", jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    step = tf.function(model.train_step)
+    batch = voxels, tf.constant(heatmaps)
+    return _timed_alone(lambda: step(batch))
+
+
+def voxel_train_step_batch(side, sizes):
+    """V2V-PoseNet's training step of 8 depth crops, voxels and heatmaps made within."""
+    trainer = VolumetricTrainer(V2VPoseNet(width=sizes.width), _voxel_codec(sizes), DEPTH_STEP["mm"])
+    trainer.compile(TorchAdam(1e-3, epsilon=1e-8), jit_compile=False)
+    trainer.optimizer.build(trainer.trainable_variables)
+    step, batch = tf.function(trainer.train_step), _depth_batch(sizes)
+    return _timed_alone(lambda: step(batch))
+
+
+def depth_pipeline(side, sizes):
+    """Input pipeline, a batch of 8 depth crops of 150 x 150."""
+    folder = _depth_records(sizes)
+    codec = VoxelCodec(200.0)
+    batches = iter(depth_batches(folder, "msra", "train", sizes.depth_batch, codec=codec, num_epochs=None))
+
+    def run():
+        next(batches)
+        started = time.perf_counter()
+        for _ in range(sizes.depth_batches):
+            next(batches)
+        return (time.perf_counter() - started) / sizes.depth_batches
+
+    return run
+
+
 ROWS = {
     "hmr": {
         row.__name__: Row(row)
@@ -324,6 +444,13 @@ ROWS = {
         "evaluation": Row(score_poses, same_work=False),
         "input_pipeline": Row(pose_pipeline),
     },
+    "v2v": {
+        "voxels_and_heatmaps": Row(voxels_and_heatmaps),
+        "forward": Row(voxel_forward, needs="torch", given_ms=458.0),
+        "train_step": Row(voxel_train_step, needs="torch", given_ms=1380.0),
+        "train_step_batch": Row(voxel_train_step_batch, ("posekit",)),
+        "input_pipeline": Row(depth_pipeline, ("posekit",)),
+    },
 }
 
 
@@ -334,6 +461,74 @@ def _screen_poses(count):
     joints = rng.uniform(-0.5, 0.5, (count, 17, 2))
     labels = np.concatenate([joints, rng.normal(0, 0.3, (count, 17, 1))], axis=-1)
     return tf.constant(joints, tf.float32), tf.constant(labels, tf.float32)
+
+
+def _voxel_codec(sizes):
+    return VoxelCodec(200.0, original_size=sizes.cube_size * 12 // 11, cropped_size=sizes.cube_size)
+
+
+def _hand_depth(rng, size=150):
+    """A smooth surface with the sensor's noise on about half of a crop, in millimetres."""
+    y, x = np.mgrid[:size, :size]
+    shape = cv2.GaussianBlur(rng.normal(size=(size, size)).astype(np.float32), (0, 0), 15) > 0
+    depth = 400 + 30 * np.sin(x / rng.uniform(10, 30)) + 20 * np.cos(y / rng.uniform(10, 30))
+    return np.where(shape, np.rint(depth + rng.normal(size=depth.shape)), 0)
+
+
+def _hand_record(rng, name):
+    joints = rng.normal(0, 40, (21, 3)) + [0, 0, 400]
+    return DepthRecord(
+        name, encode_depth(_hand_depth(rng), "mm"), (85, 45, 235, 195), joints, np.ones(21), [[0, 0, 400]] * 9, "file",
+        (241.42, -241.42, 160, 120), (320, 240), "mm", (300, 300, 300),
+    )  # fmt: skip
+
+
+@functools.cache
+def _depth_batch(sizes):
+    """What crosses the pipeline in one batch."""
+    rng = np.random.default_rng(0)
+    records = [_hand_record(rng, str(number)) for number in range(sizes.depth_batch)]
+    columns = {"depth": np.uint16, "box": np.int32, "joints": np.float32, "valid": np.float32, "camera": np.float32}
+    batch = {
+        key: tf.constant(np.array([getattr(record, key) for record in records], dtype))
+        for key, dtype in columns.items()
+    }
+    batch["refpoint"] = tf.constant([[0.0, 0.0, 400.0]] * sizes.depth_batch)
+    numbers = tf.range(sizes.depth_batch, dtype=tf.int64)
+    return batch | {"frame": numbers, "epoch": 0 * numbers}
+
+
+@functools.cache
+def _depth_records(sizes):
+    """A folder with MSRA's record sets, which lasts as long as the process."""
+    folder = tempfile.TemporaryDirectory(prefix="posekit-benchmark-")
+    _records_folders.append(folder)
+    rng = np.random.default_rng(0)
+    drawn = [_hand_record(rng, str(number)).to_example() for number in range(min(64, sizes.depth_records))]
+    for subject in range(9):
+        with RecordWriter(pathlib.Path(folder.name) / f"msra_p{subject}.tfrecords") as writer:
+            for number in range(sizes.depth_records // 8):
+                writer.write(drawn[number % len(drawn)])
+    return folder.name
+
+
+def _cubes(sizes, count):
+    """Cubes in which as many voxels are occupied as by a hand's surface."""
+    cubes = np.random.default_rng(0).random((count, *[sizes.cube_size] * 3, 1)) < 0.005
+    return tf.constant(cubes, tf.float32)
+
+
+def _torch_network(sizes):
+    """The network in PyTorch, and a function that brings arrays into its layout."""
+    import torch
+
+    torch.manual_seed(0)
+    network = originals.torch_voxel_network(width=sizes.width)
+
+    def read(values):
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(values), -1, 1)))
+
+    return network, read
 
 
 @functools.cache
@@ -412,6 +607,18 @@ def _timed(step, steps=1):
     return run
 
 
+def _timed_alone(step):
+    """Times a step whose results need not be copied anywhere."""
+
+    def run():
+        started = time.perf_counter()
+        step()
+        tf.test.experimental.sync_devices()
+        return time.perf_counter() - started
+
+    return run
+
+
 def measure(row, sizes, repeats):
     """Runs all sides in turns.
 
@@ -424,7 +631,7 @@ def measure(row, sizes, repeats):
         Dict of side to milliseconds: lower quartile, median, upper quartile.
     """
     row = ROWS[FLAGS.model][row]
-    runs = {side: row.make(side, sizes) for side in row.sides}
+    runs = {side: row.make(side, sizes) for side in row.runnable}
     for run in runs.values():
         run()
     seconds = {side: [] for side in runs}
@@ -486,10 +693,13 @@ def _probe_in_subprocess(row, side):
 
 def _print_row(result):
     print(result["title"], flush=True)
-    original = result["milliseconds"]["original"]
+    given = result.get("given", {}).get("original")
+    if given:
+        print(f"  {'original':<20}{given:>10.2f}   as measured elsewhere on two cores; PyTorch is not installed here")
+    original = result["milliseconds"].get("original", given)
     for side, median in result["milliseconds"].items():
         low, high = result["quartiles"][side]
-        ratio = "" if side == "original" else f"{median / original:.2f} = 1/{original / median:.1f}"
+        ratio = "" if side == "original" or not original else f"{median / original:.2f} = 1/{original / median:.1f}"
         memory = result["megabytes"][side]
         memory = "-" if memory is None else f"{memory:.0f}"
         print(f"  {side:<20}{median:>10.2f}{f'{low:.2f} to {high:.2f}':>24}   {ratio:<16}{memory:>10}", flush=True)
@@ -521,7 +731,7 @@ def main(argv):
     )
     results = {}
     for row in FLAGS.rows or rows:
-        memory = dict.fromkeys(rows[row].sides)
+        memory = dict.fromkeys(rows[row].runnable)
         if FLAGS.memory and rows[row].same_work:
             memory = {side: _probe_in_subprocess(row, side) for side in memory}
         times = measure(row, sizes, repeats)
@@ -531,6 +741,8 @@ def main(argv):
             "quartiles": {side: [low, high] for side, (low, _, high) in times.items()},
             "megabytes": memory,
         }
+        if rows[row].given_ms and "original" not in times and not FLAGS.quick:
+            results[row]["given"] = {"original": rows[row].given_ms}
         _print_row(results[row])
     for row, (amount, unit) in _amounts(sizes).items():
         if row in results:
@@ -542,6 +754,8 @@ def main(argv):
 
 
 def _setting(sizes):
+    if FLAGS.model == "v2v":
+        return f"cubes of {sizes.cube_size} voxels, width {sizes.width}, 21 joints, batches of {sizes.depth_batch}"
     if FLAGS.model == "lcn":
         return f"{sizes.poses} poses, {sizes.channels} channels, {sizes.blocks} blocks, neighbours within 3 bones"
     return (
@@ -554,6 +768,9 @@ def _amounts(sizes):
     """What a row does in one step, as `{row: (amount, unit of the rate)}`."""
     if FLAGS.model == "hmr":
         return {row: (sizes.batch, "images/s") for row in ("input_pipeline", "input_pipeline_large")}
+    if FLAGS.model == "v2v":
+        batches = dict.fromkeys(("voxels_and_heatmaps", "train_step_batch", "input_pipeline"), sizes.depth_batch)
+        return {row: (frames, "frames/s") for row, frames in batches.items()} | {"forward": (1, "frames/s")}
     wide = 17 * sizes.channels
     # With the zeros of the mask, as the original multiplies them too; a training step has three products a layer.
     gigaflops = 2e-9 * sizes.poses * (34 * wide + 2 * sizes.blocks * wide**2 + wide * 51)

@@ -1,10 +1,12 @@
-"""The originals' formulations, written anew in today's TensorFlow, for `tools/benchmark.py` to compare with.
+"""The originals' formulations, written anew in today's libraries, for `tools/benchmark.py` to compare with.
 
 Each function computes what posekit computes, in the way the original computes it: skinning weights tiled over the
 batch, one joint after the other along the kinematic chain, a mesh for every stage and every real body, kinematic chain
 space between all samples, one call of the critic a group of samples, one backward pass a critic input, and whole
 pixels x vertices matrices; for lifted poses, dense kernels clipped and masked in every call, one pose scored after the
-other, and indices popped from a queue. They are compared for speed and memory only; posekit itself never uses them.
+other, and indices popped from a queue; for depth crops, voxels and every joint's volume one frame after the other in
+NumPy, and the network in PyTorch where that is installed. They are compared for speed and memory only; posekit itself
+never uses them.
 """
 
 import collections
@@ -461,3 +463,110 @@ def pose_batches(inputs, labels, batch_size):
             queue.extend(np.random.permutation(len(inputs)))
         rows = [queue.popleft() for _ in range(batch_size)]
         yield inputs[rows], labels[rows]
+
+
+def voxels_and_heatmaps(
+    depth, box, intrinsics, joints, refpoint, augmentation, cubic_size=200.0, original=96, cropped=88, pool=2, sigma=1.7
+):
+    """One frame's voxels, and a Gaussian computed at every voxel of every joint's volume.
+
+    Args:
+        depth: `[height, width]` crop, in the world's unit.
+        box: Left, top, right, bottom of the crop.
+        intrinsics: fx, fy (negative where the world's y points up), cx, cy.
+        joints: `[joints, 3]` in the world.
+        refpoint: `[3]`.
+        augmentation: Size in percent, angle in radians, and `[3]` translation in voxels.
+        cubic_size: Edge of the cube in the world.
+        original: Voxels along the edge of the cube before it is cropped.
+        cropped: Voxels along the edge of the network's cube.
+        pool: Voxels of the cube per voxel of the heatmaps.
+        sigma: Of the Gaussians, in voxels of the heatmaps.
+
+    Returns:
+        `(voxels, heatmaps)`: `[1, x, y, z]` and `[joints, x, y, z]`, float32.
+
+    Follows: dragonbook/V2V-PoseNet-pytorch:datasets/msra_hand.py, src/v2v_util.py.
+    """
+    fx, fy, cx, cy = intrinsics
+    new_size, angle, translation = augmentation
+    columns, rows = np.meshgrid(np.arange(box[0], box[2]) + 1.0, np.arange(box[1], box[3]) + 1.0)
+    points = np.stack([(columns - cx) * depth / fx, (rows - cy) * depth / fy, depth], axis=-1)[depth > 0]
+
+    def place(world):
+        coords = ((world - refpoint) / (cubic_size / 2) + 1) * (cropped / 2) + (original - cropped) / 2
+        coords = (coords - original / 2) * (new_size / 100)
+        x, y = coords[:, 0].copy(), coords[:, 1].copy()
+        coords[:, 0] = x * np.cos(angle) - y * np.sin(angle)
+        coords[:, 1] = x * np.sin(angle) + y * np.cos(angle)
+        return coords + original / 2 - translation
+
+    coords = place(points).astype(np.int64)
+    coords = coords[((coords >= 0) & (coords < cropped)).all(axis=1)]
+    voxels = np.zeros((cropped, cropped, cropped), np.float32)
+    voxels[coords[:, 0], coords[:, 1], coords[:, 2]] = 1
+    centers = place(joints) / pool
+    size = cropped // pool
+    x, y, z = np.meshgrid(*[np.arange(size) + 0.5] * 3, indexing="ij")
+    heatmaps = np.zeros((len(joints), size, size, size), np.float32)
+    for number, (at_x, at_y, at_z) in enumerate(centers):
+        squares = (x - at_x) ** 2 + (y - at_y) ** 2 + (z - at_z) ** 2
+        heatmaps[number] = np.exp(-squares / (2 * sigma**2))
+    return voxels[np.newaxis], heatmaps
+
+
+def torch_voxel_network(num_joints=21, width=16):
+    """The network in PyTorch; what it computes is `V2VPoseNet`'s heatmap head.
+
+    Args:
+        num_joints: Joints.
+        width: Channels of the first layer.
+
+    Returns:
+        `torch.nn.Module` from `[batch, 1, x, y, z]` to `[batch, joints, x / 2, y / 2, z / 2]`.
+
+    Raises:
+        ImportError: If PyTorch is not installed.
+
+    Follows: dragonbook/V2V-PoseNet-pytorch:src/v2v_model.py.
+    """
+    from torch import nn
+
+    def convolution(start, end, size):
+        return [nn.Conv3d(start, end, size, padding=size // 2), nn.BatchNorm3d(end)]
+
+    def basic(start, end, size):
+        return nn.Sequential(*convolution(start, end, size), nn.ReLU())
+
+    def upsample(start, end):
+        return nn.Sequential(nn.ConvTranspose3d(start, end, 2, stride=2), nn.BatchNorm3d(end), nn.ReLU())
+
+    class Sum(nn.Module):
+        """Adds what two branches make of the same features."""
+
+        def __init__(self, first, second, last):
+            super().__init__()
+            self.first, self.second, self.last = first, second, last
+
+        def forward(self, features):
+            return self.last(self.first(features) + self.second(features))
+
+    def residual(start, end):
+        branch = nn.Sequential(*convolution(start, end, 3), nn.ReLU(), *convolution(end, end, 3))
+        skip = nn.Identity() if start == end else nn.Sequential(*convolution(start, end, 1))
+        return Sum(branch, skip, nn.ReLU())
+
+    double, fourfold, eightfold = 2 * width, 4 * width, 8 * width
+    inner = nn.Sequential(
+        nn.MaxPool3d(2), residual(fourfold, eightfold), residual(eightfold, eightfold), residual(eightfold, eightfold),
+        upsample(eightfold, fourfold),
+    )  # fmt: skip
+    outer = nn.Sequential(
+        nn.MaxPool3d(2), residual(double, fourfold), Sum(inner, residual(fourfold, fourfold), nn.Identity()),
+        residual(fourfold, fourfold), upsample(fourfold, double),
+    )  # fmt: skip
+    return nn.Sequential(
+        basic(1, width, 7), nn.MaxPool3d(2), residual(width, double), residual(double, double),
+        residual(double, double), Sum(outer, residual(double, double), nn.Identity()), residual(double, double),
+        basic(double, double, 1), basic(double, double, 1), nn.Conv3d(double, num_joints, 1),
+    )  # fmt: skip

@@ -13,10 +13,12 @@ import pytest
 import tensorflow as tf
 
 from posekit.codecs.screen_pose import camera_to_image
+from posekit.codecs.voxel_heatmap import Augmentation, VoxelCodec
+from posekit.geometry.depth import depth_to_points
 from posekit.layers import SMPL, KinematicChainSpace
 from posekit.losses import mesh_reprojection_loss
 from posekit.metrics.h36m import evaluate
-from posekit.models import HMR, LCN, Critic
+from posekit.models import HMR, LCN, Critic, V2VPoseNet
 from posekit.models.lcn import original_variables
 from posekit.skeletons import H36M17, LSP14
 from posekit.testing import tiny_body
@@ -28,6 +30,7 @@ LIFTING = (
     "forward", "forward_loaded", "forward_loaded_one", "train_step", "train_step_one_hop", "evaluation",
     "input_pipeline",
 )  # fmt: skip
+VOXELS = ("voxels_and_heatmaps", "forward", "train_step", "train_step_batch", "input_pipeline")
 TIMED = ("smpl_forward", "critic_step", "train_step", "mesh_loss", "input_pipeline", "input_pipeline_large")
 
 
@@ -62,6 +65,18 @@ def test_quick_run_of_lifting_prints_every_row(tmp_path):
             assert 0 < low <= median <= high
     assert "original extrapolated from 2,000 poses" in done.stdout
     assert "GFLOP/s" in done.stdout and "poses/s" in done.stdout
+
+
+def test_quick_run_of_voxels_prints_every_row(tmp_path):
+    done = run("--model=v2v", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert tuple(numbers) == VOXELS
+    for row in numbers.values():
+        assert row["title"] in done.stdout and row["milliseconds"]["posekit"] > 0
+    assert "original" in numbers["voxels_and_heatmaps"]["milliseconds"] and "frames/s" in done.stdout
+    there = importlib.util.find_spec("torch") is not None
+    assert ("original" in numbers["forward"]["milliseconds"]) == there
 
 
 def test_memory_is_measured_in_processes_of_their_own(tmp_path):
@@ -232,3 +247,29 @@ def test_popped_batches_hold_every_pose_once(originals):
     taken = [next(batches) for _ in range(3)]
     assert sorted(np.concatenate([first for first, _ in taken])) == list(range(12))
     assert all((first == -second).all() for first, second in taken)
+
+
+@pytest.mark.parametrize(("new_size", "angle"), [(100.0, 0.0), (80.0, 0.6), (117.0, -0.3)])
+def test_voxels_and_heatmaps_are_the_codec_s(originals, new_size, angle):
+    rng = np.random.default_rng(0)
+    codec = VoxelCodec(200.0, original_size=48, cropped_size=44)
+    depth = np.where(rng.random((40, 50)) < 0.7, rng.normal(400, 30, (40, 50)), 0)
+    joints, refpoint = rng.normal(0, 30, (4, 3)) + [0, 0, 400], np.array([3.0, 2.0, 405.0])
+    augmentation = Augmentation(np.float64(new_size), np.float64(angle), np.array([0.0, 1.3, 3.9]))
+    camera = (241.42, -241.42, 160.0, 120.0)
+    voxels, heatmaps = originals.voxels_and_heatmaps(
+        depth, (135, 100, 185, 140), camera, joints, refpoint, augmentation, 200.0, 48, 44
+    )
+    points = depth_to_points(depth, "msra", (135, 100), first_pixel=1)[depth > 0]
+    expected, _, target = codec.encode(points, joints, refpoint, augmentation)
+    np.testing.assert_array_equal(voxels[0], expected)
+    assert voxels.sum() > 100
+    np.testing.assert_allclose(heatmaps, target, atol=1e-6)
+
+
+def test_voxel_network_has_the_weights_of_ours(originals):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    network = originals.torch_voxel_network(num_joints=5, width=2)
+    model = V2VPoseNet(num_joints=5, width=2)
+    ours = sorted(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert sorted(parameter.numel() for parameter in network.parameters()) == ours
