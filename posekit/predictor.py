@@ -64,27 +64,8 @@ def predictor_class(module):
     return {"pictures": Predictor, "keypoints": Lifter, "depth": DepthPredictor}[module.INPUT]
 
 
-class Predictor:
-    """Finds people in pictures.
-
-    Args:
-        name: System name.
-        module: System module.
-        config: Its options.
-        model: Its Keras model, with weights.
-        weights: `Weights` that the model was loaded from, None if untrained.
-
-    Call arguments:
-        source: A path of an image, an RGB picture (anything that NumPy takes as an array: a tensor, a PIL image), a
-            list of both; a folder, a video or a camera number.
-        batch_size: Pictures predicted together.
-        boxes: For one image: `[people, 4]` boxes x_min, y_min, x_max, y_max in pixels; for a list, one such array
-            (or None) an image. Without boxes the whole picture is taken as one person.
-
-    Returns:
-        `People` for one image, a list of `People` for a list or a folder, an iterator of `People` for a video or
-        camera. Coordinates are pixels of the picture given.
-    """
+class _Loaded:
+    """What every kind of predictor keeps of the system that it was loaded from."""
 
     def __init__(self, name, module, config, model, weights=None):
         self.name = name
@@ -107,6 +88,29 @@ class Predictor:
         """
         module, found = SYSTEMS[name](), weight_files.resolve(reference, name)
         return cls(name, module, config, weight_files.load_model(module, config, found), found)
+
+
+class Predictor(_Loaded):
+    """Finds people in pictures.
+
+    Args:
+        name: System name.
+        module: System module.
+        config: Its options.
+        model: Its Keras model, with weights.
+        weights: `Weights` that the model was loaded from, None if untrained.
+
+    Call arguments:
+        source: A path of an image, an RGB picture (anything that NumPy takes as an array: a tensor, a PIL image), a
+            list of both; a folder, a video or a camera number.
+        batch_size: Pictures predicted together.
+        boxes: For one image: `[people, 4]` boxes x_min, y_min, x_max, y_max in pixels; for a list, one such array
+            (or None) an image. Without boxes the whole picture is taken as one person.
+
+    Returns:
+        `People` for one image, a list of `People` for a list or a folder, an iterator of `People` for a video or
+        camera. Coordinates are pixels of the picture given.
+    """
 
     def open(self, source, skipped=None):
         """Opens pictures.
@@ -171,7 +175,7 @@ def _batches(items, size):
 _MAX_BATCH = 1 << 20
 
 
-class Lifter:
+class Lifter(_Loaded):
     """Lifts 2-D keypoints of people to 3-D.
 
     Args:
@@ -210,18 +214,8 @@ class Lifter:
     """
 
     def __init__(self, name, module, config, model, weights=None):
-        self.name = name
-        self.module = module
-        self.config = config
-        self.model = model
-        self.weights = weights
+        super().__init__(name, module, config, model, weights)
         self.network = module.network(model)
-
-    @classmethod
-    def from_weights(cls, name, config, reference):
-        """Makes a lifter from a configuration and weights; see `Predictor.from_weights`."""
-        module, found = SYSTEMS[name](), weight_files.resolve(reference, name)
-        return cls(name, module, config, weight_files.load_model(module, config, found), found)
 
     def open(self, source, skipped=None, *, skeleton=None, image_size=None, placement="person"):
         """Opens a file or folder of keypoints.
@@ -388,7 +382,7 @@ def _only_skeleton(count):
     return fitting[0]
 
 
-class DepthPredictor:
+class DepthPredictor(_Loaded):
     """Finds the joints of a hand or a body in depth pictures.
 
     Args:
@@ -424,19 +418,6 @@ class DepthPredictor:
         >>> hand.joints3d.shape  # doctest: +SKIP
         (1, 21, 3)
     """
-
-    def __init__(self, name, module, config, model, weights=None):
-        self.name = name
-        self.module = module
-        self.config = config
-        self.model = model
-        self.weights = weights
-
-    @classmethod
-    def from_weights(cls, name, config, reference):
-        """Makes a predictor from a configuration and weights; see `Predictor.from_weights`."""
-        module, found = SYSTEMS[name](), weight_files.resolve(reference, name)
-        return cls(name, module, config, weight_files.load_model(module, config, found), found)
 
     def open(
         self, source, skipped=None, *, intrinsics=None, center=None, depth_scale=None, layout="mm16", size=None
