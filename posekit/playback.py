@@ -119,7 +119,7 @@ def play(
 
 def _turned(frame, rotate, mirror):
     if (rotate or mirror) and not isinstance(frame, Frame):
-        raise ValueError("Keypoints from a file cannot be turned or mirrored; leave out --rotate and --mirror.")
+        raise ValueError("Keypoints and depth cannot be turned or mirrored; leave out --rotate and --mirror.")
     image = cv2.rotate(frame.image, _TURNS[rotate]) if rotate else frame.image
     return np.ascontiguousarray(image[:, ::-1]) if mirror else image
 

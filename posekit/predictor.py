@@ -480,6 +480,8 @@ class DepthPredictor(_Loaded):
                 people.source = frame.name
                 people.image = frame.depth
                 people.renderer = self._draw
+                if not len(people):
+                    logging.log_first_n(logging.WARNING, _NOTHING_FOUND, 3, frame.name)
                 yield people
 
     def _dataset_camera(self, frame):
@@ -497,6 +499,12 @@ class DepthPredictor(_Loaded):
         if path is not None:
             save_image(path, picture)
         return picture
+
+
+_NOTHING_FOUND = (
+    "%s: nothing found at the distances of the dataset that the network was trained on. Say where the hand or body is: "
+    "center=(x, y, z), --center=x,y,z in millimetres, y down."
+)
 
 
 def _own_camera(intrinsics):

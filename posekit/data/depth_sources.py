@@ -29,6 +29,7 @@ import numpy as np
 from posekit.data.depth_files import (
     PNG_LAYOUTS,
     DepthArchive,
+    DepthFileError,
     full_picture,
     read_depth_bin,
     read_depth_png,
@@ -229,12 +230,20 @@ class _Reader:
         path = regular_file(path)
         suffix = path.suffix.lower()
         if suffix == ".png":
-            return self.checked(read_depth_png(path, self.layout), path)
+            return self.checked(self._png(path), path)
         if suffix == ".bin":
             return self.checked(self._bin(path), path)
         if suffix == ".npy":
             return self.checked(_mapped(path), path)
         raise ValueError(f"{path}: single depth pictures are {', '.join(PICTURE_SUFFIXES)} files.")
+
+    def _png(self, path):
+        try:
+            return read_depth_png(path, self.layout)
+        except DepthFileError as error:
+            if self.layout != "nyu" and "three channels of 8 bits" in error.detail:
+                raise ValueError(f"{error} NYU's pictures are read with layout='nyu', --layout=nyu.") from None
+            raise
 
     def _bin(self, path):
         length = path.stat().st_size

@@ -219,7 +219,7 @@ def test_files_that_are_no_depth_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "text.h5").write_text("no HDF5")
     cases = {
-        write_png(tmp_path / "rgb.png", rgb): "16 bits",
+        write_png(tmp_path / "rgb.png", rgb): "16 bits.*--layout=nyu",
         write_png(tmp_path / "8.png", rgb[..., 0]): "16 bits",
         write_png(tmp_path / "zero.png", np.zeros((24, 32), np.uint16)): "nothing was measured",
         write_msra(tmp_path / "cut.bin", picture(), (5, 3, 500, 18)): "no part of its picture",
