@@ -39,8 +39,7 @@ from posekit.geometry.depth import DepthCamera, dataset_camera
 
 CONVENTIONS = ("pytorch", "lua")
 HEADS = ("heatmap", "integral")
-NEW_SIZES = (80.0, 120.0)
-ANGLES_DEG = (-40.0, 40.0)
+ANGLES_DEG, NEW_SIZES = grids.ANGLES_DEG, grids.NEW_SIZES
 
 
 class Augmentation(NamedTuple):
@@ -149,10 +148,7 @@ class VoxelCodec:
     def reach(self):
         """`(x, y, z)`: how far from the reference point any augmentation looks, in the world; for crops of pictures."""
         smallest = 100 / NEW_SIZES[1] if self.head == "integral" else NEW_SIZES[0] / 100
-        # A voxel more for what the conventions round: points, and Lua's scale and shift.
-        half = (self.original_size / 2 + 2) / smallest * self.voxel_size
-        corner = sum(math.cos(math.radians(angle)) for angle in (ANGLES_DEG[1], 90 - ANGLES_DEG[1])) * half
-        return corner, corner, half
+        return grids.augmented_reach(self.voxel_size, self.original_size, smallest)
 
     @property
     def identity(self):

@@ -5,8 +5,13 @@ into the other. Places are `[..., 3]` (x, y, z) in voxels; what a whole number m
 the codec's to say. All NumPy, in float64.
 """
 
+import math
+
 import numpy as np
 
+# What V2V-PoseNet's augmentation draws from: size in percent, and angle about z.
+NEW_SIZES = (80.0, 120.0)
+ANGLES_DEG = (-40.0, 40.0)
 # Added before rounding to the nearest voxel: whole voxels that are scaled often end halfway between two, and belong to
 # the upper one whatever the last bits are.
 TIE_MARGIN = 1e-4
@@ -172,3 +177,20 @@ def expectations(volumes):
 
 def _known(profiles):
     return np.where(np.isnan(profiles), 0.0, profiles)
+
+
+def augmented_reach(voxel_size, original_size, smallest_scale):
+    """How far from the reference point augmented cubes look.
+
+    Args:
+        voxel_size: Edge of a voxel in the world.
+        original_size: Voxels along the edge of the larger cube, from which the network's cube is cropped.
+        smallest_scale: Scale at which the cube shows most of the world, such as 0.8.
+
+    Returns:
+        `(x, y, z)` in the world.
+    """
+    # A voxel more for what the conventions round: points, and Lua's scale and shift.
+    half = (original_size / 2 + 2) / smallest_scale * voxel_size
+    corner = sum(math.cos(math.radians(angle)) for angle in (ANGLES_DEG[1], 90 - ANGLES_DEG[1])) * half
+    return corner, corner, half

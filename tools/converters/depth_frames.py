@@ -18,8 +18,8 @@ from posekit.data.depth_records import DepthRecord, encode_depth
 from posekit.data.shards import NothingUsableError, RawDataset, Skip
 from posekit.geometry.depth import box_around, dataset_camera, depth_to_points
 from posekit.geometry.depth_centers import NoForegroundError, estimate_center
+from posekit.geometry.voxels import NEW_SIZES, augmented_reach
 from posekit.metrics.depth_pose import dataset_protocol
-from posekit.training.config import import_tensorflow_quietly
 
 # Voxels of the larger and of the network's cube: the originals', and small ones, whose coarser rounding reaches
 # somewhat farther, for networks that fit a small machine.
@@ -63,12 +63,9 @@ class Scene:
         Returns:
             Tuple of 3 lengths in the dataset's unit.
         """
-        # Brings TensorFlow with it, which the workers do without.
-        import_tensorflow_quietly()
-        from posekit.codecs.voxel_heatmap import HEADS, VoxelCodec
-
-        codecs = (VoxelCodec(self.cubic_size, *cube, head=head) for cube in _CUBES for head in HEADS)
-        return tuple((np.max([codec.reach for codec in codecs], 0) * _ROUNDING).tolist())
+        smallest = min(NEW_SIZES[0], 100 / NEW_SIZES[1] * 100) / 100  # the integral head scales by the reciprocal
+        reaches = [augmented_reach(self.cubic_size / cropped, original, smallest) for original, cropped in _CUBES]
+        return tuple((np.max(reaches, 0) * _ROUNDING).tolist())
 
 
 # Depths between which the originals look for hands; for ITOP, whose background the cube alone keeps out, the length of
