@@ -22,8 +22,7 @@ from posekit.data import depth_pipeline
 from posekit.data.depth_files import PNG_LAYOUTS
 from posekit.data.depth_records import DEPTH_STEP
 from posekit.data.depth_results import read_results, write_results
-from posekit.drawing import draw_text
-from posekit.drawing_depth import AZIMUTH_DEG, depth_picture, tint_depth, world_joints
+from posekit.drawing_depth import AZIMUTH_DEG, depth_picture
 from posekit.files import write_file
 from posekit.geometry.depth import (
     DepthCamera,
@@ -708,7 +707,11 @@ def _people(config, shape, camera, result, to_metres):
         image_size=shape,
         camera=np.tile([camera.fx, camera.cx, camera.cy], (len(joints3d), 1)),
         joints3d=joints3d * to_metres,
+        up=_UP_FROM_ABOVE if config.dataset == "itop_top" else None,
     )
+
+
+_UP_FROM_ABOVE = (0.0, 0.0, -1.0)
 
 
 INPUT = "depth"
@@ -747,17 +750,18 @@ def draw(people, image, view="both", azimuth_deg=AZIMUTH_DEG):
     """
     if view not in VIEWS:
         raise ValueError(f"view={view!r}: choose one of {', '.join(VIEWS)}.")
-    if not len(people):
-        return draw_text(tint_depth(image, float(np.median(image)), 500.0), {"nothing found": 0})
-    camera = _camera_of(people)
-    return depth_picture(image, world_joints(people, camera), camera, people.skeleton, view=view,
-                         azimuth_deg=azimuth_deg)  # fmt: skip
+    from_above = people.up is not None and people.up[2] < -0.5
+    return depth_picture(
+        image, people, _camera_of(people), view=view, azimuth_deg=azimuth_deg, from_above=from_above
+    )
 
 
 def _camera_of(people):
     """The camera in which people were found; its focal length along y is that of their joints."""
-    focal, cx, cy = people.camera[0].astype(np.float64)
     height, width = people.image_size
+    if not len(people):  # then any camera will do
+        return DepthCamera(width, width, width / 2, height / 2, False, width, height, "mm")
+    focal, cx, cy = people.camera[0].astype(np.float64)
     slopes = people.joints3d[..., 1].astype(np.float64) / people.joints3d[..., 2]
     offsets = people.keypoints_px[..., 1] - cy
     seen = np.isfinite(slopes) & np.isfinite(offsets) & (np.abs(slopes) > 1e-3)

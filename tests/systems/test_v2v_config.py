@@ -98,7 +98,8 @@ def test_subsets_give_skeletons_that_can_be_drawn():
         people, keypoints_px=people.keypoints_px[:0], scores=people.scores[:0], joints3d=people.joints3d[:0],
         camera=people.camera[:0], person_scores=None, boxes=None,
     )  # fmt: skip
-    assert v2v.draw(nobody, depth).shape == (240, 320, 3)
+    for view in v2v.VIEWS:  # pictures of a video keep their size
+        assert v2v.draw(nobody, depth, view).shape == v2v.draw(people, depth, view).shape
 
 
 def test_drawing_knows_the_camera_of_the_people():
