@@ -1,18 +1,23 @@
 """Turns checkpoints of the originals into posekit weights, and shows how far the outputs are apart.
 
     python tools/convert_checkpoint.py --model=lcn --from=tf1 experiment/test1/checkpoints/best/model-7798
+    python tools/convert_checkpoint.py --model=v2v --from=torch checkpoint/epoch14.pth
 
-Sizes are read from the checkpoint; what it does not tell (which joints are connected, residual connections, clipping)
-is taken from the system's options, such as --knn=3. The result is a run folder:
+Sizes are read from the checkpoint; what it does not tell (which joints are connected, residual connections, clipping;
+the dataset, the size of the cube) is taken from the system's options, such as --knn=3 or --dataset=nyu. The result is
+a run folder:
 
     python -m posekit.validate --model=lcn --run_dir=converted
 
-With --reference=FILE.npz, a file with an input and the original's output for it, the difference is printed.
+With --reference=FILE.npz, a file with an input and the original's output for it, the difference is printed. Nothing is
+written before everything else has succeeded.
 """
 
 import dataclasses
 import importlib
+import os
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -26,12 +31,21 @@ from posekit.training.config import (
     run_command,
 )
 
+# Systems, and by what their originals' checkpoints were written; `converters` has a module for each.
+SOURCES = {"lcn": "tf1", "v2v": "torch"}
+# What a conversion writes; a folder with anything else is left alone.
+_FOLDERS = ("", "checkpoints", "checkpoints/best")
+_WRITTEN = {*_FOLDERS, "config.json", "checkpoints/best/model.weights.h5", "checkpoints/best/progress.json"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Command(Options):
     """Turns a checkpoint, named on the command line, into a folder that every posekit command takes as --run_dir."""
 
-    source: str = option("tf1", "what wrote it: tf1 is TensorFlow 1's saver", choices=("tf1",), aliases=("from",))
+    source: str = option(
+        "", "what wrote it: TensorFlow 1's saver (tf1, of lcn) or PyTorch (torch, of v2v); empty: the model's",
+        choices=("", *SOURCES.values()), aliases=("from",),
+    )  # fmt: skip
     output: str = option("converted", "run folder to write")
     overwrite: bool = option(False, "replace an earlier conversion in --output")
     reference: str = option("", ".npz with an input and the original's output for it")
@@ -41,50 +55,99 @@ class Command(Options):
 
 def run(name, system, config, options, rest):
     """Converts; returns the exit status."""
-    from posekit.training.run import Progress, RunFolder
-
+    source = SOURCES[name]
     if len(rest) != 1:
-        raise UsageError(f"Name one checkpoint, not {len(rest)}: convert_checkpoint.py --from=tf1 CHECKPOINT")
-    folder = RunFolder(options.output)
-    if folder.path.exists() and any(folder.path.iterdir()) and not options.overwrite:
-        raise FileExistsError(f"{folder.path} is there already; add --overwrite, or name another --output.")
-    # Imported on demand: the readers need the whole system.
-    reader = importlib.import_module(f"converters.{options.source}_checkpoint")
-    config, model = reader.convert(system, config, pathlib.Path(rest[0]))
+        raise UsageError(f"Name one checkpoint, not {len(rest)}: convert_checkpoint.py --from={source} CHECKPOINT")
+    if options.source not in ("", source):
+        other = next(model for model, kind in SOURCES.items() if kind == options.source)
+        raise UsageError(f"--from={options.source} is of --model={other}; --model={name} reads --from={source}.")
+    output = pathlib.Path(options.output)
+    _check_output(output, options.overwrite)
     reference = _read_reference(options) if options.reference else None
-    folder.create(name, config)
-    folder.save("best", Progress(), model)
-    print(f"Wrote {folder.path}: {model.count_params()} parameters.")
+    # Imported on demand: the readers need the whole system.
+    reader = importlib.import_module(f"converters.{source}_checkpoint")
+    config, model = reader.convert(system, config, pathlib.Path(rest[0]))
     if reference:
-        difference, size = _difference(model, *reference)
-        print(f"Largest difference from the original's output: {difference:.3g} (its largest value: {size:.3g})")
-    print(f"Next: python -m posekit.validate --model={name} --run_dir={folder.path}")
+        difference = _difference(reader, model, config, *reference)
+        largest = np.abs(reference[1]).max()
+        print(f"Largest difference from the original's output: {difference:.3g} (its largest value: {largest:.3g})")
+    _write(output, name, config, model)
+    print(f"Wrote {output}: {model.count_params()} parameters.")
+    print(f"Next: python -m posekit.validate --model={name} --run_dir={output}")
     return 0
 
 
-def _read_reference(options):
-    arrays = read_npz(options.reference, (options.reference_input, options.reference_output))
-    return [np.asarray(arrays[key], np.float32) for key in (options.reference_input, options.reference_output)]
+def _check_output(output, overwrite):
+    if not os.path.lexists(output):
+        return
+    if not output.is_dir():
+        raise FileExistsError(f"{output} is a file; name another --output.")
+    there = [path for part in _FOLDERS if (output / part).is_dir() for path in (output / part).iterdir()]
+    foreign = [path.name for path in there if path.relative_to(output).as_posix() not in _WRITTEN]
+    if foreign:
+        raise FileExistsError(
+            f"{output} holds what no conversion wrote, such as {min(foreign)!r}; name another --output."
+        )
+    if there and not overwrite:
+        raise FileExistsError(f"{output} is there already; add --overwrite, or name another --output.")
 
 
-def _difference(model, inputs, expected):
-    """The original's arrays may have their joints and coordinates in one axis."""
+def _write(output, name, config, model):
+    """Writes the run folder beside its place and moves it there, so that it is never half there."""
+    from posekit.training.run import Progress, RunFolder
+
+    output = pathlib.Path(os.path.realpath(output))
+    temporary, old = (output.with_name(f".{output.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    folder = RunFolder(temporary)
     try:
-        inputs = inputs.reshape(len(inputs), *model.inputs[0].shape[1:])
-        found = model.predict_on_batch(inputs).reshape(expected.shape)
+        folder.create(name, config)
+        folder.save("best", Progress(), model)
+        if output.exists():
+            os.replace(output, old)
+        try:
+            os.replace(temporary, output)
+        except OSError:
+            if old.exists():
+                os.replace(old, output)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise OSError(f"Cannot write {output}: {cause.strerror or cause}. Give another --output.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_reference(options):
+    keys = (options.reference_input, options.reference_output)
+    arrays = read_npz(options.reference, keys)
+    for key in keys:
+        if key not in arrays:
+            raise ValueError(f"{options.reference} has no {key!r}; name what it has with --reference_input, _output.")
+        array = arrays[key]
+        if array.dtype.kind not in "fiub" or not array.ndim or not array.size or not np.isfinite(array).all():
+            raise ValueError(
+                f"{options.reference}: {key!r} is {array.dtype} of shape {array.shape}; it must be a batch of finite "
+                "numbers."
+            )
+    return [arrays[key].astype(np.float32) for key in keys]
+
+
+def _difference(reader, model, config, inputs, expected):
+    try:
+        return float(reader.difference(model, config, inputs, expected))
     except ValueError as error:
         raise ValueError(
             f"--reference: an input of shape {inputs.shape} and an output of shape {expected.shape} do not fit the "
-            f"model, which maps [batch, {', '.join(map(str, model.inputs[0].shape[1:]))}] ({error})."
+            f"model ({str(error).splitlines()[0]})."
         ) from None
-    return float(np.abs(found - expected).max()), float(np.abs(expected).max())
 
 
 def main(argv=None):
     """Runs the command; returns its exit status."""
     from posekit.systems import SYSTEMS
 
-    systems = {"lcn": SYSTEMS["lcn"]}
+    systems = {name: SYSTEMS[name] for name in SOURCES}
     argv = sys.argv[1:] if argv is None else list(argv)
     if not any(argument.startswith("--model") for argument in argv):
         argv = ["--model=lcn", *argv]
