@@ -290,9 +290,12 @@ def load_weights(model, path):
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Skipping nested container")
-            stored = _stored_weights(path)
-            if stored is not None and stored != len(model.weights):
-                raise ValueError(f"it holds {stored} arrays, the model has {len(model.weights)}")
+            stored, wanted = _stored_weights(path), (len(model.weights), model.count_params())
+            if stored not in (None, wanted):
+                raise ValueError(
+                    f"it holds {stored[0]} arrays of {stored[1]} numbers, the model has {wanted[0]} of {wanted[1]}; it "
+                    "was trained with other options"
+                )
             model.load_weights(path)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -300,12 +303,17 @@ def load_weights(model, path):
 
 
 def _stored_weights(path):
-    """Number of weights in a `.weights.h5` file, None for other files."""
+    """Number of weights in a `.weights.h5` file and of the numbers in them, None for other files."""
     if not path.name.endswith(".weights.h5"):
         return None
     import h5py
 
-    names = []
+    sizes = []
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
+            sizes.append(int(item.size or 0))
+
     with h5py.File(path, "r") as file:
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    return sum(1 for name in names if not name.startswith("optimizer/"))
+        file.visititems(visit)
+    return len(sizes), sum(sizes)

@@ -7,11 +7,9 @@ import os
 import pathlib
 import urllib.request
 
-import numpy as np
-
 from posekit.files import cache_folder, load_weights, replacing
-from posekit.training.config import Options, load_config, option
-from posekit.training.run import RunFolder
+from posekit.training.config import Options, changed_architecture, load_config, option
+from posekit.training.run import RunFolder, broken_weights, trained_config
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -84,14 +82,19 @@ def load_model(module, config, found):
         The Keras model.
 
     Raises:
-        ValueError: If the file does not fit the model.
+        ValueError: If the file does not fit the model, or was trained with other options of its architecture.
     """
-    model = module.build_model(config, pretrained=False)
     if found is None:
-        return model
+        return module.build_model(config, pretrained=False)
+    changes = changed_architecture(trained_config(type(config), found.config, found.path), config)
+    if changes:
+        raise ValueError(
+            f"{found.path} was trained with another configuration ({'; '.join(changes)}). Leave these options out; if "
+            "none was given, the config.json of these weights was changed: set it back."
+        )
+    model = module.build_model(config, pretrained=False)
     load_weights(model, found.path)
-    broken = [weight.path for weight in model.weights if not np.isfinite(weight.numpy()).all()]
-    if broken:
+    if broken := broken_weights(model):
         raise ValueError(
             f"{found.path} holds values that are not finite, in {broken[0]} and {len(broken) - 1} other weights: the "
             "training diverged. Use an earlier checkpoint, or train with a smaller learning rate."

@@ -237,7 +237,7 @@ def test_predict_without_pictures_shows_usage(capsys, run):
 
 def test_weights_of_another_architecture_are_refused(run, capsys):
     assert validate.main([f"--run_dir={run}", "--backbone=MobileNetV2"]) == 1
-    assert "does not fit" in capsys.readouterr().err
+    assert "backbone: 'MobileNetV3Small' -> 'MobileNetV2'" in capsys.readouterr().err
 
 
 def test_eight_real_images_are_learnt_by_heart(tmp_path):

@@ -11,6 +11,7 @@ import sys
 import time
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,6 +23,7 @@ from posekit.data.keypoint_files import read_keypoints
 from posekit.data.result_files import read_result, write_result
 from posekit.data.sources import read_image
 from posekit.systems import lcn
+from posekit.systems.evaluation import Evaluation, write_metrics
 from posekit.systems.exporting import SUFFIXES
 from posekit.training.callbacks import RunRecorder
 
@@ -465,6 +467,7 @@ def test_help_lists_the_options_of_lcn(capsys):
             command.main(["--model=lcn", "--help"])
         text = capsys.readouterr().out
         assert stop.value.code == 0 and "options of lcn" in text and "--knn" in text
+        assert ("--learning_rate" in text) == (command is train)
         assert ("per_joint" in text) == (command is validate)
         assert ("--placement" in text) == (command in (preview, predict))
 
@@ -538,8 +541,91 @@ def test_without_default_weights(keypoints, tmp_path, monkeypatch, capsys):
 def test_runs_and_weights_of_another_system(run, tmp_path, capsys):
     assert validate.main(["--model=hmr", f"--run_dir={run}"]) == 2
     assert "'lcn'" in capsys.readouterr().err
-    assert validate.main([f"--run_dir={run}", "--channels=9"]) == 1
-    assert "does not fit" in capsys.readouterr().err
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+@pytest.mark.parametrize(("name", "value", "shown"), [("knn", 1, "knn: 3 -> 1"), ("channels", 9, "channels: 8 -> 9")])
+def test_another_network_than_was_trained_is_refused(copied, keypoints, tmp_path, capsys, name, value, shown):
+    source, output = keypoints / "pose.json", f"--output={tmp_path / 'out.png'}"
+    flag = f"--{name}={value}"
+    commands = [(validate, []), (predict, [str(source), output]), (preview, [f"--source={source}", output])]
+    for command, argv in commands:
+        assert command.main([f"--run_dir={copied}", *argv, flag]) == 1
+        message = capsys.readouterr().err
+        assert shown in message and "Leave these options out" in message
+    with pytest.raises(ValueError, match=shown):
+        posekit.load("lcn", weights=copied, **{name: value})
+
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, name: value}))
+    assert validate.main([f"--run_dir={copied}"]) == 1
+    assert shown in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"copy"}
+
+
+def test_runs_without_a_record_of_their_architecture_are_read(copied, tmp_path, capsys):
+    with h5py.File(copied / "checkpoints/best/model.weights.h5", "r+") as file:
+        del file.attrs["posekit_architecture"]
+    validated(f"--run_dir={copied}", f"--output_dir={tmp_path}")
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "channels": 9}))
+    assert validate.main([f"--run_dir={copied}"]) == 1
+    assert "trained with other options" in capsys.readouterr().err
+
+
+def test_networks_that_no_memory_holds_are_refused(copied, capsys):
+    assert train.main([*SMALL, "--channels=4096", f"--data_dir={copied.parent}"]) == 1
+    with h5py.File(copied / "checkpoints/best/model.weights.h5", "r+") as file:
+        del file.attrs["posekit_architecture"]
+    capsys.readouterr()
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "channels": 4096, "num_layers": 64}))
+    assert validate.main([f"--run_dir={copied}"]) == 1
+    assert "channels=4096 and num_layers=64" in capsys.readouterr().err
+
+
+def test_poses_of_no_use_are_named(data, tmp_path, capsys):
+    def train_on(change):
+        shutil.copy(data / "h36m_test.h5", tmp_path)
+        shutil.copy(data / "h36m_train.h5", tmp_path)
+        with h5py.File(tmp_path / "h36m_train.h5", "r+") as file:
+            change(file)
+        assert train.main([*SMALL, f"--data_dir={tmp_path}", f"--run_dir={tmp_path / 'run'}"]) == 1
+        assert not (tmp_path / "run").exists()
+        return capsys.readouterr().err
+
+    def set_action(file):
+        file["action"][5] = 99
+
+    def spread(file):
+        file["joints_image"][:, ::2] = 9e5
+
+    assert "action 99" in train_on(set_action)
+    message = train_on(spread)
+    assert f"{tmp_path / 'h36m_train.h5'} are not of people" in message and "--screen_size=" in message
+
+
+def test_results_outlive_pictures_that_cannot_be_drawn(run, data, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError("2 PiB")
+
+    monkeypatch.setattr(lcn, "lifting_picture", fail)
+    assert validate.main([f"--run_dir={run}", f"--output_dir={tmp_path}", "--num_pictures=1"]) == 1
+    message = capsys.readouterr().err
+    assert "best_poses.png cannot be drawn (2 PiB)" in message and "--num_pictures=0" in message
+    written = {"metrics.json", "result_gt.pkl", "err_scale_action_gt.log", "errors_by_action.png"}
+    assert {path.name for path in tmp_path.iterdir()} == written
+
+
+def test_metrics_are_strict_json(tmp_path):
+    evaluation = Evaluation({"a": float("nan"), "b": 1.5, "c": None}, {}, {}, ["x"], None)
+    path = write_metrics(tmp_path, "w", {"trained": evaluation})
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert content["trained"] == {"images": 1, "a": None, "b": 1.5, "c": None}
 
 
 def test_weights_that_are_not_finite_are_not_used(run, keypoints, tmp_path, capsys):

@@ -17,6 +17,8 @@ from posekit.skeletons import H36M17
 
 MASK_TYPES = ("locally_connected", "locally_connected_learnable")
 FOLDED_DTYPES = ("float32", "bfloat16")
+# Numbers in all kernels together: 2 GiB, 75 times those of the published network.
+LARGEST_SIZE = 2**29
 
 
 @keras.saving.register_keras_serializable("posekit")
@@ -28,7 +30,7 @@ class LCN(keras.Model):
         adjacency: `[joints, joints]` (see `NeighbourMask`); None connects joints within `hops` in the skeleton.
         hops: Longest path between neighbours, in bones or links.
         channels: Features of every joint in the hidden layers.
-        num_layers: Number of blocks of two layers each.
+        num_layers: Number of blocks of two layers each. Its kernels may have `LARGEST_SIZE` numbers together.
         in_features: 2, or 3 with the confidence of each joint.
         mask_type: `"locally_connected"`, or `"locally_connected_learnable"` for connections with learnt weights.
         mask_init: Where learnt weights start: `"random"`, `"ones"` or `"same"` (the adjacency).
@@ -97,6 +99,12 @@ class LCN(keras.Model):
         policy = keras.dtype_policies.get(dtype)
         skeleton = find_skeleton(skeleton)
         matrix = graph_adjacency(adjacency, skeleton, hops)
+        size = len(matrix) ** 2 * int(channels) * (in_features + 2 * int(num_layers) * int(channels) + 3)
+        if size > LARGEST_SIZE:
+            raise ValueError(
+                f"channels={channels} and num_layers={num_layers} make kernels of {size:.2g} numbers; at most "
+                f"{LARGEST_SIZE:.2g} are allowed. Give fewer channels or layers."
+            )
 
         # === Layers ===
         learnt = mask_type == "locally_connected_learnable"

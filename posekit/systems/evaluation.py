@@ -1,7 +1,7 @@
 """What an evaluation gives back, the same for every system: values, samples, curves, and how they are shown."""
 
+import contextlib
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from posekit.drawing import save_image, side_by_side
 from posekit.files import write_file
+from posekit.training.config import json_text
 
 
 @dataclasses.dataclass
@@ -57,7 +58,7 @@ def table(results):
 
 
 def write_metrics(folder, weights, results):
-    """Writes `metrics.json`.
+    """Writes `metrics.json`; values that are not finite become null.
 
     Args:
         folder: Folder to write to; made where needed.
@@ -69,12 +70,12 @@ def write_metrics(folder, weights, results):
     """
     path = pathlib.Path(folder) / "metrics.json"
     content = {title: {value.unit: len(value.filenames), **value.metrics} for title, value in results.items()}
-    write_file(path, (json.dumps({"weights": str(weights), **content}, indent=2) + "\n").encode())
+    write_file(path, json_text({"weights": str(weights), **content}).encode())
     return path
 
 
 def write_pictures(folder, evaluation, count):
-    """Draws the best and the worst images by every error, and the curves.
+    """Writes result files, and draws the curves and the best and the worst images by every error.
 
     Args:
         folder: Folder to write to, there already.
@@ -83,23 +84,43 @@ def write_pictures(folder, evaluation, count):
 
     Returns:
         Paths written.
+
+    Raises:
+        ValueError: If a picture cannot be drawn; result files are written before any.
     """
     folder, written = pathlib.Path(folder), []
+    # Files before pictures: what cannot be drawn must not cost the results.
+    for path, write in sorted(
+        ((folder / filename, write) for filename, write in evaluation.plots.items()),
+        key=lambda item: item[0].suffix == ".png",
+    ):
+        with _drawing(path) if path.suffix == ".png" else contextlib.nullcontext():
+            write(path)
+        written.append(path)
     for name, (errors, unit) in evaluation.ranking.items() if count else ():
         known = np.flatnonzero(np.isfinite(errors))
         order = known[np.argsort(np.asarray(errors)[known], kind="stable")]
         for kind, chosen in (("best", order[:count]), ("worst", order[::-1][:count])):
             if not len(chosen):
                 continue
-            pictures = [evaluation.picture(i) for i in chosen]
-            titles = [f"{evaluation.filenames[i]}  {errors[i]:.3g} {unit}" for i in chosen]
             path = folder / f"{kind}_{name}.png"
-            save_image(path, _two_columns(pictures, titles))
+            with _drawing(path):
+                pictures = [evaluation.picture(i) for i in chosen]
+                titles = [f"{evaluation.filenames[i]}  {errors[i]:.3g} {unit}" for i in chosen]
+                save_image(path, _two_columns(pictures, titles))
             written.append(path)
-    for filename, plot in evaluation.plots.items():
-        plot(folder / filename)
-        written.append(folder / filename)
     return written
+
+
+@contextlib.contextmanager
+def _drawing(path):
+    """Predictions can lie so far away that a picture of them cannot be drawn."""
+    try:
+        yield
+    except (ValueError, ArithmeticError, MemoryError) as error:
+        raise ValueError(
+            f"{path} cannot be drawn ({error}). Results and figures are written beside it; add --num_pictures=0."
+        ) from error
 
 
 def _two_columns(pictures, titles):

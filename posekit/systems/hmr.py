@@ -37,68 +37,84 @@ from posekit.weights import load_model, resolve
 class Config(Options):
     """Options of human mesh recovery; defaults are the original's."""
 
-    num_epochs: int = option(125, "epochs to train", lower=1, aliases=("epoch",))
-    batch_size: int = option(8, "images per step", lower=1)
-    generator_lr: float = option(1e-4, "learning rate of the regressor", lower=0.0)
-    critic_lr: float = option(5e-4, "learning rate of the critic", lower=0.0)
+    num_epochs: int = option(125, "epochs to train", lower=1, aliases=("epoch",), training=True)
+    batch_size: int = option(8, "images per step", lower=1, upper=65536)
+    generator_lr: float = option(1e-4, "learning rate of the regressor", lower=0.0, training=True)
+    critic_lr: float = option(5e-4, "learning rate of the critic", lower=0.0, training=True)
     kpr_loss_weight: float = option(60.0, "weight of the keypoint reprojection loss", lower=0.0)
-    mr_loss_weight: float = option(0.001, "weight of the mesh reprojection loss", lower=0.0)
-    critic_loss_weight: float = option(0.01, "weight of the critic in the regressor's loss", lower=0.0)
-    loss_3d_weight: float = option(0.0, "weight of the 3-D loss, where records carry 3-D labels", lower=0.0)
-    use_kpr_loss: bool = option(True, "train with the keypoint reprojection loss")
-    use_mesh_repro_loss: bool = option(False, "train with the mesh reprojection (silhouette) loss")
-    encoder_only: bool = option(False, "train without the critic")
-    use_gradient_penalty: bool = option(True, "train the critic with the gradient penalty")
+    mr_loss_weight: float = option(0.001, "weight of the mesh reprojection loss", lower=0.0, training=True)
+    critic_loss_weight: float = option(0.01, "weight of the critic in the regressor's loss", lower=0.0, training=True)
+    loss_3d_weight: float = option(
+        0.0, "weight of the 3-D loss, where records carry 3-D labels", lower=0.0, training=True
+    )
+    use_kpr_loss: bool = option(True, "train with the keypoint reprojection loss", training=True)
+    use_mesh_repro_loss: bool = option(False, "train with the mesh reprojection (silhouette) loss", training=True)
+    encoder_only: bool = option(False, "train without the critic", training=True)
+    use_gradient_penalty: bool = option(True, "train the critic with the gradient penalty", training=True)
     gradient_penalty_mode: str = option(
-        "batch_mean", "norm of the batch-mean gradient (original) or of each", choices=("batch_mean", "per_sample")
+        "batch_mean",
+        "norm of the batch-mean gradient (original) or of each",
+        choices=("batch_mean", "per_sample"),
+        training=True,
     )
     mesh_normalization: str = option(
-        "original", "divide the mesh loss by 3 + vertices (original) or by points", choices=("original", "points")
+        "original",
+        "divide the mesh loss by 3 + vertices (original) or by points",
+        choices=("original", "points"),
+        training=True,
     )
-    do_bone_evaluation: bool = option(True, "log total bone lengths of predicted and real bodies")
-    joint_type: str = option("cocoplus", "keypoints that are trained: 19 or 14", choices=("cocoplus", "lsp"))
+    do_bone_evaluation: bool = option(True, "log total bone lengths of predicted and real bodies", training=True)
+    joint_type: str = option(
+        "cocoplus", "keypoints that are trained: 19 or 14", choices=("cocoplus", "lsp"), training=True
+    )
 
     data_dir: str = option("data", "folder with the TFRecords")
-    datasets: tuple[str, ...] = option(("lsp_train", "lsp_ext"), "training sets")
+    datasets: tuple[str, ...] = option(("lsp_train", "lsp_ext"), "training sets", training=True)
     val_datasets: tuple[str, ...] = option(("lsp_val",), "validation sets")
-    mocap_datasets: tuple[str, ...] = option(("CMU", "jointLim"), "motion capture for the critic")
-    use_validation: bool = option(True, "validate while training")
-    validation_step_size: int = option(50, "steps between single-batch validations, 0 for none", lower=0)
+    mocap_datasets: tuple[str, ...] = option(("CMU", "jointLim"), "motion capture for the critic", training=True)
+    use_validation: bool = option(True, "validate while training", training=True)
+    validation_step_size: int = option(50, "steps between single-batch validations, 0 for none", lower=0, training=True)
     augment_validation: bool = option(False, "augment validation images like training images, as the original does")
-    augment: bool = option(True, "augment training images")
+    augment: bool = option(True, "augment training images", training=True)
     trans_max: int = option(20, "largest jitter of the crop centre, px", lower=0)
     scale_min: float = option(0.8, "smallest scale factor", lower=0.05)
     scale_max: float = option(1.23, "largest scale factor", upper=20.0)
     silhouette_threshold: float = option(
         0.5, "value in 0..1 above which a silhouette pixel counts; 0 also takes JPEG ringing", lower=0.0, upper=0.99
     )
-    shuffle_buffer: int = option(10000, "records among which the next one is drawn", lower=1)
+    shuffle_buffer: int = option(10000, "records among which the next one is drawn", lower=1, training=True)
 
     image_size: int = option(224, "side of the crop", lower=32, upper=2048, aliases=("img_size",), architecture=True)
     num_stages: int = option(3, "regression stages", lower=1, upper=32, aliases=("num_stage",), architecture=True)
     backbone: str = option("resnet50", "image encoder, any of keras.applications", architecture=True)
-    backbone_weights: str = option("imagenet", "initial encoder weights: imagenet, none, a file, an hmr run, or a name")
+    backbone_weights: str = option(
+        "imagenet", "initial encoder weights: imagenet, none, a file, an hmr run, or a name", training=True
+    )
     backbone_preprocessing: str = option(
         "original", "images in [-1, 1] (original) or as the weights expect them", choices=("original", "imagenet"),
         architecture=True,
     )  # fmt: skip
     batch_norm_momentum: float = option(
-        0.0, "momentum of the encoder's batch normalisation, 0: its own; short runs need 0.99", lower=0.0, upper=0.9999
+        0.0,
+        "momentum of the encoder's batch normalisation, 0: its own; short runs need 0.99",
+        lower=0.0,
+        upper=0.9999,
+        training=True,
     )
-    freeze_backbone: bool = option(False, "do not train the encoder")
-    dropout: float = option(0.5, "dropout of the last regression stage", lower=0.0, upper=0.95)
+    freeze_backbone: bool = option(False, "do not train the encoder", training=True)
+    dropout: float = option(0.5, "dropout of the last regression stage", lower=0.0, upper=0.95, training=True)
     body: str = option("", "body model .npz, or 'sample'; searched for where empty", aliases=("smpl_model_path",))
     faces: str = option("", ".npy with triangles that replace the body's", aliases=("smpl_face_path",))
     mean_params: str = option("", ".h5 or .npz with the mean pose and shape", aliases=("smpl_mean_path",))
     data_format: str = option("NHWC", "accepted for the original's command lines", choices=("NHWC",))
 
-    mixed_precision: bool = option(False, "compute in half precision")
-    strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"))
+    mixed_precision: bool = option(False, "compute in half precision", training=True)
+    strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"), training=True)
     seed: int = option(0, "seed of everything random", lower=0)
-    checkpoint_every: int = option(1, "epochs between checkpoints", lower=1)
-    log_img_step: int = option(1000, "steps between pictures in TensorBoard, 0 for none", lower=0)
-    debug_numerics: bool = option(False, "stop at the first NaN or infinity and name the operation")
-    run_eagerly: bool = option(False, "run step by step in Python, for a debugger", aliases=("debug",))
+    checkpoint_every: int = option(1, "epochs between checkpoints", lower=1, training=True)
+    log_img_step: int = option(1000, "steps between pictures in TensorBoard, 0 for none", lower=0, training=True)
+    debug_numerics: bool = option(False, "stop at the first NaN or infinity and name the operation", training=True)
+    run_eagerly: bool = option(False, "run step by step in Python, for a debugger", aliases=("debug",), training=True)
 
     def __post_init__(self):
         super().__post_init__()

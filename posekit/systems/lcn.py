@@ -45,28 +45,41 @@ _ORIGINAL_GRAPH = "0"
 class Config(Options):
     """Options of the locally connected network; defaults are the original's."""
 
-    num_epochs: int = option(200, "epochs to train", lower=1)
-    batch_size: int = option(200, "poses per step", lower=1)
-    learning_rate: float = option(1e-3, "learning rate at the beginning", lower=0.0)
-    decay_type: str = option("exp", "how the learning rate falls", choices=("exp", "step"))
-    decay_steps: int = option(32000, "steps after which an exponential decay has multiplied by --decay_rate", lower=1)
-    decay_rate: float = option(0.96, "factor of the exponential decay", lower=1e-6, upper=1.0)
+    num_epochs: int = option(200, "epochs to train", lower=1, training=True)
+    batch_size: int = option(200, "poses per step", lower=1, upper=1_000_000, training=True)
+    learning_rate: float = option(1e-3, "learning rate at the beginning", lower=0.0, training=True)
+    decay_type: str = option("exp", "how the learning rate falls", choices=("exp", "step"), training=True)
+    decay_steps: int = option(
+        32000, "steps after which an exponential decay has multiplied by --decay_rate", lower=1, training=True
+    )
+    decay_rate: float = option(0.96, "factor of the exponential decay", lower=1e-6, upper=1.0, training=True)
     boundaries: tuple[str, ...] = option(
-        ("250000", "500000", "1000000", "1350000"), "steps at which a step decay changes the learning rate"
+        ("250000", "500000", "1000000", "1350000"),
+        "steps at which a step decay changes the learning rate",
+        lower=0,
+        upper=2**31 - 1,
+        training=True,
     )
     lr_values: tuple[str, ...] = option(
-        ("1e-3", "7e-4", "4e-4", "2e-4", "1e-4"), "learning rates between the boundaries of a step decay"
+        ("1e-3", "7e-4", "4e-4", "2e-4", "1e-4"),
+        "learning rates between the boundaries of a step decay",
+        lower=0,
+        training=True,
     )
-    dropout: float = option(0.25, "dropout of every hidden layer, share that is dropped", lower=0.0, upper=0.95)
-    regularization: float = option(0.0, "weight of the L2 penalty on kernels and biases", lower=0.0)
+    dropout: float = option(
+        0.25, "dropout of every hidden layer, share that is dropped", lower=0.0, upper=0.95, training=True
+    )
+    regularization: float = option(0.0, "weight of the L2 penalty on kernels and biases", lower=0.0, training=True)
 
     mode: str = option("gt", "2-D input: true joints, or fine-tuned detections", choices=("gt", "dt_ft"))
     data_type: str = option("scale", "accepted for the original's command lines", choices=("scale",))
     data_dir: str = option("data", "folder with h36m_train.h5 and h36m_test.h5")
-    flip_data: bool = option(False, "train on mirrored poses too")
+    flip_data: bool = option(False, "train on mirrored poses too", training=True)
     flip_test: bool = option(False, "predict mirrored poses too, and average")
-    use_validation: bool = option(True, "evaluate the test poses after every epoch")
-    stream: bool = option(False, "read training poses from disk all the time, for sets larger than memory")
+    use_validation: bool = option(True, "evaluate the test poses after every epoch", training=True)
+    stream: bool = option(
+        False, "read training poses from disk all the time, for sets larger than memory", training=True
+    )
 
     num_layers: int = option(3, "blocks of two layers", lower=0, upper=64, aliases=("layers",), architecture=True)
     channels: int = option(64, "features of a joint", lower=1, upper=4096, architecture=True)
@@ -98,28 +111,36 @@ class Config(Options):
     )  # fmt: skip
     mask_init: str = option(
         "random", "where a learned mask begins", choices=("same", "ones", "random"), aliases=("init_type",),
+        training=True,
     )  # fmt: skip
     residual: bool = option(True, "add a block's input to its output", architecture=True)
     max_norm: bool = option(True, "clip the norm of every kernel to one", architecture=True)
     batch_norm: bool = option(True, "batch normalisation", architecture=True)
     batch_norm_momentum: float = option(
-        0.99, "momentum of the running statistics; runs of under a thousand steps need 0.9", lower=0.0, upper=0.9999
+        0.99,
+        "momentum of the running statistics; runs of under a thousand steps need 0.9",
+        lower=0.0,
+        upper=0.9999,
+        training=True,
     )
 
     steps_per_execution: int = option(
-        0, "steps in one call, at most; what divides an epoch is taken. 0: 10, and 100 with a GPU", lower=0
+        0,
+        "steps in one call, at most; what divides an epoch is taken. 0: 10, and 100 with a GPU",
+        lower=0,
+        training=True,
     )
-    jit_compile: bool = option(False, "compile the training step with XLA")
-    mixed_precision: bool = option(False, "compute in half precision")
-    strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"))
+    jit_compile: bool = option(False, "compile the training step with XLA", training=True)
+    mixed_precision: bool = option(False, "compute in half precision", training=True)
+    strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"), training=True)
     seed: int = option(0, "seed of everything random", lower=0)
-    checkpoint_every: int = option(1, "epochs between checkpoints", lower=1)
-    debug_numerics: bool = option(False, "stop at the first NaN or infinity and name the operation")
-    run_eagerly: bool = option(False, "run step by step in Python, for a debugger", aliases=("debug",))
+    checkpoint_every: int = option(1, "epochs between checkpoints", lower=1, training=True)
+    debug_numerics: bool = option(False, "stop at the first NaN or infinity and name the operation", training=True)
+    run_eagerly: bool = option(False, "run step by step in Python, for a debugger", aliases=("debug",), training=True)
 
     limb_lengths: tuple[str, ...] = option(
         (), "mean screen lengths of the limbs, of which --graph=laplacian is made; empty: of the training poses",
-        architecture=True,
+        lower=0, architecture=True,
     )  # fmt: skip
     body_size_mm: float = option(
         0.0, "total length of the bones, mm, to which lifted people are scaled; 0: that of the training poses",
@@ -137,26 +158,20 @@ class Config(Options):
         if self.graph == _ORIGINAL_GRAPH:
             object.__setattr__(self, "graph", "skeleton")
         super().__post_init__()
-        rates, boundaries = _numbers("lr_values", self.lr_values), _numbers("boundaries", self.boundaries)
-        if self.decay_type == "step" and len(rates) != len(boundaries) + 1:
+        rates, boundaries = len(self.lr_values), [float(step) for step in self.boundaries]
+        if self.decay_type == "step" and (rates != len(boundaries) + 1 or not boundaries):
             raise ValueError(
-                f"--lr_values has {len(rates)} rates for {len(boundaries)} --boundaries; give one rate more than "
-                "boundaries."
+                f"--lr_values has {rates} rates for {len(boundaries)} --boundaries; give at least one boundary, and "
+                "one rate more than boundaries."
             )
+        if any(step % 1 for step in boundaries):
+            raise ValueError(f"--boundaries={','.join(self.boundaries)} must be whole numbers of steps.")
         if self.graph == "laplacian" and self.graph_norm != "none":
             raise ValueError(f"--graph_norm={self.graph_norm} does not go with --graph=laplacian; leave it out.")
         if self.jit_compile and self.debug_numerics:
             raise ValueError("--debug_numerics cannot look into --jit_compile; leave one of them out.")
         if any(later <= earlier for earlier, later in zip(boundaries, boundaries[1:])):
             raise ValueError(f"--boundaries={','.join(self.boundaries)} must rise.")
-        _numbers("limb_lengths", self.limb_lengths)
-
-
-def _numbers(name, values):
-    try:
-        return [float(value) for value in values]
-    except ValueError:
-        raise ValueError(f"--{name}={','.join(values)} must be numbers separated by commas.") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +247,13 @@ def complete(config):
     }
     if needs_lengths:
         changes["limb_lengths"] = tuple(f"{length:.9g}" for length in limbs)
-    return config.replace(**changes)
+    try:
+        return config.replace(**changes)
+    except ValueError as error:
+        raise ValueError(
+            f"The poses in {h36m.pose_file(config.data_dir, 'train')} are not of people: measured on them, {error} "
+            "Make the file again with `python tools/create_dataset.py --h36m --overwrite`."
+        ) from None
 
 
 def _measures(config):
@@ -241,9 +262,9 @@ def _measures(config):
     with PoseFile(h36m.pose_file(config.data_dir, "train")) as file:
         total = len(file)
     for start in range(0, total, _MEASURED_TOGETHER):
-        poses = h36m.read_poses(
-            config.data_dir, "train", ("joints_image", "joints_cam_mm", "camera"), start, start + _MEASURED_TOGETHER
-        )
+        # Actions are read to be checked: nothing else in training looks at them.
+        columns = ("joints_image", "joints_cam_mm", "camera", "action")
+        poses = h36m.read_poses(config.data_dir, "train", columns, start, start + _MEASURED_TOGETHER)
         labels = h36m.network_labels(poses)
         limbs = graphs.limb_lengths(H36M17, labels)
         if config.flip_data:
@@ -282,7 +303,7 @@ def adjacency(config):
     if config.graph == "laplacian":
         if not config.limb_lengths:
             raise ValueError("--graph=laplacian lacks --limb_lengths, which come from the training poses; train first.")
-        lengths = _numbers("limb_lengths", config.limb_lengths)
+        lengths = [float(length) for length in config.limb_lengths]
         matrix = graphs.laplacian(H36M17, lengths, config.laplacian_normalized, config.laplacian_rescaled)
     elif config.graph == "random":
         edges = graphs.random_graph(_JOINTS, config.random_edges, config.random_seed)
@@ -337,8 +358,8 @@ def learning_rate(config):
         return keras.optimizers.schedules.ExponentialDecay(
             config.learning_rate, config.decay_steps, config.decay_rate, staircase=False
         )
-    boundaries = [int(step) for step in _numbers("boundaries", config.boundaries)]
-    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, _numbers("lr_values", config.lr_values))
+    boundaries, rates = [int(float(step)) for step in config.boundaries], [float(rate) for rate in config.lr_values]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
 
 
 def build_trainer(config, model):

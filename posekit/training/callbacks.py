@@ -8,15 +8,35 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from posekit.training.run import CsvLog, Progress
+from posekit.training.run import CsvLog, DivergedError, Progress, broken_weights
 
 
 class Interrupted(Exception):
     """Raised out of `fit` after an interrupt, once the state of the run has been saved."""
 
 
+def check_finite(values, model, advice):
+    """Stops a training that has diverged.
+
+    Args:
+        values: Dict of losses and metrics.
+        model: Compiled Keras model in training.
+        advice: How to go on; ends the message.
+
+    Raises:
+        DivergedError: If a value is not finite.
+    """
+    wrong = [f"{name} is {value}" for name, value in values.items() if not np.isfinite(value)]
+    if not wrong:
+        return
+    # Where losses are scaled, steps that overflow are left out and a smaller scale is tried; weights stay sound.
+    scaled = isinstance(getattr(model, "optimizer", None), keras.optimizers.LossScaleOptimizer)
+    if not scaled or broken_weights(model):
+        raise DivergedError(f"The training diverged: {', '.join(wrong)}. {advice}")
+
+
 class RunRecorder(keras.callbacks.Callback):
-    """Logs every step and epoch, saves checkpoints and stops cleanly on Ctrl-C.
+    """Logs every step and epoch, saves checkpoints, stops where losses are no numbers any more, and on Ctrl-C.
 
     Args:
         run: `RunFolder`.
@@ -96,6 +116,7 @@ class RunRecorder(keras.callbacks.Callback):
         step = self.progress.global_step
         values = {name: float(value) for name, value in (logs or {}).items()}
         self._steps.write(step, values)
+        check_finite(values, self.model, self._advice())
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
@@ -106,7 +127,7 @@ class RunRecorder(keras.callbacks.Callback):
             if pictures_due or (self.image_every and step == taken):
                 tf.summary.image("vis_images", self.draw()[None])
         if self._interrupted.is_set():
-            self.run.save("last", self.progress, self.trained, self.model)
+            self._save_last()
             raise Interrupted
 
     def _validate_one_batch(self):
@@ -129,14 +150,31 @@ class RunRecorder(keras.callbacks.Callback):
         watched = values.get(self.monitor, values.get(self.monitor.removeprefix("val_")))
         best = self.progress.best
         if watched is not None and np.isfinite(watched) and (best is None or watched < best):
+            self._check_weights()
             self.progress.best = watched
             self.run.save("best", self.progress, self.trained)
         if self.keep_epochs:
+            self._check_weights()
             self.run.save_epoch(self.progress, self.trained, self.keep_epochs)
         if (epoch + 1) % self.checkpoint_every == 0:
             self._save_last()
 
+    def _check_weights(self):
+        """The last update of all may have spoilt weights without any loss that shows it."""
+        if broken := broken_weights(self.trained, self.model):
+            raise DivergedError(f"The training diverged: {broken[0]} holds NaN or infinity. {self._advice()}")
+
+    def _advice(self):
+        step, folder = self.progress.global_step, self.run.checkpoint("last")
+        if folder is None:
+            return f"That was at step {step}, before the first checkpoint: begin again with a smaller learning rate."
+        return (
+            f"That was at step {step}; {folder} is from before. Continue from there, with a smaller learning rate: "
+            f"python -m posekit.train --run_dir={self.run.path} --resume"
+        )
+
     def _save_last(self):
+        self._check_weights()
         self.run.save("last", self.progress, self.trained, self.model)
         self._saved_at = self.progress.global_step
 

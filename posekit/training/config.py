@@ -4,10 +4,12 @@ The dataclass is the truth. `option` declares a field with its default, help and
 from the fields, reads a run folder's `config.json` where one is named, and lets explicit flags override it.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -19,24 +21,32 @@ from posekit.files import write_file
 _LIST = tuple[str, ...]
 
 
-def option(default, help, *, choices=None, lower=None, upper=None, aliases=(), architecture=False):
+# What TensorFlow and NumPy take for a seed, and more than any other count can mean.
+_LARGEST_INT = 2**32 - 1
+
+
+def option(default, help, *, choices=None, lower=None, upper=None, aliases=(), architecture=False, training=False):
     """Declares one field of a configuration.
+
+    Numbers must be finite, and whole numbers at most 4294967295 where there is no other limit.
 
     Args:
         default: Default value.
         help: One line for `--help`.
         choices: Allowed values, for strings.
-        lower: Smallest allowed number.
-        upper: Largest allowed number.
+        lower: Smallest allowed number; of a list, whose items must then be numbers, of each.
+        upper: Largest allowed number; the same.
         aliases: Other spellings of the flag, such as those of the original code base.
-        architecture: Whether trained weights depend on the value; resuming refuses to change such a field.
+        architecture: Whether trained weights depend on the value, which then can only be chosen when training begins.
+        training: Whether the value matters while training only; the help of other commands leaves it out.
 
     Returns:
         A dataclass field.
     """
     metadata = dict(
-        help=help, choices=choices, lower=lower, upper=upper, aliases=aliases, architecture=architecture
-    )
+        help=help, choices=choices, lower=lower, upper=upper, aliases=aliases, architecture=architecture,
+        training=training,
+    )  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -85,7 +95,7 @@ def save_config(path, system, config):
         system: Name of the system, such as `"hmr"`.
         config: Its `Options`.
     """
-    write_file(path, (json.dumps({"model": system, **config.to_dict()}, indent=2) + "\n").encode())
+    write_file(path, json_text({"model": system, **config.to_dict()}).encode())
 
 
 def load_config(path):
@@ -107,6 +117,26 @@ def load_config(path):
         return values.pop("model"), values
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a posekit configuration ({error}); train again or restore the file.") from None
+
+
+def json_text(content):
+    """Writes values as strict JSON, which has no NaN and no infinity: null stands for them.
+
+    Args:
+        content: Dicts with texts as keys, lists, tuples, texts, numbers, booleans and None.
+
+    Returns:
+        Text of several lines.
+    """
+    return json.dumps(_only_finite(content), indent=2, allow_nan=False) + "\n"
+
+
+def _only_finite(content):
+    if isinstance(content, dict):
+        return {name: _only_finite(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_only_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 class UsageError(ValueError):
@@ -236,15 +266,36 @@ def parse(argv, systems, command, stored=None, command_name=""):
     except flags.Error as error:
         raise UsageError(_with_suggestion(str(error), values)) from None
     if values["help"].value:
-        print(_help(command, module.Config, name, systems))
+        print(_help(command, module.Config, name, systems, command_name))
         sys.exit(0)
     try:
         options = command(**_explicit(command, values))
-        start = module.Config.from_dict(stored(options, name) if stored else {})
+        start = _start(module.Config, options, stored(options, name) if stored else {})
         config = start.replace(**_explicit(module.Config, values, skip=_names(command)))
     except ValueError as error:
         raise UsageError(str(error)) from None
     return name, module, config, options, positional
+
+
+def _start(config, options, values):
+    try:
+        return config.from_dict(values)
+    except ValueError as error:
+        where = getattr(options, "reference", None) or getattr(options, "run_dir", "")
+        raise ValueError(f"The config.json of {where} cannot be used: {error} Restore it, or train again.") from None
+
+
+def architecture(config):
+    """Picks the options on which trained weights depend.
+
+    Args:
+        config: `Options` of a system.
+
+    Returns:
+        Dict of JSON-ready values.
+    """
+    values = config.to_dict()
+    return {field.name: values[field.name] for field in dataclasses.fields(config) if field.metadata["architecture"]}
 
 
 def changed_architecture(old, new):
@@ -342,22 +393,52 @@ def _cast(field, value):
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
             return tuple(item.strip() for item in value if item.strip())
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            return float(value)
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise ValueError(f"{field.name}={value!r} is not a {'list of names' if kind == _LIST else kind.__name__}.")
+    kind = "list of names" if kind == _LIST else kind.__name__
+    raise ValueError(f"{field.name}={_short(repr(value))} is not a {kind}.")
 
 
 def _check(field, value):
     metadata = field.metadata
-    if metadata["choices"]:
-        for item in value if isinstance(value, tuple) else (value,):
-            if item not in metadata["choices"]:
-                raise ValueError(f"--{field.name}={item} is not allowed; choose from {', '.join(metadata['choices'])}.")
-    if metadata["lower"] is not None and not value >= metadata["lower"]:
-        raise ValueError(f"--{field.name}={value} is too small; the smallest allowed value is {metadata['lower']}.")
-    if metadata["upper"] is not None and not value <= metadata["upper"]:
-        raise ValueError(f"--{field.name}={value} is too large; the largest allowed value is {metadata['upper']}.")
+    limited = metadata["lower"] is not None or metadata["upper"] is not None
+    for item in value if isinstance(value, tuple) else (value,):
+        if metadata["choices"] and item not in metadata["choices"]:
+            choices = ", ".join(metadata["choices"])
+            raise ValueError(f"--{field.name}={_short(item)} is not allowed; choose from {choices}.")
+        if field.type in (int, float) or limited:
+            _check_number(field, item)
+
+
+def _check_number(field, value):
+    lower, upper = field.metadata["lower"], field.metadata["upper"]
+    if upper is None and field.type is int:
+        upper = _LARGEST_INT
+    given = f"--{field.name}={_short(value)}"
+    try:
+        number = value if field.type is int else float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{given} must be numbers separated by commas.") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{given} is not a finite number; the default is {_shown_default(field)}.")
+    if lower is not None and not number >= lower:
+        raise ValueError(f"{given} is too small; the smallest allowed value is {lower}.")
+    if upper is not None and not number <= upper:
+        raise ValueError(f"{given} is too large; the largest allowed value is {upper}.")
+
+
+def _short(value):
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+_SHOWN = 40
+
+
+def _shown_default(field):
+    return ",".join(field.default) if isinstance(field.default, tuple) else field.default
 
 
 def _with_suggestion(message, values):
@@ -369,23 +450,28 @@ def _with_suggestion(message, values):
     return message
 
 
-def _help(command, config, name, systems):
+def _help(command, config, name, systems, command_name):
     others = " or ".join(f"--model={other}" for other in systems if other != name)
     lines = [(command.__doc__ or "").strip(), "", f"  --model: system, one of {', '.join(systems)} (now {name})"]
     lines += [f"      Options of the others: add {others} to --help."] if others else []
+    if command_name in _OF_TRAINED_MODELS:
+        lines.append(f"      Options of training only: python -m posekit.train --model={name} --help")
     taken = set()
     for title, options in (("options of this command", command), (f"options of {name}", config)):
         lines += ["", f"{title}:"]
-        for field in dataclasses.fields(options):
-            if field.name not in taken:
-                lines.append(_help_line(field))
+        shown = [field for field in dataclasses.fields(options) if field.name not in taken]
+        if command_name in _OF_TRAINED_MODELS:
+            shown = [field for field in shown if not field.metadata["training"]]
+        lines += map(_help_line, shown)
         taken |= _names(options)
     return "\n".join(lines)
 
 
+_OF_TRAINED_MODELS = ("validate", "preview", "predict", "export", "convert_checkpoint")
+
+
 def _help_line(field):
-    metadata, default = field.metadata, field.default
-    shown = ",".join(default) if isinstance(default, tuple) else default
+    metadata, shown = field.metadata, _shown_default(field)
     also = f" [also {', '.join('--' + alias for alias in metadata['aliases'])}]" if metadata["aliases"] else ""
     choices = f" ({'|'.join(metadata['choices'])})" if metadata["choices"] else ""
     prefix = "--[no]" if field.type is bool else "--"

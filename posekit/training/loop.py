@@ -6,9 +6,9 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from posekit.training.callbacks import Interrupted, RunRecorder
+from posekit.training.callbacks import Interrupted, RunRecorder, check_finite
 from posekit.training.config import changed_architecture
-from posekit.training.run import Progress
+from posekit.training.run import Progress, trained_config
 
 
 @contextlib.contextmanager
@@ -56,11 +56,14 @@ def check_resumable(run, config):
     Raises:
         ValueError: If an option on which the trained weights depend differs.
     """
-    changes = changed_architecture(run.load_config(type(config)), config)
+    stored, last = run.load_config(type(config)), run.checkpoint("last")
+    if last:
+        stored = trained_config(type(config), stored.to_dict(), last / "model.weights.h5")
+    changes = changed_architecture(stored, config)
     if changes:
         raise ValueError(
             f"The checkpoint in {run.path} was trained with another configuration ({'; '.join(changes)}). "
-            "Resume without these flags, or start a new --run_dir."
+            f"Resume without these flags (or set {run.config_path} back, if it was changed), or start a new --run_dir."
         )
 
 
@@ -77,6 +80,9 @@ def train(name, system, config, run, *, resume=False, verbose="auto"):
 
     Returns:
         `(progress, finished)`: where the run stands, and False if it was interrupted.
+
+    Raises:
+        DivergedError: If a loss or a weight is not finite any more; the last checkpoint before that stays.
     """
     keras.utils.set_random_seed(config.seed)
     if config.debug_numerics:
@@ -117,6 +123,8 @@ def train(name, system, config, run, *, resume=False, verbose="auto"):
                 trainer.fit(data, initial_epoch=progress.epoch, epochs=config.num_epochs, steps_per_epoch=steps, **fit)
     except Interrupted:
         return recorder.progress, False
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(str(error.message).splitlines()[0]) from error
     finally:
         recorder.close()
     return recorder.progress, True
@@ -157,4 +165,6 @@ def dry_run(system, config):
         history = trainer.fit(
             data, steps_per_epoch=1, verbose=0, validation_data=validation, validation_steps=1, shuffle=False
         )
-    return {name: values[0] for name, values in history.history.items()}
+    values = {name: values[0] for name, values in history.history.items()}
+    check_finite(values, trainer, "Look for damaged data with tools/inspect_dataset.py, or lower the learning rate.")
+    return values

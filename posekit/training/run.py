@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from posekit.files import load_weights, replacing
-from posekit.training.config import load_config, save_config
+from posekit.training.config import architecture, json_text, load_config, save_config
 
 
 @dataclasses.dataclass
@@ -45,6 +45,10 @@ class Progress:
     metrics: dict = dataclasses.field(default_factory=dict)
 
 
+class DivergedError(ValueError):
+    """Weights or losses that are no numbers any more: the training cannot go on from there."""
+
+
 # Begins the names of the epochs' checkpoints.
 _EPOCH = "epoch_"
 
@@ -63,6 +67,7 @@ class RunFolder:
         self.log_path = self.path / "log.csv"
         self.steps_path = self.path / "steps.csv"
         self.events_path = self.path / "events"
+        self._record = None
 
     def create(self, system, config):
         """Makes the folder and writes the configuration.
@@ -79,6 +84,8 @@ class RunFolder:
             save_config(self.config_path, system, config)
         except OSError as error:
             raise OSError(f"{self.path} cannot be written ({error.strerror}); give another --run_dir.") from error
+        # Weights carry it, so that no change of config.json makes another network of them.
+        self._record = architecture(config)
 
     def load_config(self, config_class):
         """Reads the configuration back.
@@ -134,9 +141,11 @@ class RunFolder:
         temporary.mkdir()
         try:
             model.save_weights(temporary / "model.weights.h5")
+            if self._record:
+                _write_record(temporary / "model.weights.h5", self._record)
             if trainer is not None:
                 save_variables(temporary / "training.h5", variables)
-            (temporary / "progress.json").write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
+            (temporary / "progress.json").write_text(json_text(dataclasses.asdict(progress)))
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -186,7 +195,75 @@ class RunFolder:
         progress = _read_progress(folder / "progress.json")
         load_weights(model, folder / "model.weights.h5")
         load_variables(folder / "training.h5", training_variables(trainer, model))
+        if broken := broken_weights(model, trainer):
+            raise DivergedError(
+                f"{folder} holds values that are not finite, in {broken[0]} and {len(broken) - 1} other weights: the "
+                f"training diverged; {_START_ANEW}."
+            )
         return progress
+
+
+def broken_weights(*models):
+    """Finds weights that hold NaN or infinity.
+
+    Args:
+        *models: Keras models.
+
+    Returns:
+        List of paths of weights, without repetitions.
+    """
+    weights = {id(weight): weight for model in models for weight in model.weights}
+    return [weight.path for weight in weights.values() if not np.isfinite(weight.numpy()).all()]
+
+
+def trained_config(config_class, values, path):
+    """Tells with which configuration weights were trained.
+
+    Args:
+        config_class: `Options` class of the system.
+        values: Dict of the options in the configuration file beside the weights.
+        path: The weights file. Where it says with which architecture it was trained, this counts: a configuration file
+            may have been changed or exchanged.
+
+    Returns:
+        The options.
+
+    Raises:
+        ValueError: If what it says cannot be understood.
+    """
+    record = _read_record(path)
+    try:
+        return config_class.from_dict({**values, **record})
+    except ValueError as error:
+        raise ValueError(
+            f"{path} was trained with options that this posekit does not have or allow: {error} Use the version that "
+            "trained it."
+        ) from None
+
+
+_RECORD = "posekit_architecture"
+
+
+def _write_record(path, record):
+    with h5py.File(path, "r+") as file:
+        file.attrs[_RECORD] = np.bytes_(json.dumps(record).encode())
+
+
+def _read_record(path):
+    """What `_write_record` wrote; empty for files without it, and for those that cannot be read at all."""
+    try:
+        with h5py.File(path, "r") as file:
+            if _RECORD not in file.attrs:
+                return {}
+            attribute = file.attrs.get_id(_RECORD)
+            # Texts of any length lie elsewhere in the file, and HDF5 may follow damaged references for ever.
+            text = file.attrs[_RECORD] if attribute.shape == () and attribute.dtype.kind == "S" else b""
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+        return {}
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{path} is damaged: its attribute {_RECORD!r} is no JSON; restore or train it.") from None
 
 
 def training_variables(trainer, model):

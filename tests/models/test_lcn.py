@@ -460,3 +460,9 @@ def test_wrong_inputs_are_refused():
     for shape in ((2, 16, 2), (2, 17, 3), (17, 2)):
         with pytest.raises(ValueError, match="17, 2"):
             model(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("options", [{"channels": 10**6}, {"channels": 4096}, {"channels": 64, "num_layers": 10**6}])
+def test_networks_that_no_memory_holds_are_refused(options):
+    with pytest.raises(ValueError, match=f"channels={options['channels']} and num_layers=.* at most 5.4e"):
+        LCN(**options)

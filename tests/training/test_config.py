@@ -8,6 +8,7 @@ from posekit.training.config import (
     Options,
     UsageError,
     changed_architecture,
+    json_text,
     load_config,
     option,
     parse,
@@ -25,6 +26,8 @@ class Config(Options):
     datasets: tuple[str, ...] = option(("lsp_train", "lsp_ext"), "training sets")
     backbone: str = option("resnet50", "backbone", architecture=True)
     head: str = option("a", "head", choices=("a", "b"))
+    rates: tuple[str, ...] = option(("1e-3", "1"), "rates", lower=0)
+    momentum: float = option(0.9, "momentum", training=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,12 @@ def test_round_trip_through_json(tmp_path):
         (["--num_epochs=x"], "num_epochs"),
         (["--num_epochs=0"], "smallest allowed value is 1"),
         (["--head=c"], "head"),
-        (["--generator_lr=nan"], "too small"),
+        (["--generator_lr=nan"], "generator_lr=nan is not a finite number"),
+        (["--generator_lr=1e999"], "generator_lr=inf is not a finite number"),
+        (["--num_epochs=" + "9" * 60], r"num_epochs=9{40}… is too large; the largest allowed value is 4294967295"),
+        (["--rates=1,fast"], "rates=fast must be numbers"),
+        (["--rates=1,nan"], "rates=nan is not a finite number"),
+        (["--rates=1,-1"], "rates=-1 is too small"),
     ],
 )
 def test_bad_flags_name_the_flag(argv, message):
@@ -101,6 +109,12 @@ def test_broken_config_files_are_refused(tmp_path, text):
         parse(["--model=toy", f"--run_dir={tmp_path}"], SYSTEMS, Command, stored_in_run)
 
 
+def test_stored_values_out_of_range_name_the_folder(tmp_path):
+    (tmp_path / "config.json").write_text('{"model": "toy", "num_epochs": 0}')
+    with pytest.raises(UsageError, match=rf"config.json of {tmp_path} cannot be used: --num_epochs=0 is too small"):
+        parse([f"--run_dir={tmp_path}"], SYSTEMS, Command, stored_in_run)
+
+
 def test_memory_that_runs_out_is_no_traceback(capsys):
     def run(*_):
         raise MemoryError("3 TiB")
@@ -109,12 +123,32 @@ def test_memory_that_runs_out_is_no_traceback(capsys):
     assert "Not enough memory (3 TiB); lower --batch_size" in capsys.readouterr().err
 
 
+def test_whole_numbers_too_large_for_a_float_are_refused():
+    with pytest.raises(ValueError, match=r"generator_lr=1000.*… is not a float"):
+        Config.from_dict({"generator_lr": 10**400})
+
+
+def test_json_is_strict():
+    text = json_text({"a": [1.0, float("nan")], "b": (float("-inf"), None, True, "x")})
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": [1.0, None], "b": [None, None, True, "x"]}
+
+
 def test_help_lists_command_and_system(capsys):
     with pytest.raises(SystemExit) as stop:
         run("--help")
     text = capsys.readouterr().out
     assert stop.value.code == 0
     assert "Does something." in text and "--epoch" in text and "(a|b)" in text and "--[no]resume" in text
+
+
+@pytest.mark.parametrize(("command", "there"), [("train", True), ("validate", False)])
+def test_help_leaves_options_of_training_to_train(capsys, command, there):
+    with pytest.raises(SystemExit):
+        parse(["--model=toy", "--help"], SYSTEMS, Command, None, command)
+    text = capsys.readouterr().out
+    assert ("--momentum" in text) == there and "--backbone" in text
+    assert ("posekit.train --model=toy --help" in text) != there
+    assert parse(["--model=toy", "--momentum=0.5"], SYSTEMS, Command, None, command)[2].momentum == 0.5
 
 
 def test_changed_architecture_names_the_fields():

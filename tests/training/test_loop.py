@@ -12,11 +12,15 @@ import sys
 import time
 import types
 
+import h5py
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from posekit import train
-from posekit.training.run import RunFolder
+from posekit.training.callbacks import RunRecorder, check_finite
+from posekit.training.run import DivergedError, RunFolder, trained_config
 from posekit.weights import load_ensemble, load_model, resolve
 
 TOY = pathlib.Path(__file__).with_name("toy_system.py")
@@ -137,6 +141,117 @@ def toy_without_pretraining(toy):
 def test_another_configuration_is_refused(uninterrupted, capsys):
     assert command(f"--run_dir={uninterrupted}", "--resume", "--width=9") == 1
     assert "width: 8 -> 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["config.json", "flag"])
+def test_another_configuration_of_the_same_shapes_is_refused(tmp_path, uninterrupted, capsys, changed):
+    copy = shutil.copytree(uninterrupted, tmp_path / "run")
+    flags = ["--activation=tanh"] if changed == "flag" else []
+    if not flags:
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps({**config, "activation": "tanh"}))
+    assert command(f"--run_dir={copy}", "--resume", "--num_epochs=5", *flags) == 1
+    assert "activation: 'linear' -> 'tanh'" in capsys.readouterr().err
+
+
+def test_weights_say_with_which_architecture_they_were_trained(tmp_path, uninterrupted, toy):
+    path = shutil.copy(uninterrupted / "checkpoints/last/model.weights.h5", tmp_path)
+    values = {"width": 3, "seed": 5}
+    assert trained_config(toy.Config, values, path) == toy.Config(seed=5)
+    with h5py.File(path, "r+") as file:
+        file.attrs["posekit_architecture"] = np.bytes_(b"{")
+    with pytest.raises(ValueError, match=r"model\.weights\.h5 is damaged"):
+        trained_config(toy.Config, values, path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["posekit_architecture"] = np.bytes_(b'{"depth": 3}')
+    with pytest.raises(ValueError, match=r"model\.weights\.h5 was trained with options .* Unknown options \['depth'\]"):
+        trained_config(toy.Config, values, path)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["posekit_architecture"]
+    assert trained_config(toy.Config, values, path) == toy.Config(width=3, seed=5)
+
+
+# ---------------------------------------------------------------------------------------------------- divergence
+
+
+def test_a_training_that_diverges_keeps_the_last_sound_checkpoint(tmp_path, uninterrupted, capsys):
+    run = [f"--run_dir={tmp_path}", "--num_epochs=2"]
+    assert command(*run) == 0
+    assert command(f"--run_dir={tmp_path}", "--resume", "--num_epochs=4", "--learning_rate=1e30") == 1
+    message = capsys.readouterr().err
+    assert "diverged: loss is " in message and f"--run_dir={tmp_path} --resume" in message
+    assert json.loads((tmp_path / "checkpoints/last/progress.json").read_text())["epoch"] == 2
+    assert command(f"--run_dir={tmp_path}", "--resume", "--num_epochs=4", "--learning_rate=0.01") == 0
+    assert_same_curve(tmp_path, uninterrupted)
+
+
+def test_a_training_that_diverges_at_once_leaves_no_checkpoint(tmp_path, capsys):
+    assert command(f"--run_dir={tmp_path}", "--learning_rate=1e30") == 1
+    assert "before the first checkpoint" in capsys.readouterr().err
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def recorder(tmp_path, toy):
+    model = toy.build_model(toy.Config())
+    recorder = RunRecorder(RunFolder(tmp_path), model, 6, monitor="loss")
+    recorder.set_model(toy.build_trainer(toy.Config(), model))
+    recorder.on_train_begin()
+    recorder.on_epoch_begin(0)
+    yield recorder
+    recorder.close()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_weights_spoilt_by_the_last_step_are_not_saved(recorder, broken):
+    recorder.on_epoch_end(0, {"loss": 2.0})
+    recorder.model.weights[0].assign(np.full((4, 8), broken))
+    with pytest.raises(DivergedError, match="kernel holds NaN"):
+        recorder.on_epoch_end(1, {"loss": 1.0})
+    for name in ("last", "best"):
+        assert json.loads((recorder.run.checkpoints / name / "progress.json").read_text())["best"] == 2.0
+
+
+def test_epochs_whose_validation_is_no_number_go_on_and_are_noted_as_null(recorder):
+    recorder.on_epoch_end(0, {"loss": 2.0, "val_loss": float("nan")})
+    text = (recorder.run.checkpoints / "last" / "progress.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["metrics"]["val_loss"] is None
+    assert recorder.run.restore(recorder.trained, recorder.model).best == 2.0
+
+
+def test_steps_that_overflow_are_tolerated_where_losses_are_scaled(toy):
+    model = toy.build_trainer(toy.Config(), toy.build_model(toy.Config()))
+    model.optimizer = keras.optimizers.LossScaleOptimizer(model.optimizer)
+    check_finite({"loss": np.inf}, model, "")
+    model.weights[0].assign(np.full((4, 8), np.nan))
+    check_finite({"loss": 1.0}, model, "")
+    with pytest.raises(DivergedError, match="loss is inf, error is nan"):
+        check_finite({"loss": np.inf, "error": np.nan, "other": 1.0}, model, "")
+
+
+def test_a_checkpoint_with_broken_weights_is_not_continued(tmp_path, uninterrupted, toy, capsys):
+    copy = shutil.copytree(uninterrupted, tmp_path / "run")
+    with h5py.File(copy / "checkpoints/last/model.weights.h5", "r+") as file:
+        file["layers/dense/vars/0"][0, 0] = np.nan
+    assert command(f"--run_dir={copy}", "--resume", "--num_epochs=5") == 1
+    assert "not finite" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_is_no_traceback(tmp_path, monkeypatch, capsys):
+    def fit(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory\nfor a tensor")
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    assert command(f"--run_dir={tmp_path}") == 1
+    assert "Not enough memory (failed to allocate memory); lower --batch_size" in capsys.readouterr().err
+
+
+def test_dry_run_of_what_diverges_fails(toy, monkeypatch, capsys):
+    monkeypatch.setattr(
+        toy, "train_data", lambda *_: tf.data.Dataset.from_tensors((np.full((5, 4), np.nan), np.ones((5, 1))))
+    )
+    assert command("--dry_run") == 1
+    assert "loss is nan" in capsys.readouterr().err
 
 
 def test_training_state_of_another_model_is_refused(tmp_path, toy):

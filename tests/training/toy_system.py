@@ -16,6 +16,8 @@ from posekit.training.config import Options, option
 class Config(Options):
     num_epochs: int = option(4, "epochs")
     width: int = option(8, "units", architecture=True)
+    activation: str = option("linear", "of the units", architecture=True)
+    learning_rate: float = option(0.01, "learning rate", lower=0.0)
     seed: int = option(0, "seed")
     pause: float = option(0.0, "seconds after each step")
     mixed_precision: bool = option(False, "half")
@@ -33,13 +35,13 @@ def complete(config):
 
 
 def build_model(config):
-    hidden = [keras.layers.Dense(config.width), keras.layers.Dropout(0.3)]
+    hidden = [keras.layers.Dense(config.width, config.activation), keras.layers.Dropout(0.3)]
     return keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(1)])
 
 
 def build_trainer(config, model):
     trainer = keras.Model(model.inputs, model.outputs)
-    trainer.compile(keras.optimizers.Adam(0.01), "mse")
+    trainer.compile(keras.optimizers.Adam(config.learning_rate), "mse")
     trainer.optimizer.build(trainer.trainable_variables)
     return trainer
 
