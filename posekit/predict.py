@@ -10,7 +10,7 @@ from posekit.weights import WeightsOptions, stored_with_weights
 
 @dataclasses.dataclass(frozen=True)
 class Command(WeightsOptions):
-    """Predicts on images, folders or videos (lcn: keypoint files) named on the command line and writes results."""
+    """Predicts on images, folders or videos (lcn: keypoints, v2v: depth) named on the command line; writes results."""
 
     output: str = option("predictions", "folder of the results")
     formats: tuple[str, ...] = option(

@@ -1,6 +1,6 @@
 """Shows predictions live: `python -m posekit.preview --source=0` (camera), a video, an image or a folder.
 
-With `--model=lcn` the source is a file of 2-D keypoints.
+With `--model=lcn` the source is a file of 2-D keypoints, with `--model=v2v` depth: a picture, folder, stack or video.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from posekit.weights import WeightsOptions, stored_with_weights
 class Command(WeightsOptions):
     """Shows predictions. Keys: the first letter of a view, ESC quits."""
 
-    source: str = option("0", "camera number, video, image or folder; keypoints for --model=lcn")
+    source: str = option("0", "camera number, video, image or folder; lcn: keypoints; v2v: depth")
     output: str = option("", "write a video (.mp4, .gif) or pictures (.png, .jpg) instead of opening a window")
     view: str = option("", "view to begin with: mesh (where there is one), skeleton, both, rotated")
     predict_every: int = option(0, "predict every so many frames; 0: every 5 for a camera, else every frame", lower=0)
