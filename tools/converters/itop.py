@@ -78,12 +78,16 @@ def read_frame(path, size, frame):
     Raises:
         DepthFileError: If the file cannot be used.
     """
-    return _archive(path, size)[frame.number], (0, 0, *size)
+    try:
+        changed = os.stat(path).st_mtime_ns
+    except OSError:
+        changed = None
+    return _archive(path, size, changed)[frame.number], (0, 0, *size)
 
 
 @functools.lru_cache(1)
-def _archive(path, size):
-    """The open file; opening it for every frame would take longer than reading."""
+def _archive(path, size, changed):
+    """The open file, as long as it does not change; opening it for every frame would take longer than reading."""
     return DepthArchive(path, size)
 
 
