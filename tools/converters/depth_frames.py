@@ -280,6 +280,9 @@ def crop_to_reach(depth, box, centers, reach, camera):
     right, bottom = np.minimum(box[2:], shadows[:, 2:].max(0) + 1)
     if left < right and top < bottom:
         depth = depth[top - box[1] : bottom - box[1], left - box[0] : right - box[0]]
+        near = (depth >= centers[:, 2].min() - reach[2]) & (depth <= centers[:, 2].max() + reach[2])
+        part, (left, top, _, _) = _bounds(near, (left, top))
+        depth = depth[part]
         points = depth_to_points(depth, camera, (left, top))
         # Pixels may be numbered from 0 or from 1, which moves points by a pixel.
         pixel = points[..., 2:] / np.array([camera.fx, camera.fy, np.inf])
@@ -288,12 +291,18 @@ def crop_to_reach(depth, box, centers, reach, camera):
             near |= (np.abs(points - center) <= np.asarray(reach) + pixel).all(-1)
         near &= encode_depth(depth, camera.unit) > 0
         if near.any():
-            rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
-            part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            corner = (int(left + columns[0]), int(top + rows[0]))
-            shape = (int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1))
-            return np.where(near, depth, 0)[part], (*corner, corner[0] + shape[0], corner[1] + shape[1])
+            part, box = _bounds(near, (left, top))
+            return np.where(near, depth, 0)[part], box
     raise NoForegroundError("Nothing was measured within reach of the centre.")
+
+
+def _bounds(mask, corner):
+    """Slices of the least part that holds all of a mask, and its box, for the mask's corner (left, top)."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows, columns = (range(places[0], places[-1] + 1) if len(places) else range(0) for places in (rows, columns))
+    left, top = int(corner[0] + columns.start), int(corner[1] + rows.start)
+    part = np.s_[rows.start : rows.stop, columns.start : columns.stop]
+    return part, (left, top, left + len(columns), top + len(rows))
 
 
 # ------------------------------------------------------------------------------------------------------ listing
