@@ -31,7 +31,6 @@ is there already is not made again. Exit status: 0 if all is well, 3 if somethin
 """
 
 import functools
-import math
 import pathlib
 import sys
 
@@ -126,7 +125,7 @@ flags.DEFINE_float(
     0,
     "Edge of the cube around the centre for which depth pictures are cut, in mm (ITOP: m); the dataset's own if 0.",
     0,
-    100_000,
+    10_000,
 )
 flags.DEFINE_enum(
     "silhouette_format",
@@ -358,8 +357,10 @@ def _h36m_jobs(data_dir, output_dir):
 def _depth_jobs(data_dir):
     """List of (name, function that lists the raw dataset) of the depth datasets chosen."""
     chosen = [name for name in depth_frames.SCENES if FLAGS[name].value]
-    if not math.isfinite(FLAGS.cubic_size):
-        raise app.UsageError(f"--cubic_size={FLAGS.cubic_size} is no length; give mm, for ITOP m, such as 250 or 2.")
+    for name in chosen:
+        own = depth_frames.SCENES[name].cubic_size
+        if FLAGS.cubic_size and not 0.1 <= FLAGS.cubic_size / own <= 10:  # millimetres taken for metres
+            raise app.UsageError(f"--cubic_size={FLAGS.cubic_size:g} is no cube for {name}, whose own is {own:g}.")
     if FLAGS.centers_dir and len(chosen) > 1:
         inner = [name for name in chosen if not (pathlib.Path(FLAGS.centers_dir) / name).is_dir()]
         if inner:

@@ -463,7 +463,7 @@ def read_nyu_joints(path, key="joint_xyz"):
     try:
         shapes = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
     except Exception as error:  # SciPy raises errors of many types for damaged files.
-        raise DepthFileError(path, "not a MATLAB file", f"{_one_line(error)}; a .mat of version 5 to 7 is") from None
+        raise DepthFileError(path, "not a MATLAB file", f"{_one_line(error)}; version 5 to 7 is expected") from None
     if key not in shapes:
         raise DepthFileError(path, f"no array {key!r} in it", f"it has {sorted(shapes)[:10] or 'none'}")
     shape, kind = shapes[key]
@@ -565,7 +565,7 @@ def read_itop_labels(path, num_joints=15):
         if "id" in file:
             ids = _plain_dataset(path, file, "id", (), "S")
             if len(ids) != len(joints) or ids.dtype.itemsize > _MAX_NAME:
-                raise DepthFileError(path, "'id' of another shape", f"{ids.dtype} {list(ids.shape)}; a name a frame is")
+                raise DepthFileError(path, "'id' of another shape", f"{ids.dtype} {list(ids.shape)}; one a frame")
             texts = [text.decode("ascii", "replace") for text in ids[()].tolist()]
             # They name the records, so that no two may be the same, and none may break a line.
             if len(set(texts)) == len(names) and all(len(text.split()) == 1 for text in texts):
@@ -641,7 +641,8 @@ def _read_rows(path, lines, count, named, what):
         numbers.append(number)
         if len(numbers) > _MAX_FRAMES:
             raise DepthFileError(path, f"more than {_MAX_FRAMES} lines", "a line for every frame is expected")
-    return names, np.array(values, np.float64).reshape(-1, count), numbers
+    rows = np.frombuffer(values, np.float64) if len(values) else np.zeros(0)  # without a copy of half a gigabyte
+    return names, rows.reshape(-1, count), numbers
 
 
 @contextlib.contextmanager
@@ -661,7 +662,9 @@ def _plain_dataset(path, file, key, row, kinds):
     data = file[key]
     if data.dtype.kind not in kinds or len(data.shape) != 1 + len(row) or data.shape[1:] != row:
         wanted = ", ".join(["frames", *map(str, row)])
-        raise DepthFileError(path, f"{key!r} of another shape", f"{data.dtype} {list(data.shape)}; [{wanted}] is")
+        kind = {"f": "floating", "S": "text"}.get(kinds, "whole")
+        found = f"{data.dtype} {list(data.shape)}"
+        raise DepthFileError(path, f"{key!r} of another shape", f"{found}; {kind} [{wanted}] is expected")
     if data.external or data.is_virtual:
         raise DepthFileError(path, f"{key!r} lies in another file", "one file that holds everything is expected")
     claimed, there = data.size * data.dtype.itemsize, data.id.get_storage_size()

@@ -447,7 +447,7 @@ def broken(name):
         ("external link", "no array 'data' in it"),
         ("soft link", "no array 'data' in it"),
         ("group", "no array 'data' in it"),
-        ("shape", "'data' of another shape .float16 .2, 100, 320.; .frames, 240, 320. is"),
+        ("shape", "'data' of another shape .float16 .2, 100, 320.; floating .frames, 240, 320. is expected"),
         ("integers", "'data' of another shape"),
         ("never written", "'data' claims more than the file holds"),
         ("never written, compressed", "'data' claims more than the file holds"),

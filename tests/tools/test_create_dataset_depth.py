@@ -650,6 +650,35 @@ def test_itop_frames_that_show_nobody(tmp_path):
 # ------------------------------------------------------------------------------------------------------ command
 
 
+def test_records_go_through_the_pipeline(tmp_path):
+    from converters import icvl
+    from converters.depth_frames import Options
+
+    from posekit.data.depth_pipeline import count_frames, depth_batches
+
+    icvl_folder(tmp_path / "icvl", frames=2)
+    make(tmp_path, icvl.icvl("test", tmp_path / "icvl", Options()))
+    there = records(tmp_path, "icvl_test")
+    codec = VoxelCodec(cubic_size=200.0)
+    assert count_frames(tmp_path, "icvl", "test") == 4
+    batches = list(depth_batches(tmp_path, "icvl", "test", 3, codec=codec))
+    assert [name.decode() for batch in batches for name in batch["name"].numpy()] == [record.name for record in there]
+    points = codec.batched().points(batches[0]["depth"], batches[0]["box"], "icvl", unit=0.1)
+    voxels = codec.batched().voxels(points, batches[0]["refpoint"]).numpy()
+    for index, record in enumerate(there[:3]):
+        whole = read_depth_png(tmp_path / "icvl" / "Testing" / "Depth" / f"{record.name}.png")
+        expected = codec.voxels(
+            depth_to_points(whole, "icvl", first_pixel=codec.first_pixel)[whole > 0], record.centers[0]
+        )
+        assert np.abs(voxels[index, ..., 0] - expected).sum() <= 2  # float32 at the edge of a voxel
+        assert expected.sum() > 300
+
+
+def test_a_cube_in_another_unit(tmp_path):
+    result = run("create_dataset.py", "--itop_front", f"--data_dir={tmp_path}", "--cubic_size=200", status=1)
+    assert "--cubic_size=200 is no cube for itop_front, whose own is 2" in result.stderr
+
+
 def test_several_workers_make_the_same(tmp_path):
     from converters import icvl
     from converters.depth_frames import Options
