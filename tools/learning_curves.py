@@ -14,7 +14,7 @@ import pathlib
 import re
 import sys
 
-from posekit.files import write_file
+from posekit.files import regular_file, write_file
 from posekit.systems import SYSTEMS
 from posekit.training.config import (
     Options,
@@ -54,9 +54,11 @@ def run(name, system, config, options, rest):
     variants = {title: _changed(config, title, changes) for title, changes in _variants(options.variants)}
     run_dirs = {title: folder / re.sub(r"[^\w.+-]+", "_", title.replace("=", "")) for title in variants}
     # Nothing is trained for hours before a mistake in the last variant is found.
+    _check_folder(folder, run_dirs)
     for title, variant in variants.items():
         _check_run(system, variant, run_dirs[title])
-    _check_curve(system, next(iter(variants.values())), options.curve)
+    for title, variant in variants.items():
+        _check_curve(system, variant, options.curve, title, run_dirs[title] / "log.csv")
     for title, variant in variants.items():
         run_dir = run_dirs[title]
         print(f"{title}: {run_dir}")
@@ -79,6 +81,7 @@ def run(name, system, config, options, rest):
     return 0
 
 
+_WRITTEN = ("learning_curves.json", "learning_curves.png")
 _LABELS = {"val_joint_error_px": "error of test joints, thousandths of the picture's width"}
 
 
@@ -142,18 +145,59 @@ def _train(name, system, config, run_dir, verbose):
     return loop.train(name, system, config, folder, resume=folder.checkpoint("last") is not None, verbose=verbose)[1]
 
 
-def _check_curve(system, config, name):
+def _check_folder(folder, run_dirs):
+    for name in _WRITTEN:
+        if (folder / name).is_dir():
+            raise UsageError(f"{folder / name} is a folder, where a file is to be written; name another --output_dir.")
+    titles = {}
+    for title, run_dir in run_dirs.items():
+        # Some file systems take both cases of a letter for one.
+        other = titles.setdefault(run_dir.name.lower(), title)
+        if other != title:
+            raise UsageError(f"--variants: {other!r} and {title!r} would share {run_dir}; write one in another way.")
+
+
+def _check_curve(system, config, name, title, log):
     from posekit.training import loop
 
-    columns = sorted({*loop.dry_run(system, config), "seconds"})
+    columns = sorted({*_rows(log)[0]} - {"epoch"} if log.exists() else {*loop.dry_run(system, config), "seconds"})
     if name not in columns:
-        raise UsageError(f"--curve={name} is not a column of log.csv; it has {', '.join(columns)}.")
+        raise UsageError(f"--curve={name} is not a column of log.csv of {title!r}; it has {', '.join(columns)[:400]}.")
+    if log.exists():
+        _column(log, name)
 
 
 def _column(path, name):
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [int(row["epoch"]) for row in rows], [float(row[name]) for row in rows]
+    rows = _rows(path)
+    try:
+        epochs, values = [int(row["epoch"]) for row in rows], [float(row[name]) for row in rows]
+        if epochs != list(range(1, len(rows) + 1)):
+            raise ValueError(f"its epochs are {str(epochs)[:60]}")
+    except (ValueError, KeyError) as error:
+        raise ValueError(_damaged(path, error)) from None
+    return epochs, values
+
+
+def _rows(path):
+    """Rows of a log, at least one; each has a value for every column."""
+    try:
+        with open(regular_file(path), newline="") as file:
+            rows = list(csv.DictReader(file))
+        # A run that was killed while writing may have left the start of a row, which goes when it is continued.
+        if len(rows) > 1 and None in rows[-1].values():
+            rows.pop()
+        if not rows or any(None in row or None in row.values() for row in rows):
+            raise ValueError("a row has too few or too many values, or there is none")
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(_damaged(path, error)) from None
+    return rows
+
+
+def _damaged(path, error):
+    return (
+        f"{path} is missing or damaged ({error!s:.200}): there is no curve to draw. Move {path.parent} away, and the "
+        "same command trains this variant anew; all others stay as they are."
+    )
 
 
 def _is_number(value):

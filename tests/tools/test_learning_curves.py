@@ -80,6 +80,36 @@ def test_an_interrupted_study_goes_on_and_is_drawn(tool, data, tmp_path, monkeyp
     assert "dropout" in capsys.readouterr().err
 
 
+def test_damaged_logs_are_named_before_anything_is_trained(tool, data, tmp_path, capsys):
+    argv = [f"--data_dir={data}", f"--output_dir={tmp_path}", *SMALL]
+    assert tool.main([*argv, "--variants=knn=1"]) == 0
+    log = tmp_path / "knn1" / "log.csv"
+    whole = log.read_bytes()
+    head, *lines = whole.splitlines(keepends=True)
+    for content in (
+        b"", head, head + lines[0][:9] + b"\n", head + b"1,a,b,c,d,e\n", head + lines[1], head + lines[0] + lines[0],
+        b"\xff\xfe\0" * 9, b"\0,\0\n" * 9, b"epoch,val_joint_error_px\n1,abc\n", b"epoch,val_joint_error_px\nx,1\n",
+    ):  # fmt: skip
+        log.write_bytes(content)
+        assert tool.main([*argv, "--variants=knn=1;knn=2"]) in (1, 2)
+        message = capsys.readouterr().err
+        assert "Traceback" not in message and ("anew" in message or "is not a column" in message)
+        assert log.read_bytes() == content and not (tmp_path / "knn2").exists()
+    log.unlink()
+    assert tool.main([*argv, "--variants=knn=1"]) == 1
+    assert "log.csv is missing or damaged" in capsys.readouterr().err
+    # A run that was killed while it wrote.
+    log.write_bytes(whole + b"3,0.")
+    assert tool.main([*argv, "--variants=knn=1"]) == 0
+    assert (tmp_path / "knn1" / "checkpoints" / "last").exists()
+
+
+def test_results_need_a_place(tool, data, tmp_path, capsys):
+    (tmp_path / "learning_curves.json").mkdir()
+    assert tool.main([f"--data_dir={data}", f"--output_dir={tmp_path}", *SMALL, "--variants=knn=1"]) == 2
+    assert "learning_curves.json is a folder" in capsys.readouterr().err and not (tmp_path / "knn1").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -90,6 +120,9 @@ def test_an_interrupted_study_goes_on_and_is_drawn(tool, data, tmp_path, monkeyp
         (["--variants=max_norm=maybe"], "neither true nor false"),
         (["--variants=knn=0"], "smallest"),
         (["--variants=;"], "empty"),
+        (["--variants=knn=1;use_validation=false"], "not a column of log.csv of 'use_validation=false'"),
+        (["--variants=knn=1;data_dir=a/b;data_dir=a_b"], "would share"),
+        (["--variants=knn=1,dropout=0.5;knn=1, dropout=0.5"], "would share"),
         (["something"], "something"),
     ],
 )
