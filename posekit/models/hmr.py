@@ -1,5 +1,6 @@
 """HMR: a body mesh and a camera from one picture, and the critic that judges bodies."""
 
+import contextlib
 import importlib
 import inspect
 import pathlib
@@ -22,8 +23,8 @@ class HMR(keras.Model):
     """Regresses camera, pose and shape of the person in a square crop, in stages, and poses the body with them.
 
     A vector theta holds the camera `(s, tx, ty)`, the pose (axis-angle in radians, 3 for every joint of the body) and
-    the shape coefficients, in this order: 85 numbers for SMPL. The backbone computes in the global dtype policy, so in
-    half precision under `mixed_float16` or `mixed_bfloat16`; everything behind it, in float32.
+    the shape coefficients, in this order: 85 numbers for SMPL. The backbone computes in its dtype policy, so in half
+    precision under `mixed_float16` or `mixed_bfloat16`; everything behind it, in float32.
 
     Args:
         body: A `BodyModel`, the name or path of one (see `posekit.bodies.load_body`), or None for the first body on the
@@ -41,6 +42,7 @@ class HMR(keras.Model):
             `"original"` leaves it out (MobileNetV3, EfficientNetV2, ConvNeXt) or, where it cannot be left out
             (EfficientNet B0 to B7), feeds it 0 to 255 as it expects.
         name: Name of the model.
+        dtype: Type, or name of the dtype policy, of a named backbone; None for the global policy.
 
     Call arguments:
         images: `[batch, image_size, image_size, 3]` in [-1, 1].
@@ -81,11 +83,19 @@ class HMR(keras.Model):
         mean_theta=None,
         backbone_preprocessing="original",
         name="hmr",
+        dtype=None,
         **kwargs,
     ):
+        if dtype is not None and not isinstance(backbone, str):
+            raise ValueError(
+                f"dtype is {dtype!r}, but a model passed as backbone brings its own; leave it out, or make the "
+                "backbone with it."
+            )
         # === Layers ===
+        policy = keras.dtype_policies.get(dtype)
         decoder = ThetaDecoder(body, name="body")
-        network, preprocessing = _backbone(backbone, backbone_weights, image_size, backbone_preprocessing)
+        with _global_policy(policy):
+            network, preprocessing = _backbone(backbone, backbone_weights, image_size, backbone_preprocessing)
         start = _mean_theta(mean_theta, decoder.smpl)
         stages = IterativeRegressor(start, num_stages, dropout=dropout, name="stages")
 
@@ -99,6 +109,7 @@ class HMR(keras.Model):
             )
         theta = stages(features)
         super().__init__(inputs=images, outputs={"theta": theta, **decoder(theta)}, name=name, **kwargs)
+        self.dtype_policy = policy
 
         # === Config ===
         self.decoder = decoder
@@ -144,10 +155,7 @@ class HMR(keras.Model):
         return self.smpl(pose, shape, outputs=("vertices",))["vertices"]
 
     def get_config(self):
-        """The constructor's arguments; a body is named, a backbone without a name is described.
-
-        Besides, `"dtype"`: the policy under which `from_config` makes a named backbone.
-        """
+        """The constructor's arguments; a body is named, a backbone without a name is described."""
         return {
             "body": self.smpl.get_config()["body"],
             "backbone": self.backbone_name or keras.saving.serialize_keras_object(self.backbone),
@@ -167,15 +175,13 @@ class HMR(keras.Model):
         """Rebuilds the model without its weights: those of the backbone are not fetched again."""
         config = dict(config)
         backbone_weights = config.pop("backbone_weights", None)
+        policy, trainable = keras.dtype_policies.get(config.pop("dtype", None)), config.pop("trainable", True)
         if isinstance(config.get("backbone"), dict):
             config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
-        trainable, before = config.pop("trainable", True), keras.config.dtype_policy()
-        # Named backbones know no policy but the global one.
-        keras.config.set_dtype_policy(keras.dtype_policies.get(config.pop("dtype", None)))
-        try:
             model = cls(**config)
-        finally:
-            keras.config.set_dtype_policy(before)
+            model.dtype_policy = policy
+        else:
+            model = cls(**config, dtype=policy)
         model.backbone_weights = backbone_weights
         if not trainable:
             # Set to True, it would thaw what a backbone of its own keeps frozen.
@@ -378,6 +384,17 @@ def backbone_names():
         Sorted list of the models of `keras.applications`, in lower case.
     """
     return sorted(_applications())
+
+
+@contextlib.contextmanager
+def _global_policy(policy):
+    """Makes a context with another global dtype policy: the only one that named backbones know."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _applications():

@@ -206,6 +206,15 @@ def test_half_precision_in_the_backbone_only(policy, name):
     assert all(np.isfinite(value).all() for value in result.values())
 
 
+def test_dtype_is_that_of_a_named_backbone():
+    model = HMR(tiny_body(), "mobilenetv2", image_size=32, dtype="mixed_bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
+    assert {layer.compute_dtype for layer in model.backbone.layers} == {"bfloat16"}
+    assert HMR.from_config(model.get_config()).get_config() == model.get_config()
+    with pytest.raises(ValueError, match=r"dtype is 'float16', .* brings its own"):
+        small_hmr(dtype="float16")
+
+
 def test_critic_computes_in_float32_under_half_precision(policy):
     inputs = [np.zeros((2, *tensor.shape[1:]), np.float32) for tensor in Critic().inputs]
     check_half_precision(Critic, [inputs])
