@@ -202,12 +202,15 @@ def skeleton(config):
     if not config.joints:
         return whole
     kept = tuple(name for name in whole.joints if name in config.joints)
-    bones = tuple(
-        (whole.joints[child], whole.joints[parent])
-        for child, parent in whole.bones
-        if whole.joints[child] in kept and whole.joints[parent] in kept
-    )
-    return Skeleton(f"{whole.name}_{len(kept)}", kept, bones)
+    bones = []
+    for name in kept:
+        # Across joints that are left out, a bone leads to the nearest one that is kept.
+        parent = whole.parents[whole.index(name)]
+        while parent >= 0 and whole.joints[parent] not in kept:
+            parent = whole.parents[parent]
+        if parent >= 0:
+            bones.append((name, whole.joints[parent]))
+    return Skeleton(f"{whole.name}_{len(kept)}", kept, tuple(bones))
 
 
 def _rows(config):

@@ -18,7 +18,7 @@ class TorchAdam(FusedAdam):
     Keras adds it to the root of the uncorrected one, which in the first steps weighs it up to thirty times as much.
 
     Example:
-        >>> trainer.compile(TorchAdam(1e-3, epsilon=1e-8))
+        >>> trainer.compile(TorchAdam(1e-3, epsilon=1e-8))  # doctest: +SKIP
 
     Follows: PyTorch torch/optim/adam.py.
     """
@@ -51,7 +51,7 @@ class TorchRMSprop(keras.optimizers.RMSprop):
     Keras adds it under the root. `rho` is what Torch calls alpha. There is no momentum and no centering.
 
     Example:
-        >>> trainer.compile(TorchRMSprop(2.5e-4, rho=0.99, epsilon=1e-8))
+        >>> trainer.compile(TorchRMSprop(2.5e-4, rho=0.99, epsilon=1e-8))  # doctest: +SKIP
 
     Follows: torch/optim rmsprop.lua.
     """

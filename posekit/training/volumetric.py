@@ -28,9 +28,9 @@ class VolumetricTrainer(keras.Model):
         name: Name of the model.
 
     Example:
-        >>> trainer = VolumetricTrainer(V2VPoseNet(), VoxelCodec(200.0), depth_unit=0.1)
-        >>> trainer.compile(TorchAdam(1e-3, epsilon=1e-8))
-        >>> trainer.fit(batches)
+        >>> trainer = VolumetricTrainer(V2VPoseNet(), VoxelCodec(200.0), depth_unit=0.1)  # doctest: +SKIP
+        >>> trainer.compile(TorchAdam(1e-3, epsilon=1e-8))  # doctest: +SKIP
+        >>> trainer.fit(batches)  # doctest: +SKIP
 
     Follows: dragonbook/V2V-PoseNet-pytorch lib/solver.py, integral-pose/solver.py; mks0601/V2V-PoseNet_RELEASE
     src/train.lua.

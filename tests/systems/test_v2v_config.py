@@ -30,7 +30,7 @@ def test_part_of_the_joints_in_the_order_of_the_dataset():
     part = v2v.skeleton(v2v.Config(joints=("thumb_tip", "wrist", "index_mcp", "index_pip")))
     assert part.joints == ("wrist", "index_mcp", "index_pip", "thumb_tip")
     assert {(part.joints[child], part.joints[parent]) for child, parent in part.bones} == {
-        ("index_mcp", "wrist"), ("index_pip", "index_mcp"),
+        ("index_mcp", "wrist"), ("index_pip", "index_mcp"), ("thumb_tip", "wrist"),
     }  # fmt: skip
 
 
