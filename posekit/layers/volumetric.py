@@ -26,6 +26,8 @@ class VolumeBatchNormalization(keras.layers.BatchNormalization):
     Call arguments:
         inputs: `[batch, x, y, z, channels]`.
         training: Whether statistics are those of the batch.
+        keep: Whether the running statistics take those of the batch in; else nothing is changed, and the result is
+            `(normalized, mean, variance)`, for `keep_statistics`. In training only.
 
     Returns:
         The same shape.
@@ -47,7 +49,7 @@ class VolumeBatchNormalization(keras.layers.BatchNormalization):
                 f"{self.synchronized!r}; volumes are normalised over axis -1 with scale and center, each replica alone."
             )
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None, mask=None, keep=True):
         """See the class; a mask is refused."""
         if mask is not None:
             raise ValueError("Volumes are normalised without a mask; set the voxels to leave out before, or none.")
@@ -57,11 +59,23 @@ class VolumeBatchNormalization(keras.layers.BatchNormalization):
             mean, variance = tf.cast(self.moving_mean, dtype), tf.cast(self.moving_variance, dtype)
             return _scale(inputs, gamma, beta, mean, variance, self.epsilon)
         normalized, mean, variance = _normalize(inputs, gamma, beta, self.epsilon)
-        count = tf.cast(_count(inputs), dtype)
+        if not keep:
+            return normalized, mean, variance
+        self.keep_statistics(mean, variance, _count(inputs))
+        return normalized
+
+    def keep_statistics(self, mean, variance, count):
+        """Takes the statistics of a batch into the running ones.
+
+        Args:
+            mean: `[channels]`.
+            variance: `[channels]`, mean squared distance from the mean.
+            count: How many voxels they are of.
+        """
+        count = tf.cast(count, variance.dtype)
         unbiased = variance * count / tf.maximum(count - 1, 1)
         for kept, new in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
             kept.assign(kept + (1 - self.momentum) * (tf.cast(new, kept.dtype) - kept))
-        return normalized
 
 
 def _normalize(inputs, gamma, beta, epsilon):
@@ -120,11 +134,37 @@ def _count(values):
     return tf.reduce_prod(tf.shape(values)[:4])
 
 
-class _Block(keras.layers.Layer):
-    """What the blocks share: their arguments, and how their layers are made."""
+class _Convolution(keras.layers.Conv3D):
+    """Convolution whose gradient is right for volumes smaller than the kernel, too.
 
-    def __init__(self, filters, momentum=MOMENTUM, epsilon=EPSILON, kernel_initializer=None, name=None, **kwargs):
+    On processors, TensorFlow's gradient of such a kernel in bfloat16 holds memory that was never written.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        """See `keras.layers.Conv3D`."""
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        small = any(edge is not None and edge < size for edge, size in zip(inputs.shape[1:4], self.kernel_size))
+        if dtype != "bfloat16" or not small:
+            return super().convolution_op(inputs, kernel)
+        features = super().convolution_op(ops.cast(inputs, "float32"), ops.cast(kernel, "float32"))
+        return ops.cast(features, dtype)
+
+
+class _Block(keras.layers.Layer):
+    """What the blocks share: their arguments, how their layers are made, and how they are trained in less memory."""
+
+    def __init__(
+        self,
+        filters,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
+        kernel_initializer=None,
+        name=None,
+        remat=False,
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
+        self.remat = bool(remat)
         self.filters = filters
         self.momentum = momentum
         self.epsilon = epsilon
@@ -134,7 +174,7 @@ class _Block(keras.layers.Layer):
             else keras.initializers.get(kernel_initializer)
         )
 
-    def _convolution(self, name, kernel_size, layer=keras.layers.Conv3D, **options):
+    def _convolution(self, name, kernel_size, layer=_Convolution, **options):
         # A copy each: one initializer gives the same numbers to every layer of a shape.
         initializer = self.kernel_initializer
         if isinstance(initializer, keras.initializers.Initializer):
@@ -155,11 +195,37 @@ class _Block(keras.layers.Layer):
             self.momentum, self.epsilon, name=name, dtype=self.dtype_policy, trainable=self.trainable
         )
 
+    def call(self, inputs, training=None):
+        """See the class."""
+        if not (self.remat and training and self.trainable):
+            return self._forward(inputs, lambda norm, features: norm(features, training=training))
+        norms = []
+
+        def forward(inputs):
+            # This runs again on the way back, but the running statistics must change only once.
+            norms.clear()
+            statistics = []
+
+            def normalize(norm, features):
+                norms.append(norm)
+                features, *of_batch = norm(features, training=True, keep=False)
+                statistics.extend(of_batch)
+                return features
+
+            return (self._forward(inputs, normalize), *statistics)
+
+        features, *statistics = tf.recompute_grad(forward)(inputs)
+        # Every layer of a block normalises volumes of the size of its result.
+        for norm, mean, variance in zip(norms, statistics[::2], statistics[1::2], strict=True):
+            norm.keep_statistics(mean, variance, _count(features))
+        return features
+
     def get_config(self):
         """The constructor's arguments."""
         return {
             **super().get_config(),
             "filters": self.filters,
+            "remat": self.remat,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
@@ -177,6 +243,7 @@ class BasicBlock3D(_Block):
         epsilon: Of batch normalisation.
         kernel_initializer: Start of the kernels; None for a normal distribution of standard deviation 0.001.
         name: Name of the layer.
+        remat: Whether training computes the inside anew on the way back instead of keeping it: less memory, more time.
 
     Call arguments:
         inputs: `[batch, x, y, z, channels]`.
@@ -193,9 +260,17 @@ class BasicBlock3D(_Block):
     """
 
     def __init__(
-        self, filters, kernel_size, momentum=MOMENTUM, epsilon=EPSILON, kernel_initializer=None, name=None, **kwargs
+        self,
+        filters,
+        kernel_size,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
+        kernel_initializer=None,
+        name=None,
+        remat=False,
+        **kwargs,
     ):
-        super().__init__(filters, momentum, epsilon, kernel_initializer, name, **kwargs)
+        super().__init__(filters, momentum, epsilon, kernel_initializer, name, remat, **kwargs)
         self.kernel_size = kernel_size
         self.convolution = self._convolution("convolution", kernel_size)
         self.norm = self._norm("norm")
@@ -205,9 +280,8 @@ class BasicBlock3D(_Block):
         self.convolution.build(input_shape)
         self.norm.build(self.convolution.compute_output_shape(input_shape))
 
-    def call(self, inputs, training=None):
-        """See the class."""
-        return ops.relu(self.norm(self.convolution(inputs), training=training))
+    def _forward(self, inputs, normalize):
+        return ops.relu(normalize(self.norm, self.convolution(inputs)))
 
     def compute_output_shape(self, input_shape):
         """Shape of the result."""
@@ -228,6 +302,7 @@ class UpsampleBlock3D(_Block):
         epsilon: Of batch normalisation.
         kernel_initializer: Start of the kernels; None for a normal distribution of standard deviation 0.001.
         name: Name of the layer.
+        remat: Whether training computes the inside anew on the way back instead of keeping it: less memory, more time.
 
     Call arguments:
         inputs: `[batch, x, y, z, channels]`.
@@ -243,8 +318,17 @@ class UpsampleBlock3D(_Block):
     Follows: dragonbook/V2V-PoseNet-pytorch src/v2v_model.py:Upsample3DBlock (kernel of 2 voxels).
     """
 
-    def __init__(self, filters, momentum=MOMENTUM, epsilon=EPSILON, kernel_initializer=None, name=None, **kwargs):
-        super().__init__(filters, momentum, epsilon, kernel_initializer, name, **kwargs)
+    def __init__(
+        self,
+        filters,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
+        kernel_initializer=None,
+        name=None,
+        remat=False,
+        **kwargs,
+    ):
+        super().__init__(filters, momentum, epsilon, kernel_initializer, name, remat, **kwargs)
         self.convolution = self._convolution("convolution", 2, keras.layers.Conv3DTranspose, strides=2)
         self.norm = self._norm("norm")
 
@@ -253,9 +337,8 @@ class UpsampleBlock3D(_Block):
         self.convolution.build(input_shape)
         self.norm.build(self.compute_output_shape(input_shape))
 
-    def call(self, inputs, training=None):
-        """See the class."""
-        return ops.relu(self.norm(self.convolution(inputs), training=training))
+    def _forward(self, inputs, normalize):
+        return ops.relu(normalize(self.norm, self.convolution(inputs)))
 
     def compute_output_shape(self, input_shape):
         """Shape of the result."""
@@ -275,6 +358,7 @@ class ResidualBlock3D(_Block):
         epsilon: Of batch normalisation.
         kernel_initializer: Start of the kernels; None for a normal distribution of standard deviation 0.001.
         name: Name of the layer.
+        remat: Whether training computes the inside anew on the way back instead of keeping it: less memory, more time.
 
     Call arguments:
         inputs: `[batch, x, y, z, channels]`.
@@ -290,8 +374,17 @@ class ResidualBlock3D(_Block):
     Follows: dragonbook/V2V-PoseNet-pytorch src/v2v_model.py:Res3DBlock.
     """
 
-    def __init__(self, filters, momentum=MOMENTUM, epsilon=EPSILON, kernel_initializer=None, name=None, **kwargs):
-        super().__init__(filters, momentum, epsilon, kernel_initializer, name, **kwargs)
+    def __init__(
+        self,
+        filters,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
+        kernel_initializer=None,
+        name=None,
+        remat=False,
+        **kwargs,
+    ):
+        super().__init__(filters, momentum, epsilon, kernel_initializer, name, remat, **kwargs)
         self.first_convolution = self._convolution("first_convolution", 3)
         self.first_norm = self._norm("first_norm")
         self.second_convolution = self._convolution("second_convolution", 3)
@@ -311,12 +404,11 @@ class ResidualBlock3D(_Block):
             self.skip_convolution.build(input_shape)
             self.skip_norm.build(inside)
 
-    def call(self, inputs, training=None):
-        """See the class."""
-        features = ops.relu(self.first_norm(self.first_convolution(inputs), training=training))
-        features = self.second_norm(self.second_convolution(features), training=training)
+    def _forward(self, inputs, normalize):
+        features = ops.relu(normalize(self.first_norm, self.first_convolution(inputs)))
+        features = normalize(self.second_norm, self.second_convolution(features))
         if self.skip_convolution is not None:
-            inputs = self.skip_norm(self.skip_convolution(inputs), training=training)
+            inputs = normalize(self.skip_norm, self.skip_convolution(inputs))
         return ops.relu(features + inputs)
 
     def compute_output_shape(self, input_shape):

@@ -57,6 +57,8 @@ class V2VPoseNet(keras.Model):
         batch_norm_momentum: Share of the running statistics that stays in every training step, 0 to below 1.
         batch_norm_epsilon: Added to the variance, above 0.
         kernel_initializer: Start of the kernels; None for a normal distribution of standard deviation 0.001.
+        remat: Whether training computes the inside of every block anew on the way back instead of keeping it: less
+            memory, more time, the same gradients.
         name: Name of the model.
         dtype: Type, or name of the dtype policy, of all layers; None for the global policy. What comes out is float32,
             as are values while they are pooled, unless the type is bfloat16.
@@ -94,6 +96,7 @@ class V2VPoseNet(keras.Model):
         batch_norm_momentum=MOMENTUM,
         batch_norm_epsilon=EPSILON,
         kernel_initializer=None,
+        remat=False,
         name="v2v",
         dtype=None,
         trainable=True,
@@ -120,6 +123,7 @@ class V2VPoseNet(keras.Model):
             "momentum": batch_norm_momentum,
             "epsilon": batch_norm_epsilon,
             "kernel_initializer": kernel_initializer,
+            "remat": remat,
             "dtype": policy,
         }
 
@@ -173,6 +177,7 @@ class V2VPoseNet(keras.Model):
         self.batch_norm_momentum = batch_norm_momentum
         self.batch_norm_epsilon = batch_norm_epsilon
         self.kernel_initializer = kernel_initializer
+        self.remat = bool(remat)
 
     def call(self, inputs, training=None, mask=None):
         """See the class."""
@@ -191,6 +196,7 @@ class V2VPoseNet(keras.Model):
             "batch_norm_momentum": self.batch_norm_momentum,
             "batch_norm_epsilon": self.batch_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "remat": self.remat,
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "trainable": self.trainable,

@@ -193,3 +193,18 @@ def test_kernels_start_apart():
     first, second = block.first_convolution.kernel.numpy(), block.second_convolution.kernel.numpy()
     assert np.abs(first - second).max() > 0
     assert 0.0005 < first.std() < 0.0015 and not block.first_convolution.bias.numpy().any()
+
+
+@pytest.mark.parametrize("edge", [1, 2, 3])
+def test_gradients_of_small_volumes_in_half_precision(edge):
+    rng = np.random.default_rng(0)
+    gradients = {}
+    values = rng.normal(size=(2, edge, edge, edge, 16)).astype(np.float32)
+    for dtype in ("float32", "mixed_bfloat16"):
+        keras.utils.set_random_seed(0)
+        block = ResidualBlock3D(16, kernel_initializer="he_normal", dtype=dtype)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.cast(block(values, training=False), tf.float32) * values)
+        gradients[dtype] = tape.gradient(loss, block.first_convolution.kernel).numpy()
+    scale = np.abs(gradients["float32"]).max()
+    np.testing.assert_allclose(gradients["mixed_bfloat16"], gradients["float32"], rtol=0, atol=0.1 * scale)

@@ -374,3 +374,51 @@ def test_learns_coordinates():
     history = model.fit(voxels, truth, batch_size=8, epochs=15, verbose=0).history["loss"]
     np.testing.assert_allclose(history[0], first, rtol=1e-4)
     assert history[-1] < 0.5 * history[0]
+
+
+# === Less memory in training ===
+
+
+def trained_once(remat, head, compiled, dtype):
+    model = small_v2v(remat=remat, head=head, dtype=dtype)
+    voxels = random_voxels(16, 16, 16)
+    target = np.random.default_rng(1).random((2, 8, 8, 8, 3), np.float32)
+
+    def step():
+        with tf.GradientTape() as tape:
+            outputs = model(voxels, training=True)
+            heatmaps = outputs["heatmaps"] if head == "integral" else outputs
+            loss = tf.reduce_mean(heatmap_mse(target, heatmaps))
+            if head == "integral":
+                loss += tf.reduce_mean(outputs["coordinates"])
+        return loss, tape.gradient(loss, model.trainable_variables)
+
+    loss, gradients = (tf.function(step) if compiled else step)()
+    return float(loss), gradients, model
+
+
+@pytest.mark.parametrize(
+    ("head", "compiled", "dtype", "tolerance"),
+    [("heatmap", True, None, 1e-6), ("integral", False, None, 1e-6), ("heatmap", True, "mixed_bfloat16", 1e-2)],
+)
+def test_computing_anew_gives_the_same_gradients(head, compiled, dtype, tolerance):
+    loss, gradients, model = trained_once(False, head, compiled, dtype)
+    loss_anew, gradients_anew, model_anew = trained_once(True, head, compiled, dtype)
+    assert loss_anew == pytest.approx(loss, rel=1e-6)
+    # Biases before a normalisation have a gradient of 0, and rounding.
+    tolerance *= max(float(tf.reduce_max(tf.abs(gradient))) for gradient in gradients)
+    for variable, expected, result in zip(model.trainable_variables, gradients, gradients_anew, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=tolerance, err_msg=variable.path)
+    # The running statistics change once, although the blocks run twice.
+    for expected, result in zip(model.non_trainable_variables, model_anew.non_trainable_variables, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6, err_msg=expected.path)
+
+
+def test_computing_anew_is_an_option_of_the_config():
+    model = small_v2v(remat=True)
+    assert model.get_config()["remat"] is True and V2VPoseNet.from_config(model.get_config()).remat is True
+    assert model.get_layer("front_residual_1").get_config()["remat"] is True and not small_v2v().remat
+    voxels = random_voxels(16, 16, 16)
+    np.testing.assert_array_equal(model(voxels), small_v2v()(voxels))
+    model.trainable = False
+    model(voxels, training=True)
