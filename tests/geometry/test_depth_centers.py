@@ -68,11 +68,34 @@ def test_hand_cut_by_the_border(side):
     assert np.isfinite(center).all() and np.abs(center - hand).max() < 60
 
 
-def test_a_forearm_draws_the_center_but_little():
-    depth = put_ball(empty(), np.array([0.0, 40.0, 400.0]), 45.0)
-    depth[120:, 145:175] = np.where(depth[120:, 145:175] > 0, depth[120:, 145:175], 410)
+@pytest.mark.parametrize("elbow", [239, 225])
+def test_the_hand_of_an_arm(elbow):
+    hand = np.array([0.0, 60.0, 400.0])
+    arm = np.where((np.abs(np.arange(320) - 160) < 18) & (np.arange(240)[:, None] >= 90), 410.0, 0)
+    arm[elbow:] = 0 if elbow < 239 else arm[elbow:]
+    depth = put_ball(arm, hand, 45.0)
     center = estimate_center(depth, CAMERA, (100, 700), 200)
-    assert abs(center[0]) < 2 and -30 < center[1] < 40
+    assert abs(center[0]) < 3 and 20 < center[1] < 70
+
+
+def test_an_arm_from_the_side():
+    hand = np.array([90.0, 0.0, 500.0])
+    arm = np.where((np.abs(np.arange(240)[:, None] - 120) < 15) & (np.arange(320) < 200), 510.0, 0)
+    center = estimate_center(put_ball(arm, hand, 45.0), CAMERA, (100, 700), 200)
+    assert 40 < center[0] < 100 and abs(center[1]) < 3
+
+
+def test_somebody_on_the_floor_before_a_wall():
+    camera = DepthCamera(285.0, 285.0, 160.0, 120.0, y_up=True, width=320, height=240, unit="m")
+    rows = np.arange(240.0)[:, None]
+    floor = np.where(rows > 120, 0.9 * camera.fy / np.maximum(rows - 120, 1e-9), 9.0)
+    depth = np.broadcast_to(np.minimum(floor, 4.4), (240, 320)).copy()
+    center = np.array([0.3, 0.0, 3.0])
+    for height in np.linspace(-0.8, 0.7, 16):  # a stack of balls, 1.8 m tall
+        put_ball(depth, center + [0, height, 0], 0.18, camera)
+    depth += np.random.default_rng(0).normal(0, 0.005, depth.shape)
+    found = estimate_center(depth, camera, (0.5, 5.0), 2.0)
+    assert np.abs(found - center).max() < 0.2
 
 
 def test_a_crop_gives_the_same_as_the_picture():

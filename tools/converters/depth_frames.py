@@ -36,11 +36,13 @@ class Scene:
         dataset: Such as `"msra"` or `"itop_front"`.
         depth_range: `(nearest, farthest)` depth of a hand or body, in the dataset's unit.
         cubic_size: Edge of the cube around the centre, in the dataset's unit.
+        behind: How far behind the middle of what is seen an estimated centre lies, in the dataset's unit.
     """
 
     dataset: str
     depth_range: tuple
     cubic_size: float
+    behind: float = 0.0
 
     @property
     def camera(self):
@@ -76,7 +78,8 @@ SCENES = {
     "nyu": Scene("nyu", (300.0, 1200.0), 250.0),
     "hands2017": Scene("hands2017", (100.0, 1500.0), 250.0),
     "itop_front": Scene("itop_front", (0.5, 5.0), 2.0),
-    "itop_top": Scene("itop_top", (0.3, 5.0), 2.0),
+    # From above, the camera sees head and shoulders of somebody who stands.
+    "itop_top": Scene("itop_top", (0.3, 5.0), 2.0, behind=0.35),
 }
 
 
@@ -255,7 +258,9 @@ class Converter:
             region = np.clip(frame.region, (left, top, left, top), (right, bottom, right, bottom))
             x, y = region[::2] - left, region[1::2] - top
             depth, box = depth[y[0] : y[1], x[0] : x[1]], tuple(region.tolist())
-        return estimate_center(depth, self.scene.camera, self.scene.depth_range, self.scene.cubic_size, box=box)
+        scene = self.scene
+        center = estimate_center(depth, scene.camera, scene.depth_range, scene.cubic_size, box=box)
+        return center + [0, 0, scene.behind]
 
 
 def crop_to_reach(depth, box, centers, reach, camera):
