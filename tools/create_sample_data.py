@@ -15,6 +15,9 @@ needed. `python tools/create_dataset.py --data_dir=data …` then runs as with r
     h36m/             h36m_train.pkl, h36m_test.pkl (one dict a pose: joints of one camera, box, camera) and
                       h36m_sh_dt_ft.pkl (what a detector would say), as CHUNYUWANG/lcn-pose has them: seven people do
                       15 actions twice before four cameras
+    msra/             P0/1/joint.txt, P0/1/000000_depth.bin …: nine people do 17 gestures with one hand; center/
+    nyu/              train, test: joint_data.mat, depth_1_0000001.png …; center/
+    itop/             ITOP_{side,top}_{train,test}_{depth_map,labels}.h5: twenty people before two cameras; center/
 
 Each folder gets a file sample_data.json that says so. A folder without it, or whose files were changed since, holds
 somebody's data and is left alone; with --overwrite it is renamed to <folder>.old. Folders that are complete already are
@@ -36,8 +39,9 @@ import zlib
 
 import cv2
 import numpy as np
-import scipy.io
+import sample_depth
 from absl import app, flags
+from sample_depth import mat_bytes
 from tqdm import tqdm
 
 from posekit.bodies import sample_body
@@ -60,7 +64,7 @@ from posekit.files import print_any_text
 from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16
 from posekit.training.config import import_tensorflow_quietly
 
-DATASETS = ("lsp", "lsp_ext", "mpii", "coco", "mocap", "h36m")
+DATASETS = ("lsp", "lsp_ext", "mpii", "coco", "mocap", "h36m", "msra", "nyu", "itop")
 MARK = "sample_data.json"
 _MAX_MARK_BYTES = 16 << 20
 # Part of every mark: raise it when the same settings give other data.
@@ -79,6 +83,19 @@ flags.DEFINE_integer(
     "Poses of h36m, four fifths of them for training; every camera's view counts.",
     lower_bound=20,
     upper_bound=3_000_000,
+)
+flags.DEFINE_integer(
+    "msra_frames_per_gesture", 12, "Frames of each gesture of each person in msra.", lower_bound=1, upper_bound=999_999
+)
+flags.DEFINE_integer(
+    "num_nyu_frames", 250, "Frames of nyu, four fifths of them for training.", lower_bound=5, upper_bound=1_000_000
+)
+flags.DEFINE_integer(
+    "num_itop_frames",
+    240,
+    "Frames of each view of itop, four fifths of them for training.",
+    lower_bound=5,
+    upper_bound=1_000_000,
 )
 flags.DEFINE_integer("seed", 0, "Seed: the same seed gives the same data.", lower_bound=0)
 flags.DEFINE_integer(
@@ -102,6 +119,7 @@ _LEFTOVERS = {
     "mocap_neutrMosh": ("neutrSMPL_CMU_???.tfrecord", "neutrSMPL_jointLim_???.tfrecord"),
     "amass": ("SampleSet/*/*_poses.npz",),
     "h36m": ("h36m_train.pkl", "h36m_test.pkl", "h36m_sh_dt_ft.pkl"),
+    **sample_depth.FILES,
 }
 
 
@@ -134,7 +152,7 @@ def main(argv):
     except KeyboardInterrupt:
         print("interrupted; the same command makes the sample data complete.", file=sys.stderr)
         return 130
-    flags_of = {"lsp": "--lsp --lsp_val"}
+    flags_of = {"lsp": "--lsp --lsp_val", "itop": "--itop_front --itop_top"}
     sets = " ".join(flags_of.get(name, f"--{name}") for name in _chosen())
     print(f"Done in {time.monotonic() - start:.1f} s. Next:")
     print(f"  python tools/create_dataset.py {sets} --data_dir={FLAGS.data_dir}")
@@ -155,6 +173,9 @@ def _make(name, data_dir, pool):
         "coco": (["coco"], _write_coco),
         "mocap": (["mocap_neutrMosh", "amass"], _write_mocap),
         "h36m": (["h36m"], _write_h36m),
+        "msra": (["msra"], _write_msra),
+        "nyu": (["nyu"], _write_nyu),
+        "itop": (["itop"], _write_itop),
     }[name]
     marks = [_Mark(data_dir, folder, _settings(name)) for folder in folders]
     if all(mark.complete() for mark in marks):
@@ -169,9 +190,17 @@ def _make(name, data_dir, pool):
     return f"{name}: {summary} in {', '.join(str(mark.folder) for mark in marks)}"
 
 
+_AMOUNTS = {
+    "mocap": "num_poses",
+    "h36m": "num_h36m_poses",
+    "msra": "msra_frames_per_gesture",
+    "nyu": "num_nyu_frames",
+    "itop": "num_itop_frames",
+}
+
+
 def _settings(name):
-    of_poses = {"mocap": "num_poses", "h36m": "num_h36m_poses"}
-    keys = [of_poses[name]] if name in of_poses else ["num_images", "image_size"]
+    keys = [_AMOUNTS[name]] if name in _AMOUNTS else ["num_images", "image_size"]
     amounts = {key: FLAGS[key].value for key in keys}
     return {"made_by": "tools/create_sample_data.py", "recipe": _RECIPE, "seed": FLAGS.seed, **amounts}
 
@@ -338,14 +367,6 @@ def _npz_bytes(**arrays):
     return file.getvalue()
 
 
-def _mat_bytes(joints):
-    file = io.BytesIO()
-    scipy.io.savemat(file, {"joints": joints}, do_compression=True)
-    data = file.getvalue()
-    # The header's free text holds the time; without it, equal data gives equal files.
-    return b"MATLAB 5.0 MAT-file, sample data of posekit".ljust(116) + data[116:]
-
-
 # ------------------------------------------------------------------------------------------------- image datasets
 
 
@@ -360,12 +381,12 @@ def _processes():
     return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
 
-def _pictures(pool, draw, count, name):
+def _pictures(pool, draw, count, name, unit="image"):
     """Results of `draw(index)` for every index, in order."""
     with interrupts_held_back():
         results = pool.map(draw, range(count), chunksize=4) if pool else map(draw, range(count))
     try:
-        yield from tqdm(results, total=count, desc=name, unit="image", file=sys.stderr)
+        yield from tqdm(results, total=count, desc=name, unit=unit, file=sys.stderr)
     except BaseException:
         if pool:
             pool.shutdown(cancel_futures=True)
@@ -424,7 +445,7 @@ def _write_lsp(pool, images, silhouettes):
     )
     body = slice(LSP14.num_joints)
     joints = np.concatenate([keypoints[:, body], ~visible[:, body, None]], -1)
-    images.write_bytes("joints.mat", _mat_bytes(joints.transpose(2, 1, 0).astype(np.float64)))
+    images.write_bytes("joints.mat", mat_bytes(joints=joints.transpose(2, 1, 0).astype(np.float64)))
     images.write_bytes("sample_truth.npz", _npz_bytes(**truth))
     return f"{len(joints)} images"
 
@@ -444,7 +465,7 @@ def _write_lsp_extended(pool, images, silhouettes):
     seen = visible[:, body, None]
     # As in the real set, joints that nobody could see have no position.
     joints = np.concatenate([keypoints[:, body] * seen, seen], -1)
-    images.write_bytes("joints.mat", _mat_bytes(joints.transpose(1, 2, 0).astype(np.float64)))
+    images.write_bytes("joints.mat", mat_bytes(joints=joints.transpose(1, 2, 0).astype(np.float64)))
     images.write_bytes("sample_truth.npz", _npz_bytes(**truth))
     return f"{len(joints)} images, {len(joints) // 6} without a silhouette"
 
@@ -721,6 +742,26 @@ def _h36m_items(video, subject, action, subaction, camera, lens, joints_image, j
         }
         for frame in range(len(boxes))
     ]
+
+
+# ------------------------------------------------------------------------------------------------- depth pictures
+
+
+def _drawn(pool, name):
+    """What `sample_depth` needs to draw a dataset: a function that draws every sequence, and its seeds."""
+    return functools.partial(_pictures, pool, name=name, unit="sequence"), [FLAGS.seed, DATASETS.index(name)]
+
+
+def _write_msra(pool, folder):
+    return sample_depth.write_msra(folder, *_drawn(pool, "msra"), FLAGS.msra_frames_per_gesture)
+
+
+def _write_nyu(pool, folder):
+    return sample_depth.write_nyu(folder, *_drawn(pool, "nyu"), FLAGS.num_nyu_frames)
+
+
+def _write_itop(pool, folder):
+    return sample_depth.write_itop(folder, *_drawn(pool, "itop"), FLAGS.num_itop_frames)
 
 
 if __name__ == "__main__":

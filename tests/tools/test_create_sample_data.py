@@ -22,6 +22,7 @@ from posekit.data.tfrecord import count_records, read_records
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COUNT = 8
 H36M = ("--num_h36m_poses=301",)
+DEPTH = ("--msra_frames_per_gesture=1", "--num_nyu_frames=5", "--num_itop_frames=5")
 
 
 def run(*flags, status=0):
@@ -35,7 +36,8 @@ def run(*flags, status=0):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
-    run(f"--data_dir={folder}", f"--num_images={COUNT}", "--num_poses=250", *H36M, "--seed=3", "--num_workers=2")
+    counts = (f"--num_images={COUNT}", "--num_poses=250", *H36M, *DEPTH)
+    run(f"--data_dir={folder}", *counts, "--seed=3", "--num_workers=2")
     return folder
 
 
@@ -258,8 +260,8 @@ def test_same_seed_same_data_whatever_the_processes(data, tmp_path):
 
 def test_finished_data_is_not_made_again(data):
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*.jpg")}
-    text = run(f"--data_dir={data}", f"--num_images={COUNT}", "--num_poses=250", *H36M, "--seed=3")
-    assert text.count("already") == 6
+    text = run(f"--data_dir={data}", f"--num_images={COUNT}", "--num_poses=250", *H36M, *DEPTH, "--seed=3")
+    assert text.count("already") == 9
     assert before == {path: path.stat().st_mtime_ns for path in data.rglob("*.jpg")}
 
 
