@@ -52,6 +52,8 @@ DEPTH_RANGES = {
 }  # fmt: skip
 # Batch, epochs, learning rate, optimizer of each original.
 _RECIPES = {"pytorch": (12, 15, 1e-3, "adam"), "lua": (8, 10, 2.5e-4, "rmsprop")}
+# What says that an option follows dataset and convention.
+_FOLLOWING = {"batch_size": 0, "num_epochs": 0, "learning_rate": 0.0, "optimizer": "recipe", "cubic_size": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +106,9 @@ class Config(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        batch, epochs, rate, optimizer = _RECIPES[self.convention]
-        for name, value in (("batch_size", batch), ("num_epochs", epochs), ("learning_rate", rate)):
-            if not getattr(self, name):
+        for name, value in self._recipe().items():
+            if getattr(self, name) == _FOLLOWING[name]:
                 object.__setattr__(self, name, value)
-        if self.optimizer == "recipe":
-            object.__setattr__(self, "optimizer", optimizer)
-        if not self.cubic_size:
-            object.__setattr__(self, "cubic_size", _CUBES[self.dataset])
         skeleton = depth_pose.dataset_protocol(self.dataset).skeleton
         unknown = [name for name in self.joints if name not in skeleton.joints]
         if unknown or len(set(self.joints)) < len(self.joints):
@@ -129,6 +126,15 @@ class Config(Options):
         if self.jit_compile and self.debug_numerics:
             raise ValueError("--debug_numerics cannot look into --jit_compile; leave one of them out.")
         codec(self)
+
+    def replace(self, **changes):
+        """Returns a copy with some fields changed; what follows dataset and convention goes on following them."""
+        following = {name: _FOLLOWING[name] for name, value in self._recipe().items() if getattr(self, name) == value}
+        return super().replace(**{**following, **changes})
+
+    def _recipe(self):
+        names = ("batch_size", "num_epochs", "learning_rate", "optimizer")
+        return {**dict(zip(names, _RECIPES[self.convention])), "cubic_size": _CUBES[self.dataset]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -270,16 +270,18 @@ def parse(argv, systems, command, stored=None, command_name=""):
         sys.exit(0)
     try:
         options = command(**_explicit(command, values))
-        start = _start(module.Config, options, stored(options, name) if stored else {})
-        config = start.replace(**_explicit(module.Config, values, skip=_names(command)))
+        kept = stored(options, name) if stored else {}
+        _check_stored(module.Config, options, kept)
+        # What a system fills in for itself depends on all of them, so that it is made of all at once.
+        config = module.Config.from_dict({**kept, **_explicit(module.Config, values, skip=_names(command))})
     except ValueError as error:
         raise UsageError(str(error)) from None
     return name, module, config, options, positional
 
 
-def _start(config, options, values):
+def _check_stored(config, options, values):
     try:
-        return config.from_dict(values)
+        config.from_dict(values)
     except ValueError as error:
         where = getattr(options, "reference", None) or getattr(options, "run_dir", "")
         raise ValueError(f"The config.json of {where} cannot be used: {error} Restore it, or train again.") from None

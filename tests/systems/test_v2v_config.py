@@ -3,9 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from posekit import train
 from posekit.results import People
 from posekit.skeletons import MSRA21
-from posekit.systems import v2v
+from posekit.systems import SYSTEMS, v2v
+from posekit.training.config import parse
 
 
 def test_recipes_of_both_originals():
@@ -14,6 +16,15 @@ def test_recipes_of_both_originals():
     assert (lua.batch_size, lua.num_epochs, lua.learning_rate, lua.optimizer) == (8, 10, 2.5e-4, "rmsprop")
     chosen = v2v.Config(convention="lua", batch_size=3, num_epochs=2, learning_rate=0.1, optimizer="adam")
     assert (chosen.batch_size, chosen.num_epochs, chosen.learning_rate, chosen.optimizer) == (3, 2, 0.1, "adam")
+
+
+def test_what_follows_dataset_and_convention_goes_on_following_them():
+    other = v2v.Config(num_epochs=3).replace(dataset="nyu", convention="lua")
+    assert (other.cubic_size, other.batch_size, other.num_epochs, other.optimizer) == (250, 8, 3, "rmsprop")
+    assert v2v.Config().replace(dataset="nyu", cubic_size=123.0).cubic_size == 123
+    flags = ["--model=v2v", "--dataset=itop_top", "--convention=lua", "--batch_size=5"]
+    parsed = parse(flags, SYSTEMS, train.Command)[2]
+    assert (parsed.cubic_size, parsed.batch_size, parsed.num_epochs, parsed.learning_rate) == (2, 5, 10, 2.5e-4)
 
 
 @pytest.mark.parametrize(
