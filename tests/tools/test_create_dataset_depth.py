@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from posekit.codecs.voxel_heatmap import VoxelCodec
 from posekit.data.depth_files import read_depth_bin, read_depth_png
-from posekit.data.depth_records import DepthRecord, decode_depth
+from posekit.data.depth_records import DepthRecord, decode_depth, encode_depth
 from posekit.data.shards import NothingUsableError, ShardWriter, Skip
 from posekit.data.tfrecord import dataset_files, read_records
 from posekit.geometry.depth import dataset_camera, depth_to_points, pixel_to_world, world_to_pixel
@@ -151,6 +151,32 @@ def test_msra_records_hold_the_pictures(tree, tmp_path):
     for center in first.centers:
         assert (np.abs(missing - center) > first.reach).any(1).all()
     assert seen.sum() > 500
+
+
+@pytest.mark.parametrize("far", [400.0, 640.0])
+@pytest.mark.parametrize("convention", ["pytorch", "lua"])
+def test_records_make_the_voxels_of_whole_pictures(far, convention):
+    """However a cube is turned and scaled, and whether or not the originals' wall at 700 mm is in it."""
+    from converters.depth_frames import SCENES, Converter, Frame
+
+    scene, camera = SCENES["msra"], dataset_camera("msra")
+    hand = np.array([20.0, -30.0, far])
+    depth = decode_depth(encode_depth(ball(camera, hand, 60.0), "mm"), "mm")  # in whole tenths of a millimetre
+    depth[20:60, 60:120] = far + 190  # measured, but out of reach
+    depth[100:140, 20:60] = 6900  # farther than records can hold
+    frame = Frame("a", np.tile(hand, (21, 1)), np.ones(21, bool), np.array([hand, hand + 15]))
+    record = Converter(scene, scene.reach(), None).record(frame, depth, (0, 0, 320, 240))
+    walled = np.where(depth > 0, depth, 700)
+    codec = VoxelCodec(200.0, convention=convention)
+    whole = depth_to_points(walled, camera, first_pixel=codec.first_pixel).reshape(-1, 3)
+    crop = decode_depth(record.depth, "mm")
+    crop = depth_to_points(np.where(crop > 0, crop, 700), camera, record.box[:2], codec.first_pixel).reshape(-1, 3)
+    for seed in range(6):
+        augmentation = codec.augmentation(np.random.default_rng(seed).integers(0, 2, 5) * 0.9999)  # the extremes
+        for center in frame.centers:
+            expected, found = (codec.voxels(points, center, augmentation) for points in (whole, crop))
+            np.testing.assert_array_equal(found, expected)
+    assert (record.depth.max() == 65535) == (far > 600)
 
 
 def test_records_reach_as_far_as_both_heads_look(tree):

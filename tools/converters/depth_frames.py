@@ -24,6 +24,7 @@ from posekit.metrics.depth_pose import dataset_protocol
 # Voxels of the larger and of the network's cube: the originals', and small ones, whose coarser rounding reaches
 # somewhat farther, for networks that fit a small machine.
 _CUBES = ((96, 88), (40, 32), (18, 16))
+_FARTHEST = np.iinfo(np.uint16).max
 # Record sets hold the reach in float32.
 _ROUNDING = 1 + 1e-5
 
@@ -36,12 +37,14 @@ class Scene:
         dataset: Such as `"msra"` or `"itop_front"`.
         depth_range: `(nearest, farthest)` depth of a hand or body, in the dataset's unit.
         cubic_size: Edge of the cube around the centre, in the dataset's unit.
+        walled: Whether the farthest depth is where the originals put pixels that measured nothing.
         behind: How far behind the middle of what is seen an estimated centre lies, in the dataset's unit.
     """
 
     dataset: str
     depth_range: tuple
     cubic_size: float
+    walled: bool = True
     behind: float = 0.0
 
     @property
@@ -77,9 +80,9 @@ SCENES = {
     "icvl": Scene("icvl", (100.0, 600.0), 200.0),
     "nyu": Scene("nyu", (300.0, 1200.0), 250.0),
     "hands2017": Scene("hands2017", (100.0, 1500.0), 250.0),
-    "itop_front": Scene("itop_front", (0.5, 5.0), 2.0),
+    "itop_front": Scene("itop_front", (0.5, 5.0), 2.0, walled=False),
     # From above, the camera sees head and shoulders of somebody who stands.
-    "itop_top": Scene("itop_top", (0.3, 5.0), 2.0, behind=0.35),
+    "itop_top": Scene("itop_top", (0.3, 5.0), 2.0, walled=False, behind=0.35),
 }
 
 
@@ -235,10 +238,10 @@ class Converter:
         if self.estimated:
             centers[list(self.estimated)] = self._estimate(frame, depth, box)
         used = centers[np.isfinite(centers).all(1)]
-        depth, box = crop_to_reach(depth, box, used, self.reach, camera)
+        steps, box = crop_to_reach(depth, box, used, self.reach, camera, scene.depth_range[1] if scene.walled else None)
         return DepthRecord(
             name=frame.name,
-            depth=encode_depth(depth, camera.unit),
+            depth=steps,
             box=box,
             joints=frame.joints,
             valid=frame.valid,
@@ -263,7 +266,7 @@ class Converter:
         return center + [0, 0, scene.behind]
 
 
-def crop_to_reach(depth, box, centers, reach, camera):
+def crop_to_reach(depth, box, centers, reach, camera, wall=None):
     """The part of a picture that cubes around centres can see.
 
     Args:
@@ -272,12 +275,14 @@ def crop_to_reach(depth, box, centers, reach, camera):
         centers: `[centers, 3]`, at least one.
         reach: `[3]`, how far from a centre cubes look.
         camera: `DepthCamera`.
+        wall: Depth that will be taken for pixels that measured nothing; `None` if there will be nothing.
 
     Returns:
-        `(depth, box)`: the least part that holds all of it, 0 where something else was measured, or nothing.
+        `(steps, box)`: the least part that holds all of it, as of `encode_depth`. What was measured elsewhere is 0 too,
+        or very far where 0 would put it into a cube.
 
     Raises:
-        NoForegroundError: If nothing is within reach.
+        NoForegroundError: If nothing that was measured is within reach.
     """
     # The cut by the cubes' shadows only saves time.
     shadows = np.array([box_around(center, reach, camera) for center in centers])
@@ -285,19 +290,22 @@ def crop_to_reach(depth, box, centers, reach, camera):
     right, bottom = np.minimum(box[2:], shadows[:, 2:].max(0) + 1)
     if left < right and top < bottom:
         depth = depth[top - box[1] : bottom - box[1], left - box[0] : right - box[0]]
-        near = (depth >= centers[:, 2].min() - reach[2]) & (depth <= centers[:, 2].max() + reach[2])
+        walled = depth if wall is None else np.where(depth > 0, depth, wall)
+        near = (walled >= centers[:, 2].min() - reach[2]) & (walled <= centers[:, 2].max() + reach[2])
         part, (left, top, _, _) = _bounds(near, (left, top))
-        depth = depth[part]
-        points = depth_to_points(depth, camera, (left, top))
+        depth, walled = depth[part], walled[part]
+        points = depth_to_points(walled, camera, (left, top))
         # Pixels may be numbered from 0 or from 1, which moves points by a pixel.
         pixel = points[..., 2:] / np.array([camera.fx, camera.fy, np.inf])
         near = np.zeros(depth.shape, bool)
         for center in centers:
             near |= (np.abs(points - center) <= np.asarray(reach) + pixel).all(-1)
-        near &= encode_depth(depth, camera.unit) > 0
-        if near.any():
+        steps = encode_depth(depth, camera.unit)
+        near &= encode_depth(walled, camera.unit) > 0
+        if (near & (steps > 0)).any():
             part, box = _bounds(near, (left, top))
-            return np.where(near, depth, 0)[part], box
+            elsewhere = _FARTHEST if (near & (depth == 0)).any() else 0
+            return np.where(near | (depth == 0), steps, np.uint16(elsewhere))[part], box
     raise NoForegroundError("Nothing was measured within reach of the centre.")
 
 

@@ -27,7 +27,7 @@ from converters.depth_frames import (
     find_centers,
     usable,
 )
-from posekit.data.depth_files import DepthFileError, read_centers, read_msra_bin, read_msra_joints
+from posekit.data.depth_files import DepthFileError, full_picture, read_centers, read_msra_bin, read_msra_joints
 from posekit.data.shards import NothingUsableError
 
 SUBJECTS = range(9)
@@ -172,7 +172,7 @@ def read_all_centers(subject, labels, options):
 
 
 def read_frame(folder, size, frame):
-    """Reads the part of a picture around the hand.
+    """Reads a picture; around the part that the file holds, nothing was measured.
 
     Args:
         folder: Folder of the dataset.
@@ -193,4 +193,4 @@ def read_frame(folder, size, frame):
             "picture of another size than MSRA's",
             f"{crop.picture[0]} x {crop.picture[1]} instead of {size[0]} x {size[1]}",
         )
-    return crop.depth, crop.box
+    return full_picture(crop), (0, 0, *size)
