@@ -637,7 +637,7 @@ def test_itop(tmp_path):
         assert [record.name for record in train] == ["00_00000", "00_00002", "01_00003"]
         assert [int(record.valid.all()) for record in test] == [1, 0, 1, 1]
         np.testing.assert_allclose(train[1].joints, truth[view, "train"][2], rtol=1e-6)
-        assert train[0].unit == "m" and train[0].group == "00"
+        assert train[0].unit == "m" and train[0].group == ""
         depth = decode_depth(train[0].depth, "m")
         assert 1.5 < depth[depth > 0].min() < 3 and depth.max() < 3.5  # the wall is out of reach
     for record in records(tmp_path, "itop_front_test"):

@@ -59,8 +59,7 @@ def itop(dataset, split, folder, options):
     read = functools.partial(read_frame, os.fspath(pictures), scene.size)
     converter = Converter(scene, scene.reach(), read, estimated, unlabelled=split == "test")
     valid = np.repeat(labels.valid[:, None], scene.num_joints, 1)
-    people = [name.partition("_")[0] if "_" in name else "" for name in labels.names]
-    frames = Frames(labels.names, labels.joints, centers, valid, groups=people, numbers=np.arange(count))
+    frames = Frames(labels.names, labels.joints, centers, valid, numbers=np.arange(count))
     return depth_set(f"{dataset}_{split}", frames, converter, [pictures, labels_path, path])
 
 
