@@ -23,7 +23,8 @@ from posekit.testing import shared_data
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMANDS = ("train", "validate", "preview", "predict", "export")
-TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py") if path.stem != "benchmark_originals")
+PARTS = ("benchmark_originals", "sample_depth")  # of tools, no tools themselves
+TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py") if path.stem not in PARTS)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
 SMALL = ["--backbone=MobileNetV3Small", "--backbone_weights=none", "--image_size=96", "--batch_size=4", "--body=sample"]
 

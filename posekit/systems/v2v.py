@@ -97,6 +97,7 @@ class Config(Options):
     steps_per_execution: int = option(1, "steps in one call; what divides an epoch is taken", lower=1, upper=1000)
     jit_compile: bool = option(False, "compile the training step with XLA (slower on a CPU)")
     mixed_precision: bool = option(False, "compute in half precision")
+    remat: bool = option(False, "compute activations again instead of keeping them: less memory, more time")
     strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"))
     seed: int = option(0, "seed of everything random", lower=0, upper=2**31 - 1)
     checkpoint_every: int = option(1, "epochs between checkpoints", lower=1, upper=100_000)
@@ -272,6 +273,7 @@ def build_model(config, pretrained=True):
         width=config.width,
         head=config.head,
         cube_size=config.cropped_size,
+        remat=config.remat,
     )
 
 
