@@ -526,7 +526,7 @@ def _torch_network(sizes):
     network = originals.torch_voxel_network(width=sizes.width)
 
     def read(values):
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(values), -1, 1)))
+        return torch.from_numpy(np.array(np.moveaxis(np.asarray(values), -1, 1), order="C"))
 
     return network, read
 

@@ -484,7 +484,7 @@ def voxels_and_heatmaps(
         sigma: Of the Gaussians, in voxels of the heatmaps.
 
     Returns:
-        `(voxels, heatmaps)`: `[1, x, y, z]` and `[joints, x, y, z]`, float32.
+        `(voxels, heatmaps)`: `[1, x, y, z]` and `[joints, x, y, z]`, float64.
 
     Follows: dragonbook/V2V-PoseNet-pytorch:datasets/msra_hand.py, src/v2v_util.py.
     """
@@ -503,15 +503,15 @@ def voxels_and_heatmaps(
 
     coords = place(points).astype(np.int64)
     coords = coords[((coords >= 0) & (coords < cropped)).all(axis=1)]
-    voxels = np.zeros((cropped, cropped, cropped), np.float32)
+    voxels = np.zeros((cropped, cropped, cropped))
     voxels[coords[:, 0], coords[:, 1], coords[:, 2]] = 1
     centers = place(joints) / pool
     size = cropped // pool
-    x, y, z = np.meshgrid(*[np.arange(size) + 0.5] * 3, indexing="ij")
-    heatmaps = np.zeros((len(joints), size, size, size), np.float32)
-    for number, (at_x, at_y, at_z) in enumerate(centers):
-        squares = (x - at_x) ** 2 + (y - at_y) ** 2 + (z - at_z) ** 2
-        heatmaps[number] = np.exp(-squares / (2 * sigma**2))
+    grids = np.meshgrid(*[np.arange(size)] * 3, indexing="ij")
+    heatmaps = np.zeros((len(joints), size, size, size))
+    for number, center in enumerate(centers):
+        halves = [np.power((grid + 0.5 - at) / sigma, 2) / 2 for grid, at in zip(grids, center)]
+        heatmaps[number] = np.exp(-(halves[0] + halves[1] + halves[2]))
     return voxels[np.newaxis], heatmaps
 
 
