@@ -72,15 +72,20 @@ class Config(Options):
         choices=("heatmap", "integral"),
     )  # fmt: skip
 
-    num_epochs: int = option(0, "epochs to train; 0: 15 (pytorch) or 10 (lua)", lower=0, upper=100_000)
+    num_epochs: int = option(0, "epochs to train; 0: 15 (pytorch) or 10 (lua)", lower=0, upper=100_000, training=True)
     batch_size: int = option(0, "frames per step; 0: 12 (pytorch) or 8 (lua)", lower=0, upper=100_000)
-    learning_rate: float = option(0.0, "learning rate; 0: 1e-3 (pytorch) or 2.5e-4 (lua)", lower=0.0, upper=1e3)
-    optimizer: str = option(
-        "recipe", "optimizer; recipe: adam (pytorch) or rmsprop (lua)", choices=("recipe", "adam", "rmsprop")
+    learning_rate: float = option(
+        0.0, "learning rate; 0: 1e-3 (pytorch) or 2.5e-4 (lua)", lower=0.0, upper=1e3, training=True
     )
-    augment: bool = option(True, "scale, turn and move the points of every frame in training")
-    use_validation: bool = option(True, "evaluate the test frames after every epoch")
-    shuffle_buffer: int = option(2000, "frames held in memory for shuffling", lower=1, upper=10_000_000)
+    optimizer: str = option(
+        "recipe",
+        "optimizer; recipe: adam (pytorch) or rmsprop (lua)",
+        choices=("recipe", "adam", "rmsprop"),
+        training=True,
+    )
+    augment: bool = option(True, "scale, turn and move the points of every frame in training", training=True)
+    use_validation: bool = option(True, "evaluate the test frames after every epoch", training=True)
+    shuffle_buffer: int = option(2000, "frames held in memory for shuffling", lower=1, upper=10_000_000, training=True)
 
     joints: tuple[str, ...] = option((), "names of the joints to train; empty: all of the dataset", architecture=True)
     width: int = option(16, "channels of the first layer", lower=1, upper=512, architecture=True)
@@ -88,22 +93,32 @@ class Config(Options):
         0.0, "edge of the cube around the centre, in mm (itop: m); 0: the dataset's", lower=0.0, upper=1e5,
         architecture=True,
     )  # fmt: skip
-    original_size: int = option(96, "voxels along the cube from which augmentation crops", lower=8, upper=512)
+    original_size: int = option(
+        96, "voxels along the cube from which augmentation crops", lower=8, upper=512, training=True
+    )
     cropped_size: int = option(
         88, "voxels along the cube that the network reads, a multiple of 8", lower=8, upper=512, architecture=True
     )
-    sigma: float = option(1.7, "standard deviation of the heatmaps, in voxels of the output", lower=0.05, upper=100.0)
+    sigma: float = option(
+        1.7, "standard deviation of the heatmaps, in voxels of the output", lower=0.05, upper=100.0, training=True
+    )
 
-    steps_per_execution: int = option(1, "steps in one call; what divides an epoch is taken", lower=1, upper=1000)
-    jit_compile: bool = option(False, "compile the training step with XLA (slower on a CPU)")
-    mixed_precision: bool = option(False, "compute in half precision")
-    remat: bool = option(False, "compute activations again instead of keeping them: less memory, more time")
-    strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"))
+    steps_per_execution: int = option(
+        1, "steps in one call; what divides an epoch is taken", lower=1, upper=1000, training=True
+    )
+    jit_compile: bool = option(False, "compile the training step with XLA (slower on a CPU)", training=True)
+    mixed_precision: bool = option(False, "compute in half precision", training=True)
+    remat: bool = option(
+        False, "compute activations again instead of keeping them: less memory, more time", training=True
+    )
+    strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"), training=True)
     seed: int = option(0, "seed of everything random", lower=0, upper=2**31 - 1)
-    checkpoint_every: int = option(1, "epochs between checkpoints", lower=1, upper=100_000)
-    keep_epochs: int = option(10, "epochs whose weights are kept, the last ones, for --ensemble", lower=0, upper=1000)
-    debug_numerics: bool = option(False, "stop at the first NaN or infinity and name the operation")
-    run_eagerly: bool = option(False, "run step by step in Python, for a debugger", aliases=("debug",))
+    checkpoint_every: int = option(1, "epochs between checkpoints", lower=1, upper=100_000, training=True)
+    keep_epochs: int = option(
+        10, "epochs whose weights are kept, the last ones, for --ensemble", lower=0, upper=1000, training=True
+    )
+    debug_numerics: bool = option(False, "stop at the first NaN or infinity and name the operation", training=True)
+    run_eagerly: bool = option(False, "run step by step in Python, for a debugger", aliases=("debug",), training=True)
 
     def __post_init__(self):
         super().__post_init__()
