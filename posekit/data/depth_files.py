@@ -399,15 +399,16 @@ def read_centers(path, count=None, unit="mm"):
         unit: Of the dataset: `"mm"` or `"m"`.
 
     Returns:
-        Float64 `[frames, 3]`; NaN where the centre is invalid.
+        Float64 `[frames, 3]`; NaN where the centre is invalid, or z is not above 0.
 
     Raises:
-        DepthFileError: If it is no such text, has another number of lines, or points lie behind the camera or far away.
+        DepthFileError: If it is no such text, has another number of lines, or most points lie behind the camera or one
+            is far away, as if in another unit.
 
     Follows: mks0601/V2V-PoseNet_RELEASE src/data/*/data.lua:load_data.
     """
     farthest = _FARTHEST[unit]
-    centers = array.array("d")
+    centers, ahead, behind = array.array("d"), 0, 0
     for number, words in _text_lines(path):
         if words[0] == "invalid":
             centers.extend((math.nan,) * 3)
@@ -422,15 +423,21 @@ def read_centers(path, count=None, unit="mm"):
                 f"line {number} is no centre",
                 f"{' '.join(words)[:60]!r}; x, y and z in {unit} are expected, or 'invalid'",
             )
-        if not 0 < point[2] <= farthest or max(abs(point[0]), abs(point[1])) > farthest:
+        if max(map(abs, point)) > farthest:
             raise DepthFileError(
                 path,
-                f"line {number} is no centre in {unit} before the camera",
-                f"{' '.join(words)[:60]!r}; z must be above 0 and at most {farthest:g} {unit}",
+                f"line {number} is no centre in {unit}",
+                f"{' '.join(words)[:60]!r}; numbers up to {farthest:g} {unit} are expected",
             )
-        centers.extend(point)
+        ahead += point[2] > 0
+        behind += point[2] <= 0
+        centers.extend(point if point[2] > 0 else (math.nan,) * 3)
         if len(centers) > 3 * _MAX_FRAMES:
             raise DepthFileError(path, f"more than {_MAX_FRAMES} lines", "a line for every frame is expected")
+    if behind > ahead:
+        raise DepthFileError(
+            path, "centres behind the camera", f"z is not above 0 in {behind} of {ahead + behind} lines; turn its sign"
+        )
     result = np.array(centers, np.float64).reshape(-1, 3)
     if count is not None and len(result) != count:
         raise DepthFileError(

@@ -318,10 +318,17 @@ def test_lines_that_are_no_centers(tmp_path, line):
         read_centers(text(tmp_path / "center.txt", "1 2 300", line))
 
 
-@pytest.mark.parametrize("line, unit", [("1 2 -300", "mm"), ("1 2 0", "mm"), ("1e9 2 300", "mm"), ("1 2 300", "m")])
-def test_centers_where_nothing_can_be(tmp_path, line, unit):
-    with pytest.raises(DepthFileError, match=f"line 1 is no centre in {unit} before the camera"):
+@pytest.mark.parametrize("line, unit", [("1e9 2 300", "mm"), ("1 2 -3e5", "mm"), ("1 2 300", "m")])
+def test_centers_in_another_unit(tmp_path, line, unit):
+    with pytest.raises(DepthFileError, match=f"line 1 is no centre in {unit} .*numbers up to 20"):
         read_centers(text(tmp_path / "center.txt", line), unit=unit)
+
+
+def test_centers_behind_the_camera(tmp_path):
+    centers = read_centers(text(tmp_path / "center.txt", "1 2 300", "0 0 0", "1 2 300"))
+    assert np.isnan(centers[1]).all() and np.isfinite(centers[[0, 2]]).all()
+    with pytest.raises(DepthFileError, match="centres behind the camera .z is not above 0 in 2 of 3 lines"):
+        read_centers(text(tmp_path / "center.txt", "1 2 300", "1 2 -300", "1 2 -300", "invalid"))
 
 
 # ------------------------------------------------------------------------------------------------- MATLAB and HDF5

@@ -133,7 +133,7 @@ def test_msra_records_hold_the_pictures(tree, tmp_path):
     summary = ShardWriter(tmp_path, num_workers=1).write(raw)
     there = records(tmp_path, "msra_p3")
     assert summary.written == len(there) and summary.counts["estimated_centers"] == 0
-    assert summary.skips["centre marked as invalid"] == {"count": 1, "first": ["P3/5/000000"], "by_rule": True}
+    assert summary.skips["centre marked as invalid in its file"] == {"count": 1, "first": ["P3/5/000000"], "by_rule": True}
     assert summary.skips["missing file"]["count"] == 17  # the fixture has only some pictures
     first = there[0]
     assert first.name == "P3/1/000000" and first.subject == 3 and first.center_source == "file"
@@ -338,7 +338,7 @@ def test_bad_msra_frames_are_skipped_with_a_reason(msra_folder, tmp_path):
         "6": "not a regular file",
         "7": "joints that are not numbers, in the label file",
         "8": "joints behind the camera, in the label file",
-        "I": "centre marked as invalid",
+        "I": "centre marked as invalid in its file",
     }
     by_rule = [output.name for output in outputs.values() if isinstance(output, Skip) and output.by_rule]
     assert by_rule == ["P1/I/000000"]
@@ -347,7 +347,7 @@ def test_bad_msra_frames_are_skipped_with_a_reason(msra_folder, tmp_path):
     command = ["--msra", f"--data_dir={folder.parent}", f"--output_dir={tmp_path / 'out'}"]
     result = run("create_dataset.py", *command, status=3)
     assert "msra_p1: skipped 1: header promises more than the file holds (P1/1/000000)" in result.stdout
-    assert "msra_p1: left out 1: centre marked as invalid (P1/I/000000)" in result.stdout
+    assert "msra_p1: left out 1: centre marked as invalid in its file (P1/I/000000)" in result.stdout
 
 
 def test_msra_labels_of_another_dataset(msra_folder):

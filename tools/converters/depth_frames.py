@@ -206,7 +206,7 @@ class Converter:
             yield Skip(frame.name, "joints behind the camera, in the label file")
             return
         if not self.estimated and np.isnan(frame.centers).any(1).all():
-            yield Skip(frame.name, "centre marked as invalid", by_rule=True)
+            yield Skip(frame.name, "centre marked as invalid in its file", by_rule=True)
             return
         try:
             depth, box = self.read(frame)
