@@ -522,7 +522,7 @@ class DepthArchive:
 
     def __getitem__(self, index):
         """Float32 `[height, width]` picture of a frame, in metres."""
-        with _hdf5_damage(self.path):
+        with _hdf5_damage(self.path), np.errstate(invalid="ignore", over="ignore"):
             return _checked_depth(self.path, self._data[index].astype(np.float32))
 
     def close(self):
@@ -577,7 +577,8 @@ def read_itop_labels(path, num_joints=15):
             # They name the records, so that no two may be the same, and none may break a line.
             if len(set(texts)) == len(names) and all(len(text.split()) == 1 for text in texts):
                 names = texts
-        return ItopLabels(names, joints[()].astype(np.float64), valid[()] != 0)
+        with np.errstate(invalid="ignore"):  # damaged numbers are found where they are used
+            return ItopLabels(names, joints[()].astype(np.float64), valid[()] != 0)
 
 
 # --------------------------------------------------------------------------------------------------------- checks
