@@ -746,11 +746,15 @@ def main(argv):
         _print_row(results[row])
     for row, (amount, unit) in _amounts(sizes).items():
         if row in results:
-            rates = [f"{side} {1e3 * amount / ms:,.0f}" for side, ms in results[row]["milliseconds"].items()]
+            rates = [f"{side} {_rounded(1e3 * amount / ms)}" for side, ms in results[row]["milliseconds"].items()]
             print(f"{results[row]['title']}: {', '.join(rates)} {unit}")
     if FLAGS.output:
         _write_json(pathlib.Path(FLAGS.output), results)
     return 0
+
+
+def _rounded(rate):
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _setting(sizes):
