@@ -28,9 +28,9 @@ from typing import NamedTuple
 import cv2
 import h5py
 import numpy as np
-import scipy.io
 
 from posekit.data.image_files import ImageFileError, read_image_file
+from posekit.data.mat_files import MatFileError, read_mat_array
 from posekit.files import write_file
 
 PNG_LAYOUTS = ("mm16", "nyu")
@@ -41,7 +41,6 @@ _MAX_LINE = 1 << 14
 _MAX_FRAMES = 4_000_000
 _MAX_SIDE = 1 << 14
 _HEADER = struct.Struct("<6I")
-_MAX_MAT_BYTES = 4 << 30
 _MAX_CHUNK_BYTES = 64 << 20
 _MAX_LABEL_BYTES = 1 << 30
 _MAX_NAME = 64
@@ -465,29 +464,19 @@ def read_nyu_joints(path, key="joint_xyz"):
 
     Follows: mks0601/V2V-PoseNet_RELEASE src/data/NYU/data.lua:load_data.
     """
-    with _regular_file(path) as (_, size):
+
+    def check(shape):
+        if len(shape) != 4 or shape[0] < 1 or tuple(shape[2:]) != (NYU_JOINTS, 3):
+            raise DepthFileError(
+                path, f"{key!r} of another shape", f"{list(shape)}; [cameras, frames, {NYU_JOINTS}, 3] is expected"
+            )
+
+    with _regular_file(path):
         pass
     try:
-        shapes = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-    except Exception as error:  # SciPy raises errors of many types for damaged files.
-        raise DepthFileError(path, "not a MATLAB file", f"{_one_line(error)}; version 5 to 7 is expected") from None
-    if key not in shapes:
-        raise DepthFileError(path, f"no array {key!r} in it", f"it has {sorted(shapes)[:10] or 'none'}")
-    shape, kind = shapes[key]
-    claimed = 8 * math.prod(map(int, shape))
-    if len(shape) != 4 or shape[0] < 1 or tuple(shape[2:]) != (NYU_JOINTS, 3) or kind not in ("double", "single"):
-        raise DepthFileError(
-            path, f"{key!r} of another shape", f"{kind} {list(shape)}; [cameras, frames, {NYU_JOINTS}, 3] is expected"
-        )
-    if claimed > min(_MAX_MAT_BYTES, _MAX_EXPANSION * size):
-        raise DepthFileError(path, f"{key!r} claims too much", f"{claimed} bytes in a file of {size}")
-    try:
-        joints = scipy.io.loadmat(path, variable_names=[key])[key]
-    except Exception as error:
-        raise DepthFileError(path, "damaged MATLAB file", _one_line(error)) from None
-    if np.iscomplexobj(joints):
-        raise DepthFileError(path, f"{key!r} holds complex numbers", "real ones are expected")
-    return np.array(joints[0], np.float64)
+        return read_mat_array(path, key, check)[0].astype(np.float64)
+    except MatFileError as error:
+        raise DepthFileError(path, "not a usable MATLAB file", str(error)) from None
 
 
 # ----------------------------------------------------------------------------------------------------------- HDF5

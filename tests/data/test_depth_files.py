@@ -344,10 +344,10 @@ def test_nyu_joints(tmp_path):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({"joint_uvd": np.zeros((1, 5, 36, 3))}, "no array 'joint_xyz' in it .it has .'joint_uvd'."),
-        ({"joint_xyz": np.zeros((1, 5, 14, 3))}, "'joint_xyz' of another shape .double .1, 5, 14, 3.; .*36, 3"),
+        ({"joint_uvd": np.zeros((1, 5, 36, 3))}, "no array 'joint_xyz' but .'joint_uvd'."),
+        ({"joint_xyz": np.zeros((1, 5, 14, 3))}, "'joint_xyz' of another shape ..1, 5, 14, 3.; .*36, 3"),
         ({"joint_xyz": np.zeros((5, 36, 3))}, "of another shape"),
-        ({"joint_xyz": "text"}, "of another shape"),
+        ({"joint_xyz": "text"}, "no array of numbers"),
         ({"joint_xyz": np.zeros((1, 5, 36, 3), complex)}, "complex numbers"),
     ],
 )
@@ -359,19 +359,7 @@ def test_bad_nyu_joints(tmp_path, arrays, message):
 
 def test_matlab_files_that_are_none(tmp_path):
     path = text(tmp_path / "joint_data.mat", "no MATLAB")
-    with pytest.raises(DepthFileError, match="not a MATLAB file"):
-        read_nyu_joints(path)
-    scipy.io.savemat(path, {"joint_xyz": np.zeros((1, 5, 36, 3))})
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(DepthFileError, match="MATLAB file"):
-        read_nyu_joints(path)
-    # A header that claims a million frames.
-    scipy.io.savemat(path, {"joint_xyz": np.zeros((1, 5, 36, 3))})
-    data = path.read_bytes()
-    shape = struct.pack("<4i", 1, 5, 36, 3)
-    assert data.count(shape) == 1
-    path.write_bytes(data.replace(shape, struct.pack("<4i", 1, 500_000_000, 36, 3)))
-    with pytest.raises(DepthFileError, match="claims too much"):
+    with pytest.raises(DepthFileError, match="joint_data.mat: not a usable MATLAB file .no MATLAB file of version 5"):
         read_nyu_joints(path)
 
 
