@@ -494,12 +494,14 @@ class _Truth:
 
 def _truth(config, split):
     frames = depth_pipeline.read_frames(config.data_dir, config.dataset, split, config.test_subject)
-    groups = np.asarray(frames.groups)
-    chosen = _rows(config)
+    # Frames without a usable centre take no part in training.
+    frames_used = np.isfinite(frames.refpoints).all(-1) | (split == "test")
+    joints = slice(None) if _rows(config) is None else _rows(config)
+    groups = np.asarray(frames.groups)[frames_used]
     return _Truth(
-        tuple(frames.names),
-        frames.joints if chosen is None else frames.joints[:, chosen],
-        (frames.valid if chosen is None else frames.valid[:, chosen]) > 0,
+        tuple(name for name, used in zip(frames.names, frames_used) if used),
+        frames.joints[frames_used][:, joints],
+        frames.valid[frames_used][:, joints] > 0,
         groups if len(np.unique(groups)) > 1 else None,
     )
 
@@ -543,6 +545,9 @@ def _predict_frames(config, models, split, keep):
     for batch in _frames(config, split, ordered=True):
         joints = np.mean([run(batch).numpy() for run in runs], 0)
         batch = {name: part.numpy() for name, part in batch.items()}
+        if split == "train":
+            usable = np.isfinite(batch["refpoint"]).all(-1)
+            joints, batch = joints[usable], {name: part[usable] for name, part in batch.items()}
         valid = batch["valid"] > 0
         distance = np.where(valid, np.linalg.norm(joints - batch["joints"], axis=-1), 0)
         first = len(errors)
