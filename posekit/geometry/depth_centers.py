@@ -55,8 +55,8 @@ def estimate_center(depth, camera, depth_range, cubic_size, start=None, box=None
     Example:
         >>> depth = np.zeros((240, 320))
         >>> depth[100:140, 150:170] = 400
-        >>> estimate_center(depth, "msra", (100, 700), 200)
-        array([-0.82843178,   0.82843178, 400.        ])
+        >>> estimate_center(depth, "msra", (100, 700), 200).round(2).tolist()
+        [-0.83, 0.83, 400.0]
 
     Follows: the centre of mass that moberweger/deep-prior-pp src/util/handdetector.py begins with.
     Differs: takes walls and arms away, and finds bodies too.
