@@ -25,7 +25,7 @@ from posekit.data.synthetic_motion import FRAME_RATE, SHORTEST, Actor, sample_ca
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 flags.DEFINE_enum("model", "hmr", ["hmr", "lcn", "v2v"], "system to show")
-flags.DEFINE_string("output_dir", "demo", "folder for data, run and pictures; lcn and v2v have folders of their own in it")
+flags.DEFINE_string("output_dir", "demo", "folder for data, run and pictures; lcn and v2v have their own in it")
 flags.DEFINE_integer("num_images", 240, "hmr: sample images of each dataset", lower_bound=16)
 flags.DEFINE_integer("num_poses", 20000, "lcn: sample poses, a fifth of them to test", lower_bound=6000)
 flags.DEFINE_integer("frames_per_gesture", 12, "v2v: sample frames of each gesture of each person", lower_bound=2)
