@@ -368,10 +368,12 @@ def voxel_forward(side, sizes):
     """V2V-PoseNet's forward of one cube of 88 voxels."""
     voxels = _cubes(sizes, 1)
     if side == "original":
+        import torch
+
         network, read = _torch_network(sizes)
         network.eval()
         cubes = read(voxels)
-        return _timed_alone(lambda: network(cubes).detach())
+        return _timed_alone(torch.no_grad()(lambda: network(cubes)))
     model = V2VPoseNet(width=sizes.width, cube_size=sizes.cube_size)
     step = tf.function(lambda cubes: model(cubes, training=False))
     return _timed_alone(lambda: step(voxels))
