@@ -32,7 +32,8 @@ from posekit.geometry.depth import (
     pixel_to_world,
     world_to_pixel,
 )
-from posekit.geometry.depth_centers import NoForegroundError, estimate_center
+from posekit.geometry.depth_centers import NoForegroundError
+from posekit.geometry.depth_scenes import SCENES
 from posekit.metrics import depth_pose
 from posekit.models import V2VPoseNet
 from posekit.plots import plot_joint_curves, plot_joint_errors, plot_success_curves
@@ -43,13 +44,7 @@ from posekit.training.config import Options, option
 from posekit.training.torch_optimizers import TorchAdam, TorchRMSprop
 from posekit.training.volumetric import VolumetricTrainer
 
-DATASETS = ("msra", "icvl", "nyu", "hands2017", "itop_front", "itop_top")
-# Edges of the cubes, in the datasets' units, and the depths that count as the scene.
-_CUBES = {"msra": 200.0, "icvl": 200.0, "nyu": 250.0, "hands2017": 250.0, "itop_front": 2.0, "itop_top": 2.0}
-DEPTH_RANGES = {
-    "msra": (100.0, 700.0), "icvl": (100.0, 600.0), "nyu": (300.0, 1200.0), "hands2017": (100.0, 1500.0),
-    "itop_front": (0.1, 8.0), "itop_top": (0.1, 8.0),
-}  # fmt: skip
+DATASETS = tuple(SCENES)
 # Batch, epochs, learning rate, optimizer of each original.
 _RECIPES = {"pytorch": (12, 15, 1e-3, "adam"), "lua": (8, 10, 2.5e-4, "rmsprop")}
 # What says that an option follows dataset and convention.
@@ -150,7 +145,7 @@ class Config(Options):
 
     def _recipe(self):
         names = ("batch_size", "num_epochs", "learning_rate", "optimizer")
-        return {**dict(zip(names, _RECIPES[self.convention])), "cubic_size": _CUBES[self.dataset]}
+        return {**dict(zip(names, _RECIPES[self.convention])), "cubic_size": SCENES[self.dataset].cubic_size}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +326,8 @@ def _encoder(config, model):
 
 def _background(config):
     """Depth of pixels that measured nothing: as far as hands are looked for; bodies stand in an open room."""
-    return None if config.dataset.startswith("itop") else DEPTH_RANGES[config.dataset][1]
+    scene = SCENES[config.dataset]
+    return scene.depth_range[1] if scene.walled else None
 
 
 def steps_per_epoch(config):
@@ -701,7 +697,8 @@ def predict(config, model, depths, cameras, centers=None):
 
 def _estimated_center(config, depth, camera):
     try:
-        return estimate_center(depth, camera, DEPTH_RANGES[config.dataset], config.cubic_size)
+        scene = dataclasses.replace(SCENES[config.dataset], cubic_size=config.cubic_size)
+        return scene.estimate_center(depth, camera)
     except NoForegroundError:
         return None
 

@@ -16,74 +16,11 @@ import numpy as np
 from posekit.data.depth_files import DepthFileError, read_centers
 from posekit.data.depth_records import DepthRecord, encode_depth
 from posekit.data.shards import NothingUsableError, RawDataset, Skip
-from posekit.geometry.depth import box_around, dataset_camera, depth_to_points
-from posekit.geometry.depth_centers import NoForegroundError, estimate_center
-from posekit.geometry.voxels import NEW_SIZES, augmented_reach
-from posekit.metrics.depth_pose import dataset_protocol
+from posekit.geometry.depth import box_around, depth_to_points
+from posekit.geometry.depth_centers import NoForegroundError
+from posekit.geometry.depth_scenes import SCENES, Scene
 
-# Voxels of the larger and of the network's cube: the originals', and small ones, whose coarser rounding reaches
-# somewhat farther, for networks that fit a small machine.
-_CUBES = ((96, 88), (40, 32), (18, 16))
 _FARTHEST = np.iinfo(np.uint16).max
-# Record sets hold the reach in float32.
-_ROUNDING = 1 + 1e-5
-
-
-@dataclasses.dataclass(frozen=True)
-class Scene:
-    """What all frames of a dataset share.
-
-    Args:
-        dataset: Such as `"msra"` or `"itop_front"`.
-        depth_range: `(nearest, farthest)` depth of a hand or body, in the dataset's unit.
-        cubic_size: Edge of the cube around the centre, in the dataset's unit.
-        walled: Whether the farthest depth is where the originals put pixels that measured nothing.
-        behind: How far behind the middle of what is seen an estimated centre lies, in the dataset's unit.
-    """
-
-    dataset: str
-    depth_range: tuple
-    cubic_size: float
-    walled: bool = True
-    behind: float = 0.0
-
-    @property
-    def camera(self):
-        """`DepthCamera`."""
-        return dataset_camera(self.dataset)
-
-    @property
-    def size(self):
-        """`(width, height)` of the pictures."""
-        return self.camera.width, self.camera.height
-
-    @property
-    def num_joints(self):
-        """Joints of a frame."""
-        return dataset_protocol(self.dataset).skeleton.num_joints
-
-    def reach(self):
-        """How far from a centre the networks' cubes look.
-
-        Returns:
-            Tuple of 3 lengths in the dataset's unit.
-        """
-        smallest = min(NEW_SIZES[0], 100 / NEW_SIZES[1] * 100) / 100  # the integral head scales by the reciprocal
-        reaches = [augmented_reach(self.cubic_size / cropped, original, smallest) for original, cropped in _CUBES]
-        return tuple((np.max(reaches, 0) * _ROUNDING).tolist())
-
-
-# Depths between which the originals look for hands; for ITOP, whose background the cube alone keeps out, the length of
-# a room.
-SCENES = {
-    "msra": Scene("msra", (100.0, 700.0), 200.0),
-    "icvl": Scene("icvl", (100.0, 600.0), 200.0),
-    "nyu": Scene("nyu", (300.0, 1200.0), 250.0),
-    "hands2017": Scene("hands2017", (100.0, 1500.0), 250.0),
-    "itop_front": Scene("itop_front", (0.5, 5.0), 2.0, walled=False),
-    # From above, the camera sees head and shoulders of somebody who stands.
-    "itop_top": Scene("itop_top", (0.3, 5.0), 2.0, walled=False, behind=0.35),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,8 +199,7 @@ class Converter:
             x, y = region[::2] - left, region[1::2] - top
             depth, box = depth[y[0] : y[1], x[0] : x[1]], tuple(region.tolist())
         scene = self.scene
-        center = estimate_center(depth, scene.camera, scene.depth_range, scene.cubic_size, box=box)
-        return center + [0, 0, scene.behind]
+        return scene.estimate_center(depth, box=box)
 
 
 def crop_to_reach(depth, box, centers, reach, camera, wall=None):
