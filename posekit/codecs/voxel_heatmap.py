@@ -22,6 +22,12 @@ world, the place of a world point p near the reference point r is
   `grid = cube / pool`, and half a voxel is added on the way to the world. A joint comes back as the middle of its
   voxel: within half a voxel, not exactly.
 
+A picture's first pixel has the number 1 with `"pytorch"` and 0 with `"lua"`, and crops lie where their boxes say. The
+Lua original departs from that for MSRA alone (src/data/MSRA/data.lua:load_depthmap): it puts the part of a picture that
+a file holds into the whole as if the file's box counted from 1, while it counts from 0. Its points lie one pixel to
+the left of and above where they would by the reckoning of its other datasets: 1.5 mm at 350 mm, where a voxel has
+2.3 mm. Here MSRA's pixels are where they were measured, as those of all datasets.
+
 Joints outside the cube: in both conventions the cube cuts their Gaussian off, down to nothing, and what is decoded is
 a voxel of the border (the first voxel where nothing is left); for the integral head, their coordinates are clipped to
 [0, grid_size - 2]. Joints that are not numbers have empty volumes; the originals' are NaN throughout.

@@ -8,7 +8,8 @@ import dataclasses
 
 import numpy as np
 
-UNITS = ("mm", "m")
+_UNIT_MM = {"mm": 1.0, "m": 1000.0}
+UNITS = tuple(_UNIT_MM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,11 @@ class DepthCamera:
     def signed_intrinsics(self):
         """`(fx, ±fy, cx, cy)`: four numbers that say all about the projection; fy is negative where y points up."""
         return self.fx, -self.fy if self.y_up else self.fy, self.cx, self.cy
+
+    @property
+    def unit_mm(self):
+        """Millimetres of the unit: 1.0 or 1000.0."""
+        return _UNIT_MM[self.unit]
 
 
 # ITOP gives the reciprocal: world = (pixel - center) * depth * 0.0035.

@@ -17,38 +17,6 @@ ANGLES_DEG = (-40.0, 40.0)
 TIE_MARGIN = 1e-4
 
 
-def discretize(coords, size):
-    """Moves coordinates from [-1, 1] to [0, size].
-
-    Args:
-        coords: Array of any shape.
-        size: Voxels along an edge.
-
-    Returns:
-        Float64 array like `coords`.
-
-    Follows: dragonbook/V2V-PoseNet-pytorch src/v2v_util.py:discretize.
-    """
-    return (np.asarray(coords, np.float64) + 1) * (size / 2)
-
-
-def grid_to_world(coords, refpoint, cubic_size, size):
-    """Moves places in a grid to the world, without augmentation.
-
-    Args:
-        coords: `[..., places, 3]` in voxels from the grid's corner.
-        refpoint: `[..., 1, 3]`, or whatever broadcasts against the places: the grid's middle in the world.
-        cubic_size: Edge of the grid in the world.
-        size: Voxels along an edge.
-
-    Returns:
-        Float64 `[..., places, 3]` in the world's unit.
-
-    Follows: dragonbook/V2V-PoseNet-pytorch src/v2v_util.py:warp2continuous.
-    """
-    return (np.asarray(coords, np.float64) * (2 / size) - 1) * cubic_size / 2 + refpoint
-
-
 def occupancy(coords, size, rounding="truncate"):
     """Marks the voxels that points fall into.
 

@@ -45,6 +45,7 @@ def test_signed_intrinsics_say_it_all():
     for camera in DATASET_CAMERAS.values():
         fx, fy, cx, cy = camera.signed_intrinsics
         assert (fy < 0) == camera.y_up
+        assert camera.unit_mm == (1000.0 if camera.unit == "m" else 1.0)
         world = depth.pixel_to_world([10.0, 20, 3], camera)
         np.testing.assert_allclose(world, [(10 - cx) * 3 / fx, (20 - cy) * 3 / fy, 3])
 

@@ -13,16 +13,9 @@ def fixture():
 def test_equal_to_the_original(fixture):
     occupied = np.flatnonzero(voxels.occupancy(fixture["scatter_in"], 88))
     np.testing.assert_array_equal(occupied, fixture["scatter_out_idx"])
-    np.testing.assert_allclose(voxels.discretize(fixture["discretize_in"], 88), fixture["discretize_out"], atol=1e-6)
-    warped = voxels.grid_to_world(fixture["warp_in"], fixture["warp_ref"], 200, 88)
-    np.testing.assert_allclose(warped, fixture["warp_out"], atol=1e-6)
     found = voxels.peaks(fixture["extract_in"])
     np.testing.assert_array_equal(found, fixture["extract_out_nc"])
     np.testing.assert_array_equal(found + 0.5, fixture["extract_out"])
-
-
-def test_discretize_by_hand():
-    np.testing.assert_array_equal(voxels.discretize([-1, 0, 1, 1.5], 88), [0, 44, 88, 110])
 
 
 def test_which_voxels_points_fall_into():
