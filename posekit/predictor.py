@@ -395,7 +395,7 @@ class DepthPredictor(_Loaded):
     Call arguments:
         source: `[height, width]` depths (an array or tensor), 0 where nothing was measured, or a stack
             `[frames, height, width]`; the path of a depth picture, a folder, a stack or a depth video, see
-            `posekit.data.depth_sources`; or a list of pictures and paths.
+            `posekit.data.depth_sources`; or a list of pictures and paths. Also a `DepthFrame` of `open`.
         intrinsics: `(fx, fy, cx, cy)` of the depth camera in pixels, or a `DepthCamera`. By default the camera of the
             dataset that the network was trained on, for pictures of its size only.
         center: `[3]` millimetres, camera axes (x right, y down, z away): about the middle of the hand or body; for
@@ -411,7 +411,8 @@ class DepthPredictor(_Loaded):
         metres, camera axes.
 
     Raises:
-        ValueError: If a picture is none of depths, the camera is not known, or a centre lies behind it.
+        ValueError: If a picture is none of depths, the camera is not known, or a centre lies behind it; or if a
+            `DepthFrame`, which is in millimetres already, comes with options of reading.
 
     Example:
         >>> hand = posekit.load("v2v")(depth_mm, intrinsics=(475.1, 475.1, 315.9, 245.3))  # doctest: +SKIP
@@ -449,7 +450,7 @@ class DepthPredictor(_Loaded):
     def __call__(self, source, *, batch_size=8, **options):
         """See the class."""
         if isinstance(source, DepthFrame):
-            return next(self.stream([source]))
+            return next(self.stream([_placed(source, **options)], batch_size=batch_size))
         opened = self.open(source, **options)
         people = self.stream(opened, batch_size=batch_size)
         if opened.kind == "image":
@@ -519,6 +520,21 @@ def _own_camera(intrinsics):
     if numbers.shape != (4,):
         raise ValueError(f"intrinsics={intrinsics!r:.80}: give fx, fy, cx, cy in pixels, such as (475, 475, 320, 240).")
     return DepthCamera(*numbers.tolist())
+
+
+def _placed(frame, *, intrinsics=None, center=None, **reading):
+    """A `DepthFrame` with another camera or centre, where there are any."""
+    if reading:
+        raise ValueError(
+            f"{', '.join(reading)}: a DepthFrame holds millimetres and takes intrinsics= and center= only; the rest "
+            "goes with files and arrays, in the call or in open()."
+        )
+    camera, chosen = _own_camera(intrinsics), _centers(center, 1)(0)
+    return dataclasses.replace(
+        frame,
+        camera=frame.camera if camera is None else _sized(camera, frame),
+        center=frame.center if chosen is None else chosen,
+    )
 
 
 def _sized(camera, frame):

@@ -24,7 +24,9 @@ class Command(WeightsOptions):
 
     source: str = option("0", "camera number, video, image or folder; lcn: keypoints; v2v: depth")
     output: str = option("", "write a video (.mp4, .gif) or pictures (.png, .jpg) instead of opening a window")
-    view: str = option("", "view to begin with: mesh (where there is one), skeleton, both, rotated")
+    view: str = option(
+        "", "view to begin with; hmr: mesh, skeleton, both, rotated; lcn: both, skeleton, rotated; v2v: both, depth, 3d"
+    )
     predict_every: int = option(0, "predict every so many frames; 0: every 5 for a camera, else every frame", lower=0)
     rotate: str = option("0", "turn frames clockwise, degrees", choices=("0", "90", "180", "270"))
     mirror: bool = option(False, "mirror frames")

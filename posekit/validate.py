@@ -42,7 +42,10 @@ def run(name, system, config, options, rest):
     further = further_options(system, "validate", options)
     if options.results:
         if not hasattr(system, "evaluate_results"):
-            raise UsageError(f"--results={options.results}: {name} has no result files; did you mean --model=lcn?")
+            those = [f"--model={other}" for other, load in SYSTEMS.items() if hasattr(load(), "evaluate_results")]
+            raise UsageError(
+                f"--results={options.results}: {name} has no result files; did you mean {' or '.join(those)}?"
+            )
         evaluated = options.results
         results = {"results": system.evaluate_results(config, evaluated, options.num_pictures, **further)}
     else:

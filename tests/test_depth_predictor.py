@@ -86,6 +86,23 @@ def test_cameras(predictor):
             predictor(small, intrinsics=wrong)
 
 
+def test_a_frame_takes_the_options_of_the_call(predictor):
+    (frame,) = predictor.open([flat(400, (40, 60))], intrinsics=(100, 110, 30, 20), center=(0, 0, 300))
+    assert levels([predictor(frame)]) == [300]
+    people = predictor(frame, intrinsics=(200, 220, 30, 20), center=(40, 20, 400))
+    np.testing.assert_allclose(people.joints3d[0, 0], [0.04, 0.02, 0.4])
+    np.testing.assert_allclose(people.keypoints_px[0, 0], [50, 31])
+    assert levels([predictor(frame, intrinsics=(200, 220, 30, 20))]) == [300]  # the frame's own centre
+    for options, word in (
+        ({"depth_scale": 10}, "depth_scale: a DepthFrame holds millimetres"),
+        ({"layout": "nyu", "size": (60, 40)}, "layout, size: "),
+        ({"center": (0, 0, -300)}, "above 0"),
+        ({"intrinsics": "no"}, "intrinsics"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            predictor(frame, **options)
+
+
 def test_centers_go_with_their_pictures(predictor):
     pictures = [flat(300), flat(400), flat(500)]
     assert levels(predictor(pictures, center=(0, 0, 350))) == [350] * 3

@@ -1,9 +1,11 @@
 """All systems offer the same functions, so that each command is one screen for all of them."""
 
+import dataclasses
 import inspect
 
 import pytest
 
+from posekit import preview, validate
 from posekit.systems import SYSTEMS
 
 FUNCTIONS = {
@@ -42,3 +44,14 @@ def test_views_keys_and_options(module):
     assert tuple(inspect.signature(module.predict).parameters)[:2] == ("config", "model")
     with pytest.raises(ValueError, match="choose one of"):
         module.draw(None, None, view="from below")
+
+
+def test_the_help_of_preview_names_the_views_of_all_systems():
+    (field,) = (field for field in dataclasses.fields(preview.Command) if field.name == "view")
+    for name, load in SYSTEMS.items():
+        assert f"{name}: {', '.join(load().VIEWS)}" in field.metadata["help"]
+
+
+def test_systems_without_result_files_name_those_that_have_them(capsys):
+    assert validate.main(["--model=hmr", "--results=result.txt"]) == 2
+    assert "hmr has no result files; did you mean --model=lcn or --model=v2v?" in capsys.readouterr().err
