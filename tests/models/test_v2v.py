@@ -10,7 +10,7 @@ from posekit.losses import heatmap_mse, mixed_loss, volumetric_cross_entropy
 from posekit.models import V2VPoseNet
 from posekit.models.v2v import original_variables
 from posekit.testing import check_half_precision, check_model, load_fixture
-from posekit.training.fused_adam import FusedAdam
+from posekit.training.torch_optimizers import TorchAdam
 
 # What the fixtures call the outputs inside, and our layers.
 INSIDE = {
@@ -181,7 +181,7 @@ def test_training_mode_equals_the_original(original):
 
 def test_steps_of_adam_equal_the_original(original):
     values, voxels, truth = original.values, original.voxels, targets()
-    original.model.compile(FusedAdam(1e-3, epsilon=1e-8), loss=heatmap_mse, jit_compile=False)
+    original.model.compile(TorchAdam(1e-3, epsilon=1e-8), loss=heatmap_mse, jit_compile=False)
     losses = [original.model.train_on_batch(voxels, truth)]
     between = original.model(voxels, training=True)
     np.testing.assert_allclose(np.mean(heatmap_mse(truth, between)), values["loss_after_adam"], rtol=2e-3)
@@ -350,7 +350,7 @@ def test_half_precision():
 def test_learns_heatmaps():
     model, voxels = small_v2v(), random_voxels(16, 16, 16, batch=4)
     truth = np.repeat(voxels[:, ::2, ::2, ::2], 3, axis=-1)
-    model.compile(FusedAdam(1e-2, epsilon=1e-8), loss=heatmap_mse, run_eagerly=True)
+    model.compile(TorchAdam(1e-2, epsilon=1e-8), loss=heatmap_mse, run_eagerly=True)
     history = model.fit(voxels, truth, batch_size=4, epochs=12, verbose=0).history["loss"]
     assert history[-1] < 0.5 * history[0]
 
@@ -365,7 +365,7 @@ def test_learns_coordinates():
     truth = {name: values.astype(np.float32) for name, values in truth.items()}
     weights = {"heatmaps": 0.5, "coordinates": 0.5}
     model.compile(
-        FusedAdam(1e-2, epsilon=1e-8),
+        TorchAdam(1e-2, epsilon=1e-8),
         loss={"heatmaps": volumetric_cross_entropy, "coordinates": "mae"},
         loss_weights=weights,
         run_eagerly=True,
