@@ -446,8 +446,43 @@ def test_crops_of_depth_pictures(convention, name):
                 crop = np.where(crop == 0, np.nan if background is None else background, crop)
                 expected = depth_to_points(crop, camera, (left, top), first).reshape(-1, 3)
                 result = points[number].reshape(40, 30, 3)[: bottom - top, : right - left].reshape(-1, 3)
-                np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
-                assert np.isfinite(points[number]).all(-1).sum() == np.isfinite(expected).all(-1).sum()
+                there = np.isfinite(expected).all(-1)
+                np.testing.assert_allclose(result[there], expected[there], rtol=1e-5, atol=1e-5)
+                assert (result[~there, 2] < 0).all() and (points[number][:, 2] > 0).sum() == there.sum()
+
+
+@pytest.mark.parametrize("convention, head", FORMS)
+def test_a_step_makes_no_number_that_is_none(convention, head):
+    """Empty pixels, also under `tf.debugging.enable_check_numerics`, mark nothing however a frame is augmented."""
+    codec = small_codec(convention, head)
+    batched = codec.batched()
+    depth = np.zeros((2, 12, 10), np.uint16)
+    depth[:, 4:8, 3:7] = 3000
+    boxes = [[155, 115, 165, 127], [155, 115, 163, 124]]
+    refpoints = tf.constant([[0.0, 0, 300], [5, 0, 310]])
+    joints = tf.constant([[[0.0, 0, 300], [0, 0, -codec.cubic_size * 1e4]]] * 2)
+
+    @tf.function
+    def step(seed):
+        augmentation = batched.draw(seed, 2)
+        points = batched.points(depth, boxes, "msra", unit=0.1)
+        target = batched.target(batched.joints_to_grid(joints, refpoints, augmentation))
+        return points, augmentation, batched.voxels(points, refpoints, augmentation), target
+
+    tf.debugging.enable_check_numerics()
+    try:
+        for seed in range(8):
+            points, augmentation, voxels, target = step(tf.constant([0, seed]))
+            if head == "heatmap":
+                assert np.isfinite(batched.decode(target, refpoints, augmentation)).all()
+                assert not target.numpy()[..., 1].any()
+    finally:
+        tf.debugging.disable_check_numerics()
+    for number in range(2):
+        measured = points[number].numpy()[depth[number].ravel() > 0].astype(np.float64)
+        one = Augmentation(*(part[number].numpy() for part in augmentation))
+        expected = codec.voxels(measured, refpoints[number].numpy(), one)
+        assert expected.any() and np.abs(voxels[number, ..., 0] - expected).sum() <= 2
 
 
 def test_draws():

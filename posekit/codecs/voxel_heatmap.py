@@ -48,6 +48,10 @@ HEADS = ("heatmap", "integral")
 ANGLES_DEG, NEW_SIZES = grids.ANGLES_DEG, grids.NEW_SIZES
 
 
+# Pixels that measured nothing are put so many cubes behind the camera.
+_FAR_CUBES = 1e4
+
+
 class Augmentation(NamedTuple):
     """How a frame is augmented, or one entry for each frame of a batch.
 
@@ -500,7 +504,8 @@ class BatchedVoxelCodec:
                 do (MSRA: 700 mm); None for no points there, which is the same while that is out of reach.
 
         Returns:
-            Float32 `[batch, height * width, 3]`; NaN where there is no point.
+            Float32 `[batch, height * width, 3]`. Where there is no point, z is negative and so far away that no cube
+            holds it: a number rather than NaN, for `tf.debugging.enable_check_numerics`.
         """
         depth = tf.cast(depth, tf.float32) * unit
         boxes = tf.cast(boxes, tf.float32)
@@ -513,7 +518,7 @@ class BatchedVoxelCodec:
             inside &= depth > 0
         else:
             depth = tf.where(depth > 0, depth, tf.cast(background, tf.float32))
-        depth = tf.where(inside, depth, math.nan)
+        depth = tf.where(inside, depth, -_FAR_CUBES * self.codec.cubic_size)
         x = (columns + boxes[:, :1] + (self.codec.first_pixel - intrinsics[:, 2:3])) / intrinsics[:, :1]
         y = (rows + boxes[:, 1:2] + (self.codec.first_pixel - intrinsics[:, 3:])) / intrinsics[:, 1:2]
         points = tf.stack([x[:, None, :] * depth, y[:, :, None] * depth, depth], -1)
@@ -523,7 +528,7 @@ class BatchedVoxelCodec:
         """Points to the network's input.
 
         Args:
-            points: `[batch, points, 3]`, padded with NaN, or a `tf.RaggedTensor` of that shape. Points outside the cube
+            points: `[batch, points, 3]`, padded with NaN or as of `points`, or a `tf.RaggedTensor` of that shape. Points outside the cube
                 and points that are not finite mark nothing. The work is done in their type.
             refpoints: `[batch, 3]`.
             augmentation: `Augmentation` of tensors with a batch axis; none if None.
@@ -608,8 +613,9 @@ class BatchedVoxelCodec:
         rows = tf.reshape(volumes, [shape[0], shape[1] * shape[2] * shape[3], shape[4]])
         best = tf.argmax(tf.transpose(rows, [0, 2, 1]), -1, output_type=tf.int32)
         coords = tf.stack([best // (shape[2] * shape[3]), best // shape[3] % shape[2], best % shape[3]], -1)
-        coords = tf.cast(coords, tf.float64) + self.codec._voxel_middle
-        return tf.where(tf.reduce_any(tf.math.is_nan(rows), 1)[..., None], tf.cast(math.nan, tf.float64), coords)
+        # NaN, or 0 where there is none: without NaN as a constant, which would stop tf.debugging's checks.
+        broken = tf.reduce_sum(tf.where(tf.math.is_nan(rows), rows, tf.zeros_like(rows)), 1)
+        return tf.cast(coords, tf.float64) + (self.codec._voxel_middle + tf.cast(broken, tf.float64)[..., None])
 
     def decode(self, volumes, refpoints, augmentation=None):
         """Volumes to joints in the world: `to_world(extract(volumes), refpoints, augmentation)`."""

@@ -15,6 +15,8 @@ from posekit.files import write_file
 MAX_RESULT_BYTES = 512 << 20
 _MAX_JOINTS = 200
 _MAX_LINE = 4096 + 3 * _MAX_JOINTS * 32
+# Of pictures: record sets name frames without them, result files and label files often with them.
+_SUFFIXES = (".png", ".bin", ".jpg")
 _LAYOUT = "every line must hold x, y and z of all joints, separated by spaces or tabs, perhaps after the image's name"
 
 
@@ -26,8 +28,9 @@ def read_results(path, num_joints=None, count=None, names=None):
         num_joints: Joints of a frame; by default as many as the first line has.
         count: How many frames there must be; any number by default.
         names: Names of the images wanted, in this order. Where the file's lines begin with names, its frames are
-            brought into this order, and folders before the names need not agree; a file without names must have them
-            in this order. By default all frames come as the file has them.
+            brought into this order; folders before the names and suffixes such as `.png` need not agree, as long as
+            names stay different without them. A file without names must have the frames in this order. By default all
+            frames come as the file has them.
 
     Returns:
         `(joints, names)`: float64 `[frames, joints, 3]`, and the names that the lines begin with, a tuple of texts, or
@@ -180,21 +183,31 @@ def _in_order(path, joints, labels, names):
                 "all of them in their order."
             )
         return joints, None
-    places = {label: place for place, label in enumerate(labels)}
-    if not places.keys() >= set(names):  # folders may be left out, or be others
-        names = [_file_name(name) for name in names]
-        places = {_file_name(label): place for place, label in enumerate(labels)}
-    if len(places) != len(labels):
-        raise ValueError(f"{path} holds {len(labels)} frames of only {len(places)} names; every name must occur once.")
-    missing = [name for name in names if name not in places]
+    for form in (str, _without_suffix, _without_folder):
+        shorter, found = [form(name) for name in names], {form(label): place for place, label in enumerate(labels)}
+        if len(found) < len(labels) or len(set(shorter)) < len(set(names)):
+            if form is str:
+                raise ValueError(
+                    f"{path} holds {len(labels)} frames of only {len(found)} names; every name must occur once."
+                )
+            break  # only what was left out tells the frames apart
+        wanted, places = shorter, found
+        if places.keys() >= set(wanted):
+            break
+    missing = [name for name, place in zip(names, wanted) if place not in places]
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} of {len(names)} frames, the first of them {missing[0]!r}.")
-    order = [places[name] for name in names]
+    order = [places[name] for name in wanted]
     return joints[order], tuple(labels[place] for place in order)
 
 
-def _file_name(name):
-    return str(name).replace("\\", "/").rsplit("/", 1)[-1]
+def _without_suffix(name):
+    name = name.replace("\\", "/")
+    return next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), name)
+
+
+def _without_folder(name):
+    return _without_suffix(name).rsplit("/", 1)[-1]
 
 
 def _checked_names(names, count):

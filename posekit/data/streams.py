@@ -138,7 +138,8 @@ def explain_bad_files(sources):
         # Errors of the model itself are no reason to read hundreds of thousands of pictures. TensorFlow quotes the
         # bytes of a broken record in its message, and stumbles over them itself where they are not text.
         message = getattr(error, "message", "Dataset")
-        if isinstance(error, tf.errors.DataLossError) or re.search("Iterator|Dataset", message):
+        of_input = isinstance(error, tf.errors.DataLossError) or re.search("Iterator|Dataset", message)
+        if of_input and not _is_numeric(error):
             for find, parse, name in sources:
                 # A set that is named but not there was not read either.
                 with contextlib.suppress(tfrecord.DatasetNotFoundError):
@@ -148,6 +149,8 @@ def explain_bad_files(sources):
 
 def check_records(files, parse, name=None):
     """Reads files through to find a record that cannot be used.
+
+    Errors that do not say what is wrong with a record are no reason to call it bad.
 
     Args:
         files: Paths of TFRecord files.
@@ -164,10 +167,17 @@ def check_records(files, parse, name=None):
                 number += 1
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             reason = _reason(error)
+            if not reason or _is_numeric(error):
+                continue
             raise BadRecordError(
                 f"{path}: record {number} (counted from 0){_name(path, number, name)} cannot be read: {reason}. Make "
                 "the file again with python tools/create_dataset.py, which skips and counts bad pictures."
             ) from error
+
+
+def _is_numeric(error):
+    """Whether an error is of `tf.debugging.enable_check_numerics`, which says nothing about the records."""
+    return "Detected Infinity or NaN" in getattr(error, "message", "")
 
 
 def _reason(error):

@@ -65,6 +65,21 @@ def test_frames_are_found_by_their_names(tmp_path, joints):
     read, _ = read_results(write_results(tmp_path / "parts.txt", joints[:2], alike), names=alike[::-1])
     np.testing.assert_array_equal(read, joints[[1, 0]])
 
+    # Records call frames by their pictures' names without suffix.
+    bare_names = ["test_seq_2/image_0000", "test_seq_1/image_0000"]
+    read, names = read_results(tmp_path / "parts.txt", names=bare_names)
+    np.testing.assert_array_equal(read, joints[[1, 0]])
+    assert names == tuple(alike[::-1])
+    with pytest.raises(ValueError, match="parts.txt lacks 1 of 2 frames, the first of them 'test_seq_3/image_0000'"):
+        read_results(tmp_path / "parts.txt", names=["test_seq_3/image_0000", bare_names[0]])
+    one = write_results(tmp_path / "one.txt", joints[:1], ["image_0000.png"])
+    with pytest.raises(ValueError, match="one.txt lacks 2 of 2 frames"):
+        read_results(one, names=bare_names)
+    bare_names = [name.removesuffix(".png") for name in NAMES[::-1]]
+    np.testing.assert_array_equal(read_results(path, names=bare_names, count=5)[0], joints[::-1])
+    other = write_results(tmp_path / "o.txt", joints, [f"frame/images/{name}.bin" for name in bare_names])
+    np.testing.assert_array_equal(read_results(other, names=NAMES)[0], joints[::-1])
+
     bare = write_results(tmp_path / "bare.txt", joints)
     np.testing.assert_array_equal(read_results(bare, names=NAMES)[0], joints)
     with pytest.raises(ValueError, match="5 frames without names, 2 are needed"):
