@@ -181,7 +181,7 @@ def test_training_mode_equals_the_original(original):
 
 def test_steps_of_adam_equal_the_original(original):
     values, voxels, truth = original.values, original.voxels, targets()
-    original.model.compile(TorchAdam(1e-3, epsilon=1e-8), loss=heatmap_mse, jit_compile=False)
+    original.model.compile(TorchAdam(1e-3, epsilon=1e-8), loss=heatmap_mse, run_eagerly=True)
     losses = [original.model.train_on_batch(voxels, truth)]
     between = original.model(voxels, training=True)
     np.testing.assert_allclose(np.mean(heatmap_mse(truth, between)), values["loss_after_adam"], rtol=2e-3)
@@ -238,7 +238,8 @@ def test_a_whole_cube_equals_the_original():
 )
 def test_as_a_keras_model(options, tmp_path):
     model = small_v2v(**options)
-    check_model(model, random_voxels(16, 16, 16), tmp_path, tolerance=1e-5)
+    # Tracing the export takes longest; the integral head has all layers of the other.
+    check_model(model, random_voxels(16, 16, 16), tmp_path, tolerance=1e-5, export=model.head == "integral")
     config = model.get_config()
     twin = V2VPoseNet.from_config(config)
     assert twin.get_config() == config
@@ -351,7 +352,7 @@ def test_learns_heatmaps():
     model, voxels = small_v2v(), random_voxels(16, 16, 16, batch=4)
     truth = np.repeat(voxels[:, ::2, ::2, ::2], 3, axis=-1)
     model.compile(TorchAdam(1e-2, epsilon=1e-8), loss=heatmap_mse, run_eagerly=True)
-    history = model.fit(voxels, truth, batch_size=4, epochs=12, verbose=0).history["loss"]
+    history = model.fit(voxels, truth, batch_size=4, epochs=8, verbose=0).history["loss"]
     assert history[-1] < 0.5 * history[0]
 
 
@@ -365,13 +366,13 @@ def test_learns_coordinates():
     truth = {name: values.astype(np.float32) for name, values in truth.items()}
     weights = {"heatmaps": 0.5, "coordinates": 0.5}
     model.compile(
-        TorchAdam(1e-2, epsilon=1e-8),
+        TorchAdam(3e-2, epsilon=1e-8),
         loss={"heatmaps": volumetric_cross_entropy, "coordinates": "mae"},
         loss_weights=weights,
         run_eagerly=True,
     )
     first = mixed_loss(truth, model(voxels, training=True))
-    history = model.fit(voxels, truth, batch_size=8, epochs=15, verbose=0).history["loss"]
+    history = model.fit(voxels, truth, batch_size=8, epochs=9, verbose=0).history["loss"]
     np.testing.assert_allclose(history[0], first, rtol=1e-4)
     assert history[-1] < 0.5 * history[0]
 
@@ -399,7 +400,7 @@ def trained_once(remat, head, compiled, dtype):
 
 @pytest.mark.parametrize(
     ("head", "compiled", "dtype", "tolerance"),
-    [("heatmap", True, None, 1e-6), ("integral", False, None, 1e-6), ("heatmap", True, "mixed_bfloat16", 1e-2)],
+    [("integral", True, None, 1e-6), ("heatmap", False, "mixed_bfloat16", 1e-2)],
 )
 def test_computing_anew_gives_the_same_gradients(head, compiled, dtype, tolerance):
     loss, gradients, model = trained_once(False, head, compiled, dtype)
