@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import warnings
@@ -22,7 +23,7 @@ def export(model, output, form):
         form: A key of `SUFFIXES`.
 
     Raises:
-        ValueError: If the form is unknown.
+        ValueError: If the form is unknown, or cannot hold the model's operations.
         FileExistsError: If the output is a folder that is not an earlier export; such a folder is never replaced.
         OSError: If packages for the form are missing, or the output cannot be written.
     """
@@ -94,8 +95,17 @@ def _write_tflite(model, path):
     with tempfile.TemporaryDirectory() as folder:
         _write_saved_model(model, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        # Asked for its own operations only, the converter would print pages about the first that it lacks.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
-        path.write_bytes(converter.convert())
+        content = converter.convert()
+    lacking = sorted({name.decode() for name in re.findall(rb"Flex([A-Z]\w{2,})\0", content)})
+    if lacking:
+        others = [form for form in SUFFIXES if form != "tflite"]
+        raise ValueError(
+            f"TFLite cannot hold this model: its runtime lacks the operations {', '.join(lacking)}. Take --format="
+            f"{', '.join(others[:-1])} or {others[-1]}."
+        )
+    path.write_bytes(content)
 
 
 def _write_onnx(model, path):

@@ -42,3 +42,16 @@ def test_full_disk_is_an_error_of_the_output(model, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="out: No space left on device. Free some space"):
         export(model, tmp_path / "out", "saved_model")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_tflite_lacks_is_named_and_leaves_nothing_behind(tmp_path):
+    inputs = keras.Input((4, 4, 4, 1))
+    pooled = keras.Model(inputs, keras.layers.MaxPooling3D()(inputs))
+    message = "its runtime lacks the operations MaxPool3D. Take --format=saved_model, keras or onnx"
+    with pytest.raises(ValueError, match=message):
+        export(pooled, tmp_path / "out.tflite", "tflite")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out.tflite").write_text("an earlier one")
+    with pytest.raises(ValueError, match=message):
+        export(pooled, tmp_path / "out.tflite", "tflite")
+    assert (tmp_path / "out.tflite").read_text() == "an earlier one"
