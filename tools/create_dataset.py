@@ -38,6 +38,7 @@ from absl import app, flags
 from converters import coco, depth_frames, h36m, hands2017, icvl, itop, lsp, mocap, mpii, msra, nyu
 from tqdm import tqdm
 
+from posekit.data.depth_records import WITHOUT_PICTURE
 from posekit.data.shards import NothingUsableError, ShardWriter
 from posekit.data.tfrecord import MOCAP_FOLDER, mocap_names
 from posekit.files import print_any_text
@@ -127,6 +128,15 @@ flags.DEFINE_float(
     0,
     10_000,
 )
+flags.DEFINE_integer(
+    "original_size",
+    96,
+    "Voxels along the cube from which augmentation crops, where depth pictures must do for more than 96 for 88, 40 for "
+    "32 or 18 for 16.",
+    8,
+    512,
+)
+flags.DEFINE_integer("cropped_size", 88, "Voxels along the network's cube that goes with --original_size.", 8, 512)
 flags.DEFINE_enum(
     "silhouette_format",
     "png",
@@ -198,6 +208,11 @@ def report(summaries):
         rows.append((summary.name, *numbers, "" if summary.fresh else "(already there)"))
         if estimated := summary.counts.get("estimated_centers"):
             notes.append(f"{summary.name}: centres estimated: {estimated} of {summary.written}")
+        if without := summary.counts.get(WITHOUT_PICTURE):
+            notes.append(
+                f"{summary.name}: without a usable picture: {without} of {summary.written}; these are written without "
+                "a centre, so that result files of all frames fit, and take no part in training"
+            )
         notes.extend(f"{summary.name}: {remark}" for remark in summary.remarks)
         for reason, entry in summary.skips.items():
             names = ", ".join(entry["first"][:_NAMES_SHOWN])
@@ -368,7 +383,13 @@ def _depth_jobs(data_dir):
                 f"--centers_dir={FLAGS.centers_dir} has no folder {inner[0]}, and the datasets' centre files have the "
                 "same names; give one dataset a run, or make a folder for each."
             )
-    options = depth_frames.Options(FLAGS.centers_dir, FLAGS.estimate_centers, FLAGS.cubic_size)
+    if FLAGS.original_size < FLAGS.cropped_size:
+        raise app.UsageError(
+            f"--original_size={FLAGS.original_size} is smaller than --cropped_size={FLAGS.cropped_size}; the original "
+            "has 96 for 88."
+        )
+    cube = FLAGS.original_size, FLAGS.cropped_size
+    options = depth_frames.Options(FLAGS.centers_dir, FLAGS.estimate_centers, FLAGS.cubic_size, cube)
     folder = {}
     for name in chosen:
         raw = name.split("_")[0]  # both views of ITOP lie in one folder

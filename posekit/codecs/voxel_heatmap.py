@@ -528,8 +528,8 @@ class BatchedVoxelCodec:
         """Points to the network's input.
 
         Args:
-            points: `[batch, points, 3]`, padded with NaN or as of `points`, or a `tf.RaggedTensor` of that shape. Points outside the cube
-                and points that are not finite mark nothing. The work is done in their type.
+            points: `[batch, points, 3]`, padded with NaN or as `points` does, or a `tf.RaggedTensor` of that shape.
+                Points outside the cube and points that are not finite mark nothing. The work is done in their type.
             refpoints: `[batch, 3]`.
             augmentation: `Augmentation` of tensors with a batch axis; none if None.
             dtype: Of the result.

@@ -40,9 +40,9 @@ from posekit.data.streams import (
     ready,
     shuffle,
 )
-from posekit.metrics.depth_pose import dataset_protocol
+from posekit.geometry.depth_scenes import SCENES
 
-DEPTH_DATASETS = ("msra", "icvl", "nyu", "hands2017", "itop_front", "itop_top")
+DEPTH_DATASETS = tuple(SCENES)
 SPLITS = ("train", "test")
 NUM_SUBJECTS = 9
 _FILE_ORDER, _RECORD_ORDER = (n << 40 for n in range(2))
@@ -178,7 +178,7 @@ def depth_batches(
     """
     sets = depth_sets(dataset, split, test_subject)
     check_positive(batch_size=batch_size, shuffle_buffer=shuffle_buffer)
-    num_joints = dataset_protocol(dataset).skeleton.num_joints
+    num_joints = SCENES[dataset].num_joints
     kept = None if joints is None else _checked_joints(joints, num_joints)
     in_order = ordered or split == "test"
     for name in sets:
@@ -280,7 +280,7 @@ def read_frames(data_dir, dataset, split, test_subject=3):
         DatasetNotFoundError: If a set is not there; the message says how to make it.
         ValueError: If a record is damaged or is not one of this dataset.
     """
-    num_joints = dataset_protocol(dataset).skeleton.num_joints
+    num_joints = SCENES[dataset].num_joints
     sets = depth_sets(dataset, split, test_subject)
     parts, rows = [], []
     with explain_bad_records(data_dir, dataset, split, test_subject):
@@ -329,7 +329,7 @@ def explain_bad_records(data_dir, dataset, split, test_subject=3):
     Raises:
         BadRecordError: If an error in the block came from a bad record.
     """
-    num_joints = dataset_protocol(dataset).skeleton.num_joints
+    num_joints = SCENES[dataset].num_joints
     sets = depth_sets(dataset, split, test_subject)
 
     def parse(serialized):
@@ -497,7 +497,7 @@ def _center_row(data_dir, dataset, name, test_subject):
 def _check_fit(data_dir, name, dataset, split, codec):
     """Refuses a set whose joints are not the dataset's, or whose crops are too small for the codec."""
     record = _first_record(data_dir, name)
-    expected = dataset_protocol(dataset).skeleton.num_joints
+    expected = SCENES[dataset].num_joints
     command = f"python tools/create_dataset.py --{dataset} --data_dir={data_dir} --overwrite"
     if len(record.joints) != expected:
         raise ValueError(
@@ -513,8 +513,10 @@ def _check_fit(data_dir, name, dataset, split, codec):
     if (needed > record.reach * (1 + 1e-4)).any():
         raise ValueError(
             f"The crops of {name} in {data_dir} reach {_lengths(record.reach)} {record.unit} from the centres in x, y "
-            f"and z, but a cube of {codec.cubic_size:g} {record.unit} looks {_lengths(needed)} far. Make the records "
-            f"again with {command} --cubic_size={codec.cubic_size:g}, or take a smaller cube."
+            f"and z, but a cube of {codec.cubic_size:g} {record.unit} and {codec.cropped_size} voxels, cut out of "
+            f"{codec.original_size}, looks {_lengths(needed)} far. Make the records again with {command} "
+            f"--cubic_size={codec.cubic_size:g} --original_size={codec.original_size} "
+            f"--cropped_size={codec.cropped_size}, or take a smaller cube."
         )
 
 

@@ -10,7 +10,7 @@
 | depth/reach | float [3] | how far from the centres the crop holds all that was measured |
 | depth/name | bytes | unique within the set |
 | joints/xyz, joints/valid | float [3 J], [J] | world; 1 where the joint is labelled |
-| centers/xyz | float [3 R] | world; NaN where a centre is known to be unusable |
+| centers/xyz | float [3 R] | world; NaN where a centre is known to be unusable, or there is no picture |
 | centers/source | bytes | `file` or `estimated` |
 | meta/subject, meta/group | int64, bytes | -1 and empty where there are none |
 
@@ -29,6 +29,8 @@ from posekit.geometry.depth import UNITS, DepthCamera
 # What 1 in a stored crop is in the world's unit: a tenth of a millimetre.
 DEPTH_STEP = {"mm": 0.1, "m": 0.0001}
 CENTER_SOURCES = ("file", "estimated")
+# Under which name a set's summary counts records that stand for frames without a usable picture.
+WITHOUT_PICTURE = "without_picture"
 _FARTHEST = np.iinfo(np.uint16).max
 
 
@@ -156,9 +158,13 @@ class DepthRecord:
 
     @property
     def counts(self):
-        """What a set's summary counts: usable centres of each row, and records whose centres are estimated."""
-        counts = {center_count(row): int(usable) for row, usable in enumerate(~np.isnan(self.centers[:, 0]))}
-        return {"estimated_centers": int(self.center_source == "estimated"), **counts}
+        """What a set's summary counts: usable centres of each row, estimated ones, and frames without a picture."""
+        usable = ~np.isnan(self.centers[:, 0])
+        return {
+            "estimated_centers": int(self.center_source == "estimated"),
+            WITHOUT_PICTURE: int(not usable.any() and not self.depth.any()),
+            **{center_count(row): int(count) for row, count in enumerate(usable)},
+        }
 
     @property
     def depth_camera(self):

@@ -20,6 +20,7 @@ import shutil
 import signal
 import threading
 
+from posekit.data.depth_records import WITHOUT_PICTURE
 from posekit.data.schema import ImageRecord
 from posekit.data.tfrecord import RecordWriter, explain_write_errors, read_summary, staging_folder, write_json
 
@@ -256,7 +257,7 @@ class ShardWriter:
     def _finish(self, raw, staging, state, fingerprint):
         shards = [state["shards"][str(index)] for index in range(len(state["shards"]))]
         summary = self._summarise(raw, shards)
-        if not summary.written:
+        if summary.written == summary.counts.get(WITHOUT_PICTURE, 0):
             shutil.rmtree(staging, ignore_errors=True)
             raise NothingUsableError(f"Nothing of {raw.name} can be used: {_reasons(summary)}.", summary)
         full = [index for index, shard in enumerate(shards) if shard["count"]]

@@ -15,11 +15,11 @@ import struct
 import numpy as np
 
 from posekit.files import replacing
+from posekit.geometry.depth_scenes import SCENES
 
 MOCAP_FOLDER = "mocap_neutrMosh"
 # Datasets whose files the originals keep under another name than the dataset's.
 _FOLDERS = {"h36m": "tf_records_human36m_wjoints", "mpi_inf_3dhp": "mpi_inf_3dhp"}
-_DEPTH_DATASETS = ("icvl", "nyu", "hands2017", "itop_front", "itop_top")
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 _FRAME_BYTES = _HEADER.size + _CHECKSUM.size
@@ -543,6 +543,6 @@ def _set_name(path):
 def _creation_flag(name):
     flags = {"lsp_train": "--lsp", "lsp_val": "--lsp_val", "lsp_ext": "--lsp_ext", "mpii": "--mpii", "coco": "--coco"}
     dataset, _, part = name.rpartition("_")
-    if dataset == "msra" or (dataset in _DEPTH_DATASETS and part in ("train", "test")):
+    if dataset == "msra" or (dataset in SCENES and part in ("train", "test")):
         return f"--{dataset}"
     return flags.get(name, "--help")

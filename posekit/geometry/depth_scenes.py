@@ -68,14 +68,18 @@ class Scene:
         center = estimate_center(depth, camera or self.camera, self.depth_range, self.cubic_size, box=box)
         return center + [0, 0, self.behind]
 
-    def reach(self):
+    def reach(self, cube=None):
         """How far from a centre the networks' cubes look.
+
+        Args:
+            cube: `(original, cropped)`: voxels along the larger and along the network's cube of one network more.
 
         Returns:
             Tuple of 3 lengths in the dataset's unit.
         """
         smallest = min(NEW_SIZES[0], 100 / NEW_SIZES[1] * 100) / 100  # the integral head scales by the reciprocal
-        reaches = [augmented_reach(self.cubic_size / cropped, original, smallest) for original, cropped in _CUBES]
+        cubes = _CUBES if cube is None else (*_CUBES, cube)
+        reaches = [augmented_reach(self.cubic_size / cropped, original, smallest) for original, cropped in cubes]
         return tuple((np.max(reaches, 0) * _ROUNDING).tolist())
 
 

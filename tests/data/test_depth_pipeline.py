@@ -271,8 +271,12 @@ def test_usable_frames_are_counted_once(tmp_path):
 def test_a_codec_that_looks_beyond_the_crops_is_refused(tmp_path):
     write_nyu(tmp_path, reach=150.0)
     write_nyu(tmp_path, "test", reach=150.0)
-    large = types.SimpleNamespace(reach=(10.0, 10.0, 160.0), cubic_size=250.0, cropped_size=88, voxel_size=250 / 88)
-    message = r"150, 150, 150 mm.*cube of 250 mm looks 10, 10, 160.*create_dataset.py --nyu"
+    sizes = {"cubic_size": 250.0, "original_size": 96, "cropped_size": 88, "voxel_size": 250 / 88}
+    large = types.SimpleNamespace(reach=(10.0, 10.0, 160.0), **sizes)
+    message = (
+        "150, 150, 150 mm.*cube of 250 mm and 88 voxels, cut out of 96, looks 10, 10, 160.*create_dataset.py --nyu .*"
+        "--cubic_size=250 --original_size=96 --cropped_size=88"
+    )
     with pytest.raises(ValueError, match=message):
         depth_batches(tmp_path, "nyu", "train", 2, codec=large)
     assert depth_batches(tmp_path, "nyu", "test", 2, codec=large).cardinality() == 10

@@ -35,7 +35,7 @@ def test_round_trip():
         np.testing.assert_array_equal(getattr(read, field), getattr(written, field), err_msg=field)
     assert (read.joints[4] == 0).all() and (read.joints[5] != 0).all()
     assert np.isnan(read.centers[1]).all() and read.depth.dtype == np.uint16
-    assert read.counts == {"estimated_centers": 1, "usable_centers_0": 1, "usable_centers_1": 0}
+    assert read.counts == {"estimated_centers": 1, "without_picture": 0, "usable_centers_0": 1, "usable_centers_1": 0}
     assert read.to_example() == written.to_example()
     camera = read.depth_camera
     assert camera.y_up and camera.fy == pytest.approx(241.42) and (camera.width, camera.height) == (320, 240)
@@ -119,7 +119,7 @@ def test_converted_in_shards(tmp_path, shard_size, files):
     raw = RawDataset.of_depth("nyu_train", items=range(10), convert=converted, found=10)
     summary = ShardWriter(tmp_path, shard_size, num_workers=1).write(raw)
     assert (summary.written, summary.without_silhouette, len(summary.files)) == (10, None, files)
-    assert summary.counts == {"estimated_centers": 2, "usable_centers_0": 6}
+    assert summary.counts == {"estimated_centers": 2, "without_picture": 0, "usable_centers_0": 6}
     assert read_summary(tmp_path / "nyu_train.json")["counts"] == summary.counts
     read = [DepthRecord.from_example(data) for file in summary.files for data in read_records(tmp_path / file)]
     assert [frame.name for frame in read] == [f"{item:07d}" for item in range(10)]

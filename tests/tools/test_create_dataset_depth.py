@@ -1,7 +1,9 @@
+import dataclasses
 import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
@@ -135,7 +137,9 @@ def test_msra_records_hold_the_pictures(tree, tmp_path):
     assert summary.written == len(there) and summary.counts["estimated_centers"] == 0
     marked = summary.skips["centre marked as invalid in its file"]
     assert marked == {"count": 1, "first": ["P3/5/000000"], "by_rule": True}
-    assert summary.skips["missing file"]["count"] == 17  # the fixture has only some pictures
+    # The fixture has only some pictures; the others' frames stay for the sake of result files.
+    assert summary.skips["missing file"]["count"] == summary.counts["without_picture"] == 17
+    there = [record for record in there if record.depth.any()]
     first = there[0]
     assert first.name == "P3/1/000000" and first.subject == 3 and first.center_source == "file"
     assert first.centers.shape == (9, 3) and not np.isnan(first.centers[3]).any()
@@ -329,6 +333,8 @@ def test_bad_msra_frames_are_skipped_with_a_reason(msra_folder, tmp_path):
     raw = msra_set(folder, 1)
     outputs = {name: next(iter(raw.convert(frame))) for name, frame in zip(raw.items.names, raw.items)}
     reasons = {name.split("/")[1]: output.reason for name, output in outputs.items() if isinstance(output, Skip)}
+    kept = [len(list(raw.convert(frame))) == 2 for frame in raw.items if frame.name.split("/")[1] in reasons]
+    assert kept == [True] * 6 + [False] * 3  # 7, 8 and I have no labels, or are left out on purpose
     nothing = "nothing measured where a hand or body is looked for"
     assert reasons == {
         "1": "header promises more than the file holds",
@@ -349,6 +355,33 @@ def test_bad_msra_frames_are_skipped_with_a_reason(msra_folder, tmp_path):
     result = run("create_dataset.py", *command, status=3)
     assert "msra_p1: skipped 1: header promises more than the file holds (P1/1/000000)" in result.stdout
     assert "msra_p1: left out 1: centre marked as invalid in its file (P1/I/000000)" in result.stdout
+    assert "msra_p1: without a usable picture: 6 of 14; these are written without a centre" in result.stdout
+    from posekit.data.depth_pipeline import count_frames
+
+    there = records(tmp_path / "out", "msra_p1")
+    assert [record.name for record in there if np.isnan(record.centers).all()] == [f"P1/{n}/000000" for n in "123456"]
+    assert all(record.box == (0, 0, 1, 1) and record.valid.all() for record in there[:6])
+    assert count_frames(tmp_path / "out", "msra", "test", 1) == 14
+    assert count_frames(tmp_path / "out", "msra", "train", 3) == 7 * 17 + 8
+
+
+def test_a_failed_estimate_loses_no_frame_that_has_another_centre(msra_folder):
+    folder, balls = msra_folder
+    for split in ("train", "test"):
+        (folder / "center" / f"center_{split}_2_refined.txt").unlink()
+    raw = msra_set(folder, 1)
+    frame, center = raw.items[0], balls[1, "1"]
+    # Behind the range in which centres are looked for, but where the files say that the hand is.
+    far = dataclasses.replace(frame, centers=frame.centers + [0, 0, 350])
+    depth = ball(dataset_camera("msra"), center + [0, 0, 350], 45.0)
+    depth[depth < 700.5] = 0
+    outputs = list(dataclasses.replace(raw.convert, read=lambda _: (depth, (0, 0, 320, 240)))(far))
+    assert len(outputs) == 1 and outputs[0].center_source == "file"
+    assert np.isnan(outputs[0].centers[2]).all() and np.isfinite(np.delete(outputs[0].centers, 2, 0)).all()
+    # Without any other centre, it has no picture that is of use.
+    alone = dataclasses.replace(far, centers=np.full((9, 3), np.nan))
+    skip, record = dataclasses.replace(raw.convert, read=lambda _: (depth, (0, 0, 320, 240)))(alone)
+    assert skip.reason == "nothing measured where a hand or body is looked for" and not record.depth.any()
 
 
 def test_msra_labels_of_another_dataset(msra_folder):
@@ -498,6 +531,51 @@ def test_nyu_converted_to_bin(tmp_path):
             picture.unlink()
     (summary,) = make(tmp_path, nyu.nyu("train", tmp_path / "nyu", Options()))
     assert summary.written == 2
+
+
+def test_test_frames_without_pictures_keep_their_lines(tmp_path):
+    """Result files have a line for every frame: reading them by count must not fail for one broken picture."""
+    from converters import nyu
+    from converters.depth_frames import Options
+
+    from posekit.data.depth_pipeline import depth_batches, read_frames
+
+    frames = {"train": nyu_frames(3, 0), "test": nyu_frames(3, 1)}
+    nyu_folder(tmp_path / "nyu", frames)
+    for split in frames:
+        (tmp_path / "nyu" / split / "depth_1_0000002.png").write_bytes(b"no picture")
+    train, test = make(tmp_path, *(nyu.nyu(split, tmp_path / "nyu", Options()) for split in ("train", "test")))
+    assert (train.written, train.defects, test.written, test.defects) == (2, 1, 3, 1)
+    assert test.counts["without_picture"] == 1 and "without_picture" in train.counts
+    read = read_frames(tmp_path, "nyu", "test")
+    assert read.names == [f"depth_1_{number:07d}" for number in (1, 2, 3)] and read.valid.all()
+    np.testing.assert_array_equal(np.isnan(read.refpoints).any(1), [False, True, False])
+    codec = VoxelCodec(250.0, original_size=18, cropped_size=16)
+    (batch,) = depth_batches(tmp_path, "nyu", "test", 3, codec=codec)
+    batched = codec.batched()
+    points = batched.points(batch["depth"], batch["box"], batch["camera"], 0.1, background=1200.0)
+    occupied = batched.voxels(points, batch["refpoint"]).numpy().sum((1, 2, 3, 4))
+    assert occupied[1] == 0 and (occupied[[0, 2]] > 0).all()
+
+    for number in (1, 3):
+        (tmp_path / "nyu" / "test" / f"depth_1_{number:07d}.png").write_bytes(b"no picture")
+    with pytest.raises(NothingUsableError, match="Nothing of nyu_test can be used"):
+        make(tmp_path / "other", nyu.nyu("test", tmp_path / "nyu", Options()))
+
+
+def test_the_command_in_the_message_about_crops_helps(tmp_path):
+    from posekit.data.depth_pipeline import depth_batches
+
+    nyu_folder(tmp_path / "nyu", {"train": nyu_frames(1, 0), "test": nyu_frames(1, 1)})
+    run("create_dataset.py", "--nyu", f"--data_dir={tmp_path}")
+    codec = VoxelCodec(250.0, original_size=19, cropped_size=16)
+    with pytest.raises(ValueError, match="Make the records again with") as error:
+        depth_batches(tmp_path, "nyu", "train", 1, codec=codec)
+    command = re.search(r"python tools/create_dataset.py (.*?), or take a smaller", str(error.value))[1]
+    run("create_dataset.py", *command.split())
+    assert depth_batches(tmp_path, "nyu", "train", 1, codec=codec).cardinality() == 1
+    wrong = run("create_dataset.py", "--nyu", f"--data_dir={tmp_path}", "--original_size=80", status=1)
+    assert "--original_size=80 is smaller than --cropped_size=88" in wrong.stderr
 
 
 def test_the_real_frame_of_nyu_goes_through(tmp_path):

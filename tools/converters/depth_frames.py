@@ -31,16 +31,22 @@ class Options:
         centers_dir: Folder of the centre files; `None` for those in the dataset's own folder.
         estimate_centers: Estimate all centres, also where there are files of them.
         cubic_size: Edge of the cube for which crops are made, in the dataset's unit; 0 for the dataset's own.
+        cube: `(original, cropped)`: voxels along the larger and along the network's cube for which crops must do too.
     """
 
     centers_dir: str | None = None
     estimate_centers: bool = False
     cubic_size: float = 0.0
+    cube: tuple | None = None
 
     def scene(self, dataset):
         """The `Scene` of a dataset with this cube."""
         scene = SCENES[dataset]
         return dataclasses.replace(scene, cubic_size=self.cubic_size or scene.cubic_size)
+
+    def reach(self, scene):
+        """How far from the centres of a `Scene` crops hold everything: `Scene.reach` of the cube."""
+        return scene.reach(self.cube)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +121,14 @@ class Converter:
 
     Args:
         scene: `Scene`.
-        reach: Its `Scene.reach()`.
+        reach: How far from the centres crops hold everything, as of `Scene.reach`.
         read: Picklable function from a `Frame` to the depth `[height, width]` of a part of its picture, in the
             scene's unit, and the part's box.
         estimated: Rows of the centres that are estimated.
         subject: Number of the person.
         unlabelled: Whether frames without any labelled joint become records too.
+        keep_all: Whether frames that are skipped for their pictures become records too, without picture and centre: in
+            tests, whose result files have a line for every frame.
     """
 
     scene: Scene
@@ -129,9 +137,10 @@ class Converter:
     estimated: tuple = ()
     subject: int = -1
     unlabelled: bool = False
+    keep_all: bool = False
 
     def __call__(self, frame):
-        """Yields the `DepthRecord` of a frame, or a `Skip`."""
+        """Yields the `DepthRecord` of a frame, or a `Skip`; both where it is kept without its picture."""
         if not frame.valid.any() and not self.unlabelled:
             yield Skip(frame.name, "frame whose labels the dataset calls not valid", by_rule=True)
             return
@@ -148,11 +157,15 @@ class Converter:
         try:
             depth, box = self.read(frame)
             yield self.record(frame, depth, box)
+            return
         except DepthFileError as error:
             yield Skip(frame.name, error.reason)
         except NoForegroundError:
             by_rule = not frame.valid.any()
             yield Skip(frame.name, "nothing measured where a hand or body is looked for", by_rule)
+        if self.keep_all:
+            nothing = np.zeros((1, 1), np.uint16)
+            yield self._record(frame, nothing, (0, 0, 1, 1), np.full_like(frame.centers, np.nan), "file")
 
     def record(self, frame, depth, box):
         """The record of a frame whose picture is read.
@@ -166,16 +179,28 @@ class Converter:
             `DepthRecord`.
 
         Raises:
-            NoForegroundError: If nothing was measured near the centres.
+            NoForegroundError: If nothing was measured near the centres, or all of them would have to be estimated and
+                cannot be.
         """
-        scene, camera = self.scene, self.scene.camera
+        scene = self.scene
         if not (depth > 0).any():
             raise NoForegroundError("The picture is empty.")
-        centers = np.array(frame.centers, np.float64)
+        centers, source = np.array(frame.centers, np.float64), "file"
         if self.estimated:
-            centers[list(self.estimated)] = self._estimate(frame, depth, box)
+            try:
+                centers[list(self.estimated)] = self._estimate(frame, depth, box)
+                source = "estimated"
+            except NoForegroundError:
+                if np.isnan(centers).any(1).all():
+                    raise
+                # The centres of the files are as good as without those.
         used = centers[np.isfinite(centers).all(1)]
-        steps, box = crop_to_reach(depth, box, used, self.reach, camera, scene.depth_range[1] if scene.walled else None)
+        wall = scene.depth_range[1] if scene.walled else None
+        steps, box = crop_to_reach(depth, box, used, self.reach, scene.camera, wall)
+        return self._record(frame, steps, box, centers, source)
+
+    def _record(self, frame, steps, box, centers, source):
+        camera = self.scene.camera
         return DepthRecord(
             name=frame.name,
             depth=steps,
@@ -183,9 +208,9 @@ class Converter:
             joints=frame.joints,
             valid=frame.valid,
             centers=centers,
-            center_source="estimated" if self.estimated else "file",
+            center_source=source,
             camera=camera.signed_intrinsics,
-            picture=scene.size,
+            picture=self.scene.size,
             unit=camera.unit,
             reach=self.reach,
             subject=self.subject,
@@ -354,6 +379,7 @@ def depth_set(name, frames, converter, sources, remarks=()):
             "cubic_size": converter.scene.cubic_size,
             "reach": list(converter.reach),
             "estimated": list(converter.estimated),
+            "keep_all": converter.keep_all,
         },
         remarks=tuple(remarks),
     )
@@ -399,8 +425,6 @@ def existing_folder(folder, dataset, what):
             f"There is no folder {folder}; it should hold {what}. Give the dataset's folder with --{dataset}_dir."
         )
     return folder
-
-
 
 
 def picture_name(path, name):

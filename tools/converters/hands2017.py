@@ -66,7 +66,8 @@ def hands2017(split, folder, options):
         f"center_{split}_refined.txt", len(names), options, folders, scene.camera.unit
     )
     read = functools.partial(read_frame, os.fspath(part / "images"), scene.size)
-    converter = Converter(scene, scene.reach(), read, estimated, unlabelled=split == "test")
+    test = split == "test"
+    converter = Converter(scene, options.reach(scene), read, estimated, unlabelled=test, keep_all=test)
     frames = Frames(names, centers=centers, **fields)
     return depth_set(f"hands2017_{split}", frames, converter, [*files, part / "images", path], remarks)
 

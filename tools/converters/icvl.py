@@ -58,9 +58,8 @@ def icvl(split, folder, options):
     centers, estimated, path = centers_of(
         f"center_{split}_refined.txt", len(names), options, folders, scene.camera.unit
     )
-    converter = Converter(
-        scene, scene.reach(), functools.partial(read_frame, os.fspath(pictures), scene.size), estimated
-    )
+    read = functools.partial(read_frame, os.fspath(pictures), scene.size)
+    converter = Converter(scene, options.reach(scene), read, estimated, keep_all=split == "test")
     groups = [name.partition("/")[0] if "/" in name else "" for name in names]
     frames = Frames(names, joints, centers, groups=groups)
     return depth_set(f"icvl_{split}", frames, converter, [*files, pictures, path])

@@ -57,7 +57,8 @@ def itop(dataset, split, folder, options):
     folders = _center_folders(options, folder, dataset, view)
     centers, estimated, path = centers_of(f"center_{split}.txt", count, options, folders, scene.camera.unit)
     read = functools.partial(read_frame, os.fspath(pictures), scene.size)
-    converter = Converter(scene, scene.reach(), read, estimated, unlabelled=split == "test")
+    test = split == "test"
+    converter = Converter(scene, options.reach(scene), read, estimated, unlabelled=test, keep_all=test)
     valid = np.repeat(labels.valid[:, None], scene.num_joints, 1)
     frames = Frames(labels.names, labels.joints, centers, valid, numbers=np.arange(count))
     return depth_set(f"{dataset}_{split}", frames, converter, [pictures, labels_path, path])

@@ -130,7 +130,7 @@ def msra(subject, labels, options):
     sources = [*files, *(folder / gesture for gesture in gestures)]
     sources += [folder / gesture / "joint.txt" for gesture in gestures]
     read = functools.partial(read_frame, os.fspath(labels.folder), scene.size)
-    converter = Converter(scene, scene.reach(), read, estimated, subject)
+    converter = Converter(scene, options.reach(scene), read, estimated, subject, keep_all=True)
     frames = Frames(names, np.concatenate(list(gestures.values())), centers)
     return depth_set(f"msra_p{subject}", frames, converter, sources, remarks)
 

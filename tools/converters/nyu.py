@@ -46,7 +46,7 @@ def nyu(split, folder, options):
         f"center_{split}_refined.txt", len(names), options, folders, scene.camera.unit
     )
     read = functools.partial(read_frame, os.fspath(pictures), scene.size)
-    converter = Converter(scene, scene.reach(), read, estimated)
+    converter = Converter(scene, options.reach(scene), read, estimated, keep_all=split == "test")
     sources = [pictures / "joint_data.mat", pictures, pictures / "parsed", path]
     return depth_set(f"nyu_{split}", Frames(names, joints, centers), converter, sources)
 
