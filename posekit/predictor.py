@@ -9,8 +9,8 @@ import numpy as np
 from absl import logging
 
 from posekit import weights as weight_files
+from posekit.data.depth_sources import FARTHEST_MM, DepthFrame, open_depth
 from posekit.data.depth_sources import SUFFIXES as DEPTH_SUFFIXES
-from posekit.data.depth_sources import DepthFrame, open_depth
 from posekit.data.keypoint_files import MAX_PX, KeypointFrame, checked_size, named_skeleton, read_keypoints
 from posekit.data.sources import IMAGE_SUFFIXES, Frame, Source, as_image, open_source, read_image
 from posekit.drawing import draw_people, save_image
@@ -396,8 +396,8 @@ class DepthPredictor(_Loaded):
         source: `[height, width]` depths (an array or tensor), 0 where nothing was measured, or a stack
             `[frames, height, width]`; the path of a depth picture, a folder, a stack or a depth video, see
             `posekit.data.depth_sources`; or a list of pictures and paths. Also a `DepthFrame` of `open`.
-        intrinsics: `(fx, fy, cx, cy)` of the depth camera in pixels, or a `DepthCamera`. By default the camera of the
-            dataset that the network was trained on, for pictures of its size only.
+        intrinsics: `(fx, fy, cx, cy)` of the depth camera in pixels, its `[3, 3]` matrix, or a `DepthCamera`. By
+            default the camera of the dataset that the network was trained on, for pictures of its size only.
         center: `[3]` millimetres, camera axes (x right, y down, z away): about the middle of the hand or body; for
             several pictures also one of each. By default it is estimated: the nearest surface of its size.
         depth_scale: Millimetres that a value of 1 stands for, such as 1000 for metres; by default 1, in `.h5` 1000.
@@ -406,13 +406,15 @@ class DepthPredictor(_Loaded):
         batch_size: Pictures predicted together.
 
     Returns:
-        `People` of one hand or body, or of none where nothing was measured, for one picture; a list of `People` for a
+        `People` of one hand or body, or of none where nothing was found, for one picture; a list of `People` for a
         list, a folder or a stack in memory; an iterator of `People` for a stack in a file or a video. `joints3d` is in
         metres, camera axes.
 
     Raises:
-        ValueError: If a picture is none of depths, the camera is not known, or a centre lies behind it; or if a
-            `DepthFrame`, which is in millimetres already, comes with options of reading.
+        ValueError: If a picture is none of depths, or the only one and empty; if the camera is not known or cannot be
+            that of the picture, or a centre lies behind it or too far away; or if a `DepthFrame`, which is in
+            millimetres already, comes with options of reading.
+        TypeError: If an option is unknown.
 
     Example:
         >>> hand = posekit.load("v2v")(depth_mm, intrinsics=(475.1, 475.1, 315.9, 245.3))  # doctest: +SKIP
@@ -437,7 +439,10 @@ class DepthPredictor(_Loaded):
         Returns:
             A `Source` of `DepthFrame`, which `stream` and `play` take.
         """
-        opened = open_depth(source, skipped, layout=layout, size=size, depth_scale=depth_scale or None)
+        # What is no number is refused there.
+        if isinstance(depth_scale, (int, float)) and depth_scale == 0:
+            depth_scale = None
+        opened = open_depth(source, skipped, layout=layout, size=size, depth_scale=depth_scale)
         camera, centers = _own_camera(intrinsics), _centers(center, opened.length)
 
         def frames():
@@ -449,6 +454,9 @@ class DepthPredictor(_Loaded):
 
     def __call__(self, source, *, batch_size=8, **options):
         """See the class."""
+        unknown = [name for name in options if name not in _DEPTH_OPTIONS]
+        if unknown:
+            raise TypeError(f"{', '.join(unknown)}: no option; these are: {', '.join(_DEPTH_OPTIONS)}, batch_size.")
         if isinstance(source, DepthFrame):
             return next(self.stream([_placed(source, **options)], batch_size=batch_size))
         opened = self.open(source, **options)
@@ -474,8 +482,8 @@ class DepthPredictor(_Loaded):
         if boxes is not None:
             raise ValueError(f"Boxes go with pictures of people; {self.name} takes a center=. Leave the box out.")
         for batch in _batches(frames, batch_size):
-            cameras = [frame.camera or _sized(self._dataset_camera(frame), frame) for frame in batch]
-            centers = [frame.center for frame in batch]
+            cameras = [_sized(frame.camera or self._dataset_camera(frame), frame) for frame in batch]
+            centers = [None if frame.center is None else _checked_center(frame.center) for frame in batch]
             found = self.module.predict(self.config, self.model, [frame.depth for frame in batch], cameras, centers)
             for frame, people in zip(batch, found):
                 people.source = frame.name
@@ -502,6 +510,7 @@ class DepthPredictor(_Loaded):
         return picture
 
 
+_DEPTH_OPTIONS = ("intrinsics", "center", "depth_scale", "layout", "size")
 _NOTHING_FOUND = (
     "%s: nothing found at the distances of the dataset that the network was trained on. Say where the hand or body is: "
     "center=(x, y, z), --center=x,y,z in millimetres, y down."
@@ -516,6 +525,11 @@ def _own_camera(intrinsics):
         return None
     numbers = _numbers(intrinsics)
     if numbers.shape == (3, 3):  # a camera's matrix
+        if not np.allclose(numbers[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]], [0, 0, 0, 0, 1], rtol=0, atol=1e-6):
+            raise ValueError(
+                f"intrinsics={numbers.tolist()}: the camera's matrix must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; "
+                "divide it by its last number, and rectify pictures of a camera with skew."
+            )
         numbers = numbers[[0, 1, 0, 1], [0, 1, 2, 2]]
     if numbers.shape != (4,):
         raise ValueError(f"intrinsics={intrinsics!r:.80}: give fx, fy, cx, cy in pixels, such as (475, 475, 320, 240).")
@@ -538,7 +552,16 @@ def _placed(frame, *, intrinsics=None, center=None, **reading):
 
 
 def _sized(camera, frame):
+    """A camera for a frame's size, in millimetres with y down."""
     height, width = frame.depth.shape
+    lens, low, high = (camera.fx, camera.fy, camera.cx, camera.cy), *_FOCAL_PX
+    reach = _CENTER_SIDES * max(width, height)
+    if not (low <= min(lens[:2]) and max(lens[:2]) <= high and max(map(abs, lens[2:])) <= reach):
+        raise ValueError(
+            f"{frame.name}: intrinsics fx, fy, cx, cy = {', '.join(f'{number:g}' for number in lens)} are no camera's "
+            f"of {width} x {height} pixels; focal lengths are {low:g} to {high:g} and the principal point within "
+            f"{reach:g}, all in pixels."
+        )
     return dataclasses.replace(camera, width=width, height=height, y_up=False, unit="mm")
 
 
@@ -548,22 +571,37 @@ def _centers(center, count):
         return lambda index: None
     listed = isinstance(center, (list, tuple)) and any(item is None or np.ndim(item) for item in center)
     several = listed or np.ndim(center) == 2
-    rows = [None if item is None else _numbers(item) for item in (center if several else [center])]
-    for row in rows:
-        if row is None:
-            continue
-        if row.shape != (3,) or not np.isfinite(row).all() or row[2] <= 0:
-            raise ValueError(
-                f"center={row.tolist()}: give x, y, z in millimetres, x to the right, y down and z, above 0, away from "
-                "the camera."
-            )
-        if row[2] < 20:
-            raise ValueError(f"center={row.tolist()} lies {row[2]:g} mm from the camera; give millimetres, not metres.")
+    rows = [None if item is None else _checked_center(item) for item in (center if several else [center])]
     if several and count is not None and len(rows) != count:
         raise ValueError(f"{len(rows)} centers for {count} depth pictures; give one (or None) for each, or one in all.")
     if not several:
         return lambda index: rows[0]
     return lambda index: rows[index] if index < len(rows) else None  # videos may be longer than they say
+
+
+def _checked_center(center):
+    """Float64 `[3]` millimetres before the camera."""
+    numbers = _numbers(center)
+    if numbers.shape != (3,) or not np.isfinite(numbers).all() or numbers[2] <= 0:
+        given = numbers.tolist() if numbers.size else center
+        raise ValueError(
+            f"center={given!r:.80}: give x, y, z in millimetres, x to the right, y down and z, above 0, away from the "
+            "camera."
+        )
+    if numbers[2] < 20:
+        raise ValueError(
+            f"center={numbers.tolist()} lies {numbers[2]:g} mm from the camera; give millimetres, not metres."
+        )
+    if np.abs(numbers).max() > FARTHEST_MM:
+        raise ValueError(
+            f"center={numbers.tolist()} lies farther away than {FARTHEST_MM / 1000:g} m; give x, y, z in millimetres."
+        )
+    return numbers
+
+
+_FOCAL_PX = 10.0, 1e5
+# Pictures may be crops: so many of their sides the principal point may lie away.
+_CENTER_SIDES = 20
 
 
 def _numbers(values):

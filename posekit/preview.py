@@ -34,7 +34,8 @@ class Command(WeightsOptions):
 
 
 def run(name, system, config, options, rest):
-    """Plays the source; returns the exit status."""
+    """Plays the source; returns the exit status: 0, or 3 if pictures had to be skipped."""
+    from posekit.data.sources import Source
     from posekit.playback import check_output, play
     from posekit.predictor import predictor_class
 
@@ -43,9 +44,11 @@ def run(name, system, config, options, rest):
         raise UsageError(f"--view={options.view} is not a view of {name}; choose from {', '.join(system.VIEWS)}.")
     check_output(options.output)
     predictor = predictor_class(system).from_weights(name, config, options.reference)
+    skipped = []
+    opened = predictor.open(options.source, skipped, **further_options(system, "preview", options))
     count, rate, paths = play(
         predictor,
-        predictor.open(options.source, **further_options(system, "preview", options)),
+        Source(opened.kind, _at_least_one(opened, skipped), opened.length, opened.fps),
         options.output,
         view=options.view or system.VIEWS[0],
         keys=system.KEYS,
@@ -59,7 +62,19 @@ def run(name, system, config, options, rest):
     print(f"{count} frames, {rate:.1f} a second.")
     for path in paths:
         print(f"Wrote {path}")
-    return 0
+    for reason in skipped:
+        print(f"posekit.preview: skipped {reason}", file=sys.stderr)
+    return 3 if skipped else 0
+
+
+def _at_least_one(frames, skipped):
+    """The frames; an error where all of them were skipped, which leaves nothing to show."""
+    frame = None
+    for frame in frames:
+        yield frame
+    if frame is None and skipped:
+        several = f"None of {len(skipped)} pictures can be used; the first: " if len(skipped) > 1 else ""
+        raise ValueError(several + skipped[0])
 
 
 def main(argv=None):

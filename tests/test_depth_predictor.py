@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from posekit import preview
 from posekit.data.depth_sources import DepthFrame
 from posekit.geometry.depth import DepthCamera
 from posekit.predictor import DepthPredictor, ResultFolder, predictor_class
@@ -23,6 +24,9 @@ def predict(config, model, depths, cameras, centers=None):
     for depth, camera, center in zip(depths, cameras, centers):
         assert isinstance(depth, np.ndarray) and depth.dtype == np.float32
         assert camera.unit == "mm" and not camera.y_up and (camera.height, camera.width) == depth.shape
+        if not depth.any():
+            found.append(People(np.zeros((0, 1, 2)), np.zeros((0, 1)), DOT, depth.shape))
+            continue
         joint = np.array([0.0, 0.0, np.median(depth[depth > 0])] if center is None else center)
         place = [[joint[0] * camera.fx / joint[2] + camera.cx, joint[1] * camera.fy / joint[2] + camera.cy]]
         lens = [[camera.fx, camera.cx, camera.cy]]
@@ -118,15 +122,95 @@ def test_centers_go_with_their_pictures(predictor):
         ((1, 2), "x, y, z"),
         ([(0, 0, 300)] * 2, "2 centers for 3"),
         (("a", "b", "c"), "x, y, z"),
+        ("abc", "center='abc': give x, y, z"),
+        (5, "center=5.0: give x, y, z"),
+        ({}, "x, y, z"),
+        ((0, 0, 100_001), "farther away than 100 m"),
+        ((1e6, 0, 500), "farther away"),
+        ((0, -1e30, 500), "farther away"),
     ):
         with pytest.raises(ValueError, match=word):
             predictor(pictures, center=wrong)
 
 
+@pytest.mark.parametrize(
+    "intrinsics",
+    [
+        (1, 475, 30, 20), (475, 9.9, 30, 20), (1e6, 475, 30, 20), (475, 2e5, 30, 20), (475, 475, 1e9, 20),
+        (475, 475, 30, -2e3),
+    ],
+)
+def test_cameras_that_no_picture_has(predictor, intrinsics):
+    small = flat(400, (40, 60))
+    with pytest.raises(ValueError, match="no camera's of 60 x 40 pixels"):
+        predictor(small, intrinsics=intrinsics)
+    frame = DepthFrame(small.astype(np.float32), "a", camera=DepthCamera(*intrinsics))
+    with pytest.raises(ValueError, match="no camera's of 60 x 40 pixels"):
+        predictor(frame)
+
+
+def test_matrices_with_skew_or_another_scale_are_refused(predictor):
+    for row, column, value in ((0, 1, 2.0), (1, 0, 1.0), (2, 0, 0.1), (2, 1, 0.1), (2, 2, 2.0), (2, 2, np.nan)):
+        matrix = np.array([[100, 0, 30], [0, 110, 20], [0, 0, 1.0]])
+        matrix[row, column] = value
+        with pytest.raises(ValueError, match="matrix must be"):
+            predictor(flat(400, (40, 60)), intrinsics=matrix)
+
+
+def test_options_that_are_none(predictor):
+    with pytest.raises(TypeError, match="foo: no option; these are: intrinsics, center"):
+        predictor(flat(400), foo=1)
+    for scale in ("x", [1], -1):
+        with pytest.raises(ValueError, match="depth_scale="):
+            predictor(flat(400), depth_scale=scale)
+    assert levels([predictor(flat(400), depth_scale=0)]) == [400]
+
+
+def test_where_nothing_was_measured_is_nobody(predictor):
+    assert [len(people) for people in predictor(np.stack([flat(300), flat(0)]))] == [1, 0]
+    with pytest.raises(ValueError, match="nothing was measured"):
+        predictor(flat(0))
+
+
 def test_bad_pictures_keep_the_others_centres(predictor):
     skipped = []
-    frames = predictor.open([flat(300), flat(0), flat(500)], skipped, center=[None, (0, 0, 400), (0, 0, 510)])
+    frames = predictor.open([flat(300), flat(0) - 1.0, flat(500)], skipped, center=[None, (0, 0, 400), (0, 0, 510)])
     assert levels(predictor.stream(frames)) == [300, 510] and len(skipped) == 1
+
+
+def play(predictor, monkeypatch, source, output):
+    """The preview's exit status and the number of people in every frame that it showed."""
+    shown = []
+
+    def draw(people, image, view):
+        shown.append(len(people))
+        return np.zeros((16, 16, 3), np.uint8)
+
+    kind = types.SimpleNamespace(from_weights=lambda *_: predictor)
+    monkeypatch.setattr("posekit.predictor.predictor_class", lambda system: kind)
+    system = types.SimpleNamespace(VIEWS=("depth",), KEYS={}, OPTIONS={}, drawer=lambda: draw)
+    options = preview.Command(source=str(source), output=str(output))
+    return preview.run("v2v", system, None, options, []), shown
+
+
+def test_preview_leaves_out_what_cannot_be_read(predictor, tmp_path, monkeypatch, capsys):
+    folder, film = tmp_path / "frames", tmp_path / "film.mp4"
+    folder.mkdir()
+    for number, level in enumerate((300, 0, 400)):
+        cv2.imwrite(str(folder / f"{number}.png"), flat(level))
+    assert play(predictor, monkeypatch, folder, film) == (0, [1, 0, 1]) and film.exists()
+    (folder / "1.png").write_bytes(b"no PNG")
+    film.unlink()
+    assert play(predictor, monkeypatch, folder, film) == (3, [1, 1]) and film.exists()
+    assert "skipped" in (said := capsys.readouterr().err) and "1.png" in said
+    for number in (0, 2):
+        (folder / f"{number}.png").write_bytes(b"no PNG")
+    film.unlink()
+    with pytest.raises(ValueError, match="None of 3 pictures.*0.png"):
+        play(predictor, monkeypatch, folder, film)
+    with pytest.raises(ValueError, match="1.png"):
+        play(predictor, monkeypatch, folder / "1.png", film)
+    assert not film.exists()
 
 
 def test_results_draw_and_write_themselves(predictor, tmp_path):

@@ -74,12 +74,18 @@ def convert(source, target, to, camera, num_joints=None, decimals=3):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no result file, or a joint has no depth and can be seen in no pixel.
+        ValueError: If it is no result file, a joint lies behind the camera, or it has no depth and is to be a pixel.
         OSError: If the target cannot be written.
     """
     joints, names = read_results(source, num_joints=num_joints)
     if not len(joints):
         raise ValueError(f"{source} holds no frames.")
+    behind = np.flatnonzero((joints[..., 2] < 0).any(1))
+    if to == "world" and len(behind):  # 0 stands for joints without labels
+        raise ValueError(
+            f"{source}: {len(behind)} frames have joints with a depth below 0, first number {behind[0] + 1}; they "
+            "would come out mirrored. MSRA's own label files hold -z, and the world already: turn the sign."
+        )
     bad = np.flatnonzero((joints[..., 2] <= 0).any(1))
     if to == "pixel" and len(bad):
         raise ValueError(

@@ -34,6 +34,8 @@ from posekit.data.mat_files import MatFileError, read_mat_array
 from posekit.files import write_file
 
 PNG_LAYOUTS = ("mm16", "nyu")
+# Depth cameras have up to some four million.
+MAX_DEPTH_PIXELS = 1 << 24
 NYU_JOINTS = 36
 # HANDS2017's labels of a million frames take 0.6 GB as text.
 MAX_TEXT_BYTES = 2 << 30
@@ -42,6 +44,8 @@ _MAX_FRAMES = 4_000_000
 _MAX_SIDE = 1 << 14
 _HEADER = struct.Struct("<6I")
 _MAX_CHUNK_BYTES = 64 << 20
+# NYU has 72,757 frames for training, seen by three cameras.
+_MAX_NYU_CAMERAS, _MAX_NYU_FRAMES = 3, 250_000
 _MAX_LABEL_BYTES = 1 << 30
 _MAX_NAME = 64
 # Deflate makes at most about 1032 bytes of one.
@@ -108,6 +112,7 @@ def read_msra_bin(path):
         width, height, left, top, right, bottom = _HEADER.unpack(header)
         if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
             raise DepthFileError(path, "picture of an absurd size", f"{width} x {height}; MSRA's are 320 x 240")
+        _check_pixels(path, width, height)
         if not (left < right <= width and top < bottom <= height):
             box = struct.unpack("<4i", header[8:])
             raise DepthFileError(
@@ -139,6 +144,7 @@ def read_depth_bin(path, size):
     Differs: where nothing was measured, 0 is left as it is.
     """
     width, height = size
+    _check_pixels(path, width, height)
     with _regular_file(path) as (file, length):
         if length != 4 * width * height:
             raise DepthFileError(
@@ -179,6 +185,7 @@ def read_depth_png(path, layout="mm16", size=None):
         raise DepthFileError(
             path, "picture of another size", f"{header.width} x {header.height} instead of {size[0]} x {size[1]}"
         )
+    _check_pixels(path, header.width, header.height)
     bits, colour = data[24], data[25]
     if layout == "mm16" and (bits, colour) != (16, 0):
         raise DepthFileError(
@@ -232,9 +239,13 @@ def full_picture(crop, background=0.0):
     Returns:
         Float32 `[height, width]`.
 
+    Raises:
+        ValueError: If the picture has more than `MAX_DEPTH_PIXELS` pixels.
+
     Follows: dragonbook/V2V-PoseNet-pytorch datasets/msra_hand.py:load_depthmap.
     """
     width, height = crop.picture
+    _check_pixels("The depth picture", width, height)
     left, top, right, bottom = crop.box
     depth = np.zeros((height, width), np.float32)
     depth[top:bottom, left:right] = crop.depth
@@ -470,6 +481,9 @@ def read_nyu_joints(path, key="joint_xyz"):
             raise DepthFileError(
                 path, f"{key!r} of another shape", f"{list(shape)}; [cameras, frames, {NYU_JOINTS}, 3] is expected"
             )
+        if shape[0] > _MAX_NYU_CAMERAS or shape[1] > _MAX_NYU_FRAMES:
+            limits = f"{_MAX_NYU_CAMERAS} cameras and {_MAX_NYU_FRAMES} frames are the most"
+            raise DepthFileError(path, f"{key!r} of an absurd size", f"{list(shape)}; {limits}")
 
     with _regular_file(path):
         pass
@@ -586,6 +600,13 @@ def _regular_file(path):
         raise DepthFileError(path, "missing file") from None
     except OSError as error:
         raise DepthFileError(path, "unreadable file", error.strerror or str(error)) from None
+
+
+def _check_pixels(path, width, height):
+    if width * height > MAX_DEPTH_PIXELS:
+        raise DepthFileError(
+            path, f"picture of more than {MAX_DEPTH_PIXELS >> 20} megapixels", f"{width} x {height}; no depth camera's"
+        )
 
 
 def _checked_depth(path, depth):

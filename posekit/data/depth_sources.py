@@ -11,7 +11,7 @@
 | array, tensor | `[height, width]`, or `[frames, height, width]`; a list of these and of paths |
 
 Values are millimetres, metres in `.h5`, unless `depth_scale` says how many millimetres one is. 0 means that nothing was
-measured.
+measured, and so does the mask of a masked array.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ import h5py
 import numpy as np
 
 from posekit.data.depth_files import (
+    MAX_DEPTH_PIXELS,
     PNG_LAYOUTS,
     DepthArchive,
     DepthFileError,
@@ -36,7 +37,7 @@ from posekit.data.depth_files import (
     read_msra_bin,
 )
 from posekit.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source
-from posekit.files import npz_entries, read_npz, regular_file
+from posekit.files import npz_entries, npz_entry, read_npz, reading_npz, regular_file
 from posekit.geometry.depth import DepthCamera
 
 PICTURE_SUFFIXES = (".png", ".bin", ".npy")
@@ -97,7 +98,8 @@ def open_depth(source, skipped=None, *, layout="mm16", size=None, depth_scale=No
     Raises:
         FileNotFoundError: If there is no such file, or a folder holds no depth picture.
         ValueError: If the file is of another kind, or damaged; or, while the frames are read, if a picture is none of
-            depths: RGB, of 8 bits, with values that are not finite or negative, or nothing but zeros.
+            depths: RGB, of 8 bits, too large, with values that are not finite or negative, or, where it is the only
+            one, nothing but zeros. Among several, a camera may have measured nothing in one.
 
     Example:
         >>> for frame in open_depth("recording/"):  # doctest: +SKIP
@@ -105,15 +107,13 @@ def open_depth(source, skipped=None, *, layout="mm16", size=None, depth_scale=No
     """
     if layout not in PNG_LAYOUTS:
         raise ValueError(f"layout={layout!r}: choose one of {', '.join(PNG_LAYOUTS)}.")
-    if depth_scale is not None and not 0 < float(depth_scale) < np.inf:
-        raise ValueError(f"depth_scale={depth_scale}: give the millimetres of one step, such as 1, 0.1 or 1000.")
-    reader = _Reader(layout, _checked_size(size), None if depth_scale is None else float(depth_scale))
+    reader = _Reader(layout, _checked_size(size), _checked_scale(depth_scale))
     if isinstance(source, (list, tuple)):
         return Source("folder", reader.stream(reader.items(source), skipped), len(source), FPS)
     if not isinstance(source, (str, os.PathLike)):
         if isinstance(source, (int, np.integer)):
             raise ValueError(_no_camera(source))
-        return reader.array(np.asarray(source), "depth", skipped)
+        return reader.array(_unmasked(source), "depth", skipped)
     if str(source).isdigit() and not os.path.exists(source):
         raise ValueError(_no_camera(source))
     path = pathlib.Path(source)
@@ -135,16 +135,18 @@ def open_depth(source, skipped=None, *, layout="mm16", size=None, depth_scale=No
         return reader.archive(path, skipped)
     if suffix in (".npy", ".npz"):
         return reader.array(_mapped(path) if suffix == ".npy" else _npz_array(path), path.stem, skipped, path.name)
-    return Source("image", reader.stream(reader.items([path]), skipped), 1)
+    return Source("image", reader.stream(reader.items([path], empty=False), skipped), 1)
 
 
-def as_depth(array, depth_scale=None, what="The depth picture"):
+def as_depth(array, depth_scale=None, what="The depth picture", empty=False):
     """Checks a depth picture given as an array.
 
     Args:
-        array: `[height, width]` of integers of 16 bits or more, or floating; a last axis of length 1 is dropped.
+        array: `[height, width]` of integers of 16 bits or more, or floating; a last axis of length 1 is dropped. What
+            a masked array masks is 0.
         depth_scale: Millimetres that a value of 1 stands for; 1 by default.
         what: What messages call it.
+        empty: Whether it may be 0 everywhere.
 
     Returns:
         Float32 `[height, width]` in millimetres.
@@ -157,7 +159,7 @@ def as_depth(array, depth_scale=None, what="The depth picture"):
         array([[500., 500.],
                [500., 500.]], dtype=float32)
     """
-    array = np.asarray(array)
+    depth_scale, array = _checked_scale(depth_scale), _unmasked(array)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim == 3 and array.shape[-1] in (3, 4):
@@ -167,6 +169,7 @@ def as_depth(array, depth_scale=None, what="The depth picture"):
         )
     if array.ndim != 2 or 0 in array.shape or max(array.shape) > MAX_SIDE:
         raise ValueError(f"{what} has the shape {array.shape}; depths are [height, width], up to {MAX_SIDE} pixels.")
+    _check_pixels(what, array.shape)
     if array.dtype.kind not in "uif" or array.dtype.itemsize < 2:
         raise ValueError(
             f"{what} is of type {array.dtype}, which holds no depths; give uint16 in millimetres, or float32. Depth "
@@ -184,6 +187,8 @@ def as_depth(array, depth_scale=None, what="The depth picture"):
     if low < 0:
         raise ValueError(f"{what} holds negative values, down to {low:g}; depths grow away from the camera, from 0 on.")
     if high == 0:
+        if empty:
+            return depth
         raise ValueError(f"{what} is 0 everywhere: nothing was measured.")
     if depth_scale is None and high < _METRES_BELOW:
         raise ValueError(
@@ -214,27 +219,27 @@ class _Reader:
                 continue
             yield DepthFrame(depth, name, index)
 
-    def checked(self, array, what):
-        return as_depth(array, self.depth_scale, str(what))
+    def checked(self, array, what, empty=True):
+        return as_depth(array, self.depth_scale, str(what), empty)
 
-    def items(self, items):
+    def items(self, items, empty=True):
         """Names of files and arrays, and functions that read them."""
         for index, item in enumerate(items):
             if isinstance(item, (str, os.PathLike)):
-                yield pathlib.Path(item).name, partial(self.file, item)
+                yield pathlib.Path(item).name, partial(self.file, item, empty)
             else:
-                yield f"depth{index:06d}", partial(self.checked, item, f"Item {index}")
+                yield f"depth{index:06d}", partial(self.checked, item, f"Item {index}", empty)
 
-    def file(self, path):
+    def file(self, path, empty):
         """One picture."""
         path = regular_file(path)
         suffix = path.suffix.lower()
         if suffix == ".png":
-            return self.checked(self._png(path), path)
+            return self.checked(self._png(path), path, empty)
         if suffix == ".bin":
-            return self.checked(self._bin(path), path)
+            return self.checked(self._bin(path), path, empty)
         if suffix == ".npy":
-            return self.checked(_mapped(path), path)
+            return self.checked(_mapped(path), path, empty)
         raise ValueError(f"{path}: single depth pictures are {', '.join(PICTURE_SUFFIXES)} files.")
 
     def _png(self, path):
@@ -263,12 +268,13 @@ class _Reader:
     def array(self, array, stem, skipped, what="The depth array"):
         """A picture, or a stack of them that is read lazily."""
         if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 1):
-            return Source("image", self.stream([(stem, partial(self.checked, array, what))], skipped), 1)
+            return Source("image", self.stream([(stem, partial(self.checked, array, what, False))], skipped), 1)
         if array.ndim != 3 or 0 in array.shape or array.shape[-1] in (3, 4):
             raise ValueError(
                 f"{what} has the shape {array.shape}; depths are [height, width] or [frames, height, width]. "
                 "Colours are no depths."
             )
+        _check_pixels(what, array.shape[1:])
 
         def pictures():
             for index in range(len(array)):
@@ -313,7 +319,32 @@ class _Reader:
 
 
 def _from_archive(archive, index, scale):
-    return as_depth(archive[index], scale, f"{archive.path}, frame {index}")
+    return as_depth(archive[index], scale, f"{archive.path}, frame {index}", empty=True)
+
+
+def _unmasked(array):
+    """Any array, with 0 where it is masked."""
+    return np.ma.filled(array, 0) if np.ma.isMaskedArray(array) else np.asarray(array)
+
+
+def _check_pixels(what, shape):
+    if shape[0] * shape[1] > MAX_DEPTH_PIXELS:
+        raise ValueError(
+            f"{what} has {shape[1]} x {shape[0]} pixels; pictures of more than {MAX_DEPTH_PIXELS >> 20} megapixels are "
+            "no depth camera's. Crop them."
+        )
+
+
+def _checked_scale(depth_scale):
+    if depth_scale is None:
+        return None
+    try:
+        scale = float(depth_scale)
+    except (TypeError, ValueError, OverflowError):
+        scale = 0.0
+    if not 0 < scale < np.inf:
+        raise ValueError(f"depth_scale={depth_scale!r:.60}: give the millimetres of a value of 1, such as 1 or 1000.")
+    return scale
 
 
 def _checked_size(size):
@@ -354,20 +385,26 @@ def _npz_array(path):
         found = ", ".join(names[:8]) or "no arrays"
         raise ValueError(f"{path} holds {found:.200}; name the array of depths {_KEYS[0]!r}, or write a .npy.")
     key = (known or names)[0]
+    with reading_npz(path) as archive, npz_entry(archive, key) as (_, shape, _):
+        picture = shape[1:] if len(shape) == 3 and shape[2] != 1 else shape[:2]
+    if len(picture) == 2:  # zeros take next to nothing in the file; only stacks may be large
+        _check_pixels(path, picture)
     return read_npz(path, [key], MAX_ARRAY_BYTES)[key]
 
 
 def _archive_size(path):
     """Width and height of what an HDF5 file holds; whether it holds them is checked by its reader."""
+    size = BIN_SIZES[0]
     try:
         with h5py.File(path, "r", locking=False) as file:
             if isinstance(file.get("data", getlink=True), h5py.HardLink) and isinstance(file["data"], h5py.Dataset):
                 shape = file["data"].shape
                 if len(shape) == 3 and all(0 < side <= MAX_SIDE for side in shape[1:]):
-                    return shape[2], shape[1]
+                    size = shape[2], shape[1]
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):
         pass  # the reader says what is wrong
-    return BIN_SIZES[0]
+    _check_pixels(path, size[::-1])
+    return size
 
 
 def _open_video(path):
@@ -378,6 +415,7 @@ def _open_video(path):
     try:
         capture = cv2.VideoCapture(str(path))
         capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+        _check_pixels(path, [int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)])
         return capture, capture.read()[1]
     finally:
         cv2.utils.logging.setLogLevel(level)

@@ -357,6 +357,16 @@ def test_bad_nyu_joints(tmp_path, arrays, message):
         read_nyu_joints(tmp_path / "joint_data.mat")
 
 
+@pytest.mark.parametrize("shape", [(1, 4_971_025, 36, 3), (3, 250_001, 36, 3), (1000, 9, 36, 3)])
+def test_nyu_joints_without_end(tmp_path, shape):
+    """A compressed array of zeros takes half a megabyte, and more memory than there is."""
+    scipy.io.savemat(tmp_path / "joint_data.mat", {"joint_xyz": np.zeros((1, 1, 36, 3))})
+    path = tmp_path / "joint_data.mat"
+    path.write_bytes(path.read_bytes().replace(struct.pack("<4i", 1, 1, 36, 3), struct.pack("<4i", *shape)))
+    with pytest.raises(DepthFileError, match="'joint_xyz' of an absurd size .*250000 frames are the most"):
+        read_nyu_joints(path)
+
+
 def test_matlab_files_that_are_none(tmp_path):
     path = text(tmp_path / "joint_data.mat", "no MATLAB")
     with pytest.raises(DepthFileError, match="joint_data.mat: not a usable MATLAB file .no MATLAB file of version 5"):

@@ -2,12 +2,15 @@
 
 import os
 import struct
+import tracemalloc
+import zipfile
 
 import cv2
 import h5py
 import numpy as np
 import pytest
 
+from posekit.data.depth_files import DepthCrop, full_picture, read_depth_bin
 from posekit.data.depth_sources import DepthFrame, as_depth, open_depth
 
 
@@ -253,11 +256,73 @@ def test_files_that_are_no_depth_are_refused(tmp_path):
 def test_bad_pictures_of_a_sequence_can_be_skipped(tmp_path):
     for number in range(3):
         write_png(tmp_path / f"{number}.png", picture(number))
-    write_png(tmp_path / "1.png", np.zeros((24, 32), np.uint16))
+    write_png(tmp_path / "1.png", np.zeros((24, 32), np.uint8))
     skipped = []
     assert [frame.name for frame in open_depth(tmp_path, skipped)] == ["0.png", "2.png"]
     assert len(skipped) == 1 and "1.png" in skipped[0]
     with pytest.raises(ValueError, match="1.png"):
         list(open_depth(tmp_path))
-    stack = np.stack([picture(0), np.zeros((24, 32), np.uint16), picture(2)])
+    stack = np.stack([picture(0), np.full((24, 32), -1), picture(2)])
     assert [frame.index for frame in open_depth(stack, skipped)] == [0, 2]
+
+
+def test_several_pictures_may_hold_empty_ones(tmp_path):
+    nothing = np.zeros((24, 32), np.uint16)
+    for number, depth in enumerate((picture(0), nothing, picture(2))):
+        write_png(tmp_path / f"{number}.png", depth)
+    stack = np.stack([picture(0), nothing, picture(2)])
+    np.savez(tmp_path / "stack.npz", stack)
+    with h5py.File(tmp_path / "itop.h5", "w") as file:
+        file["data"] = stack / np.float32(1000)
+    for source in (tmp_path, stack, list(stack), tmp_path / "stack.npz", tmp_path / "itop.h5"):
+        assert [bool(frame.depth.any()) for frame in open_depth(source)] == [True, False, True]
+    for alone in (tmp_path / "1.png", nothing):
+        with pytest.raises(ValueError, match="nothing was measured"):
+            list(open_depth(alone))
+
+
+def sparse(path, shape):
+    """A `.npy` file that takes no room on the disk."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<u2", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + 2 * int(np.prod(shape)))
+
+
+def test_huge_pictures_are_refused_before_memory_is_taken(tmp_path):
+    side = 1 << 14
+    bomb = struct.pack("<6I", side, side, 100, 100, 101, 101) + struct.pack("<f", 500)
+    (tmp_path / "a.bin").write_bytes(bomb)
+    sparse(tmp_path / "b.npy", (side, side))
+    sparse(tmp_path / "c.npy", (2, side, side))
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("data", (3, side, side), "<f2", chunks=(1, 16, 16), compression="gzip")
+    with zipfile.ZipFile(tmp_path / "e.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        sparse(tmp_path / "depth.npy", (1 << 13, 1 << 12))
+        archive.write(tmp_path / "depth.npy", "depth.npy")
+    tracemalloc.start()
+    for name in ("a.bin", "b.npy", "c.npy", "d.h5", "e.npz"):
+        with pytest.raises(ValueError, match=f"{name}.*megapixels"):
+            list(open_depth(tmp_path / name))
+    with pytest.raises(ValueError, match="megapixels"):
+        as_depth(np.broadcast_to(np.float32(1), (side, side)))
+    with pytest.raises(ValueError, match="megapixels"):
+        full_picture(DepthCrop(np.ones((1, 1), np.float32), (0, 0, 1, 1), (side, side)))
+    with pytest.raises(ValueError, match="megapixels"):
+        read_depth_bin(tmp_path / "a.bin", (side, side))
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
+
+
+def test_masked_pixels_measured_nothing():
+    depth = np.ma.masked_equal(picture(), picture()[3, 4])
+    for source in (depth, [depth], depth[None]):
+        (frame,) = open_depth(source)
+        np.testing.assert_array_equal(frame.depth, np.where(depth.mask, 0, depth.data))
+
+
+@pytest.mark.parametrize("scale", ["x", [1, 2], {}, 0, -1, np.nan, np.inf, 10**400])
+def test_scales_that_are_none(scale):
+    with pytest.raises(ValueError, match="depth_scale="):
+        open_depth(picture(), depth_scale=scale)
+    with pytest.raises(ValueError, match="depth_scale="):
+        as_depth(picture(), scale)

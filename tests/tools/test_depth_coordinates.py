@@ -115,6 +115,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path):
     cases = (
         (("--dataset=msra", "--to=pixel", tmp_path / "icvl.txt", target), "21 joints need 63"),
         (("--dataset=msra", "--to=pixel", tmp_path / "behind.txt", target), "turn the sign"),
+        (("--dataset=msra", "--to=world", tmp_path / "behind.txt", target), "mirrored"),
         (("--dataset=icvl", "--to=pixel", tmp_path / "empty.txt", target), "no frames"),
         (("--dataset=icvl", "--to=pixel", tmp_path / "none.txt", target), "No result file"),
         (("--dataset=icvl", "--to=pixel", tmp_path / "icvl.txt", tmp_path), "folder"),
