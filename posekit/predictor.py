@@ -710,6 +710,28 @@ def write(people, stem, formats):
     return written
 
 
+def at_least_one(source, skipped):
+    """Lets a source end in an error if all of its pictures had to be skipped, which leaves nothing to show.
+
+    Args:
+        source: `Source` that was opened with `skipped`.
+        skipped: List that takes what is wrong with pictures that cannot be used.
+
+    Returns:
+        `Source` of the same frames; it raises a `ValueError` at its end where there were none.
+    """
+
+    def frames():
+        frame = None
+        for frame in source:
+            yield frame
+        if frame is None and skipped:
+            several = f"None of {len(skipped)} pictures can be used; the first: " if len(skipped) > 1 else ""
+            raise ValueError(several + skipped[0])
+
+    return Source(source.kind, frames(), source.length, source.fps)
+
+
 def _as_frame(item, index):
     if isinstance(item, (str, pathlib.Path)):
         return Frame(read_image(item), pathlib.Path(item).name, index)

@@ -35,9 +35,8 @@ class Command(WeightsOptions):
 
 def run(name, system, config, options, rest):
     """Plays the source; returns the exit status: 0, or 3 if pictures had to be skipped."""
-    from posekit.data.sources import Source
     from posekit.playback import check_output, play
-    from posekit.predictor import predictor_class
+    from posekit.predictor import at_least_one, predictor_class
 
     no_more(rest)
     if options.view and options.view not in system.VIEWS:
@@ -48,7 +47,7 @@ def run(name, system, config, options, rest):
     opened = predictor.open(options.source, skipped, **further_options(system, "preview", options))
     count, rate, paths = play(
         predictor,
-        Source(opened.kind, _at_least_one(opened, skipped), opened.length, opened.fps),
+        at_least_one(opened, skipped),
         options.output,
         view=options.view or system.VIEWS[0],
         keys=system.KEYS,
@@ -65,16 +64,6 @@ def run(name, system, config, options, rest):
     for reason in skipped:
         print(f"posekit.preview: skipped {reason}", file=sys.stderr)
     return 3 if skipped else 0
-
-
-def _at_least_one(frames, skipped):
-    """The frames; an error where all of them were skipped, which leaves nothing to show."""
-    frame = None
-    for frame in frames:
-        yield frame
-    if frame is None and skipped:
-        several = f"None of {len(skipped)} pictures can be used; the first: " if len(skipped) > 1 else ""
-        raise ValueError(several + skipped[0])
 
 
 def main(argv=None):
