@@ -48,6 +48,8 @@ def run(name, system, config, options, rest):
         raise UsageError("--resume needs the run to continue: add --run_dir=FOLDER.")
     further = further_options(system, "train", options)
     folder = RunFolder(options.run_dir or pathlib.Path(options.log_dir) / system.run_name(config, **further))
+    if options.resume and not folder.path.exists():
+        raise UsageError(f"There is no run {folder.path} to resume; leave --resume out to begin one there.")
     if not options.resume and folder.checkpoint("last"):
         raise UsageError(f"{folder.path} already holds a run; add --resume to continue it, or name another --run_dir.")
     print(f"Run folder: {folder.path}")
@@ -56,8 +58,8 @@ def run(name, system, config, options, rest):
         print(f"Saved after epoch {progress.epoch}, step {progress.step}. To continue:")
         print(f"  python -m posekit.train --model={name} --run_dir={folder.path} --resume")
         return 130
-    best = "-" if progress.best is None else f"{progress.best:.5g}"
-    print(f"Trained {progress.epoch} epochs ({progress.global_step} steps); best {best}. Next:")
+    best = "" if progress.best is None else f"; best {progress.best:.5g}"
+    print(f"Trained {progress.epoch} epochs ({progress.global_step} steps){best}. Next:")
     print(f"  python -m posekit.validate --run_dir={folder.path}")
     return 0
 

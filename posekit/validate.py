@@ -53,10 +53,8 @@ def run(name, system, config, options, rest):
         keras.utils.set_random_seed(config.seed)
         found, epochs = resolve(options.reference, name), further.pop("ensemble", 0)
         evaluated = found.path
-        if epochs:
-            model = load_ensemble(name, system, config, options.run_dir, epochs)
-        else:
-            model = load_model(system, config, found)
+        ensemble = load_ensemble(name, system, config, options.run_dir, epochs) if epochs else None
+        model = ensemble or load_model(system, config, found)
         results = {"trained": system.evaluate(config, model, options.num_pictures, **further)}
     if options.baseline:
         results["untrained"] = system.evaluate(config, load_model(system, config, None), 0, **further)

@@ -118,7 +118,9 @@ def load_ensemble(name, module, config, run_dir, count):
     Raises:
         FileNotFoundError: If the run has fewer epochs' checkpoints.
     """
-    epochs = RunFolder(run_dir).epochs() if run_dir else []
+    if not run_dir:
+        raise FileNotFoundError(f"--ensemble={count} takes epochs of a run: name it with --run_dir=FOLDER.")
+    epochs = RunFolder(run_dir).epochs()
     if len(epochs) < count:
         raise FileNotFoundError(
             f"--ensemble={count} needs the checkpoints of {count} epochs; --run_dir={run_dir} has {len(epochs)}. Train "

@@ -13,7 +13,7 @@ import pytest
 import posekit
 from posekit import predict, preview, train, validate
 from posekit.data.depth_pipeline import read_frames
-from posekit.data.depth_results import read_results
+from posekit.data.depth_results import read_results, write_results
 from posekit.skeletons import MSRA21
 from posekit.testing import shared_data
 from posekit.training.run import RunFolder
@@ -72,11 +72,27 @@ def test_validation_writes_figures_result_file_and_plots(run, tmp_path, capsys):
         assert cv2.imread(str(tmp_path / name)) is not None
     joints, names = read_results(tmp_path / "result.txt", num_joints=21, count=17)
     assert names is None
-    # The file it wrote scores as the weights did.
-    again = [f"--run_dir={run}", f"--results={tmp_path / 'result.txt'}", "--num_pictures=0"]
-    assert validate.main([*again, f"--output_dir={tmp_path / 'again'}"]) == 0
+    # The files it wrote score as the weights did, with the records and without.
     error = metrics(tmp_path)["mean_error_mm"]
-    assert metrics(tmp_path / "again", "results")["mean_error_mm"] == pytest.approx(error, abs=0.01)
+    for truth in ([], [f"--ground_truth={tmp_path / 'ground_truth.txt'}"]):
+        again = [f"--run_dir={run}", f"--results={tmp_path / 'result.txt'}", "--num_pictures=0", *truth]
+        assert validate.main([*again, f"--output_dir={tmp_path / 'again'}"]) == 0
+        assert metrics(tmp_path / "again", "results")["mean_error_mm"] == pytest.approx(error, abs=0.01)
+
+
+def test_coordinates_and_subjects_of_result_files(run, data, tmp_path, capsys):
+    argv = [f"--run_dir={run}", "--num_pictures=0"]
+    assert validate.main([*argv, "--coordinates=world", f"--output_dir={tmp_path}"]) == 0
+    world, _ = read_results(tmp_path / "result.txt", num_joints=21, count=17)
+    assert (world[..., 2] > 200).all() and np.abs(world[..., :2]).max() < 300
+    # As published: the frames of all nine people one after the other.
+    truth = [read_frames(data, "msra", "test", subject).joints for subject in range(9)]
+    write_results(tmp_path / "all.txt", np.concatenate(truth) + [0, 3, 4])
+    everybody = [*argv, f"--results={tmp_path / 'all.txt'}", "--coordinates=world"]
+    assert validate.main([*everybody, "--all_subjects", f"--output_dir={tmp_path}"]) == 0
+    assert metrics(tmp_path, "results")["mean_error_mm"] == pytest.approx(5, abs=1e-3)
+    assert metrics(tmp_path, "results")["frames"] == 9 * 17
+    assert validate.main(everybody) != 0 and "153" in capsys.readouterr().err
 
 
 def test_an_ensemble_is_the_mean_of_its_epochs(run, tmp_path):
@@ -91,6 +107,16 @@ def test_an_ensemble_is_the_mean_of_its_epochs(run, tmp_path):
 
     mean = (world(tmp_path / "2") + world(tmp_path / "3")) / 2
     np.testing.assert_allclose(world(tmp_path), mean, atol=0.02)
+
+
+def test_result_files_of_some_joints_are_read_back(data, tmp_path):
+    some = ["--joints=wrist,thumb_tip,index_tip", f"--run_dir={tmp_path / 'some'}", "--num_epochs=1"]
+    assert train.main([*TINY, *some, f"--data_dir={data}", "--nouse_validation"]) == 0
+    argv = [f"--run_dir={tmp_path / 'some'}", "--num_pictures=0"]
+    assert validate.main([*argv, f"--output_dir={tmp_path}"]) == 0
+    assert validate.main([*argv, f"--results={tmp_path / 'result.txt'}", f"--output_dir={tmp_path / 'again'}"]) == 0
+    again = metrics(tmp_path / "again", "results")["mean_error_mm"]
+    assert again == pytest.approx(metrics(tmp_path)["mean_error_mm"], abs=0.01)
 
 
 def test_more_epochs_than_were_kept_are_refused(run, capsys):
@@ -109,7 +135,7 @@ def test_training_frames_can_be_evaluated_and_methods_compared(run, data, tmp_pa
     assert header.replace(" ", "") == "|joint|posekit|same|"
 
 
-@pytest.mark.parametrize("options", [["--convention=lua"], ["--head=integral"]])
+@pytest.mark.parametrize("options", [[], ["--convention=lua", "--batch_size=68"]])
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(data, tmp_path, options):
     common = [*TINY, *options, f"--data_dir={data}", "--joints=wrist,thumb_tip,index_tip", "--nouse_validation"]
     assert train.main([*common, "--num_epochs=2", f"--run_dir={tmp_path / 'whole'}"]) == 0

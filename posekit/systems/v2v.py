@@ -12,6 +12,7 @@ MSRA's subject 3 with one epoch's, and about 10 mm with the integral head.
 import contextlib
 import dataclasses
 import datetime
+import functools
 import itertools
 
 import numpy as np
@@ -55,7 +56,7 @@ _FOLLOWING = {"batch_size": 0, "num_epochs": 0, "learning_rate": 0.0, "optimizer
 class Config(Options):
     """Options of V2V-PoseNet; what is 0 or empty follows the recipe of the original that --convention names."""
 
-    dataset: str = option("msra", "dataset", choices=DATASETS)
+    dataset: str = option("msra", "dataset", choices=DATASETS, architecture=True)
     data_dir: str = option("data", "folder with the records of create_dataset")
     test_subject: int = option(3, "subject of MSRA that is left out of training, to test on", lower=0, upper=8)
     convention: str = option(
@@ -158,9 +159,10 @@ class Scoring(Options):
     split: str = option("test", "frames to evaluate", choices=("test", "train"))
     ground_truth: str = option("", "file of the true joints, for --results; empty: those of the records")
     coordinates: str = option(
-        "", "what --results and --compare hold; empty: what the dataset's published files hold",
+        "", "what result files hold, those that are read and the one written; empty: as the dataset's are published",
         choices=("", *depth_pose.COORDINATES),
     )  # fmt: skip
+    all_subjects: bool = option(False, "msra: --results holds all nine subjects one after the other, as published")
     ground_truth_coordinates: str = option(
         "", "what --ground_truth holds; empty: what the dataset's published files hold",
         choices=("", *depth_pose.COORDINATES),
@@ -360,10 +362,29 @@ def train_data(config, epoch, step):
 
 
 def _frames(config, split, **options):
-    return depth_pipeline.depth_batches(
+    batches = depth_pipeline.depth_batches(
         config.data_dir, config.dataset, split, config.batch_size, codec=codec(config),
         test_subject=config.test_subject, joints=_rows(config), **options,
     )  # fmt: skip
+    return batches.map(_in_few_sizes)
+
+
+def _in_few_sizes(batch):
+    """Pads crops further, so that steps are compiled for few sizes."""
+    rest = -tf.shape(batch["depth"])[1:] % _SIZE_STEP
+    return batch | {"depth": tf.pad(batch["depth"], [[0, 0], [0, rest[0]], [0, rest[1]]])}
+
+
+_SIZE_STEP = 64
+
+
+def _filled_up(batch, batch_size):
+    """Fills the last batch with frames that count nowhere, so that every device gets some."""
+    count = tf.shape(batch["frame"])[0]
+    rows = tf.minimum(tf.range(batch_size), count - 1)
+    whole = {name: tf.gather(part, rows) for name, part in batch.items()}
+    counted = tf.cast(tf.range(batch_size) < count, tf.float32)
+    return whole | {"valid": whole["valid"] * counted[:, None]}
 
 
 def validation_data(config, repeat=False):
@@ -374,11 +395,19 @@ def validation_data(config, repeat=False):
         repeat: Whether to go round for ever.
 
     Returns:
-        `tf.data.Dataset` with every test frame once, in order, or None without validation.
+        `tf.data.Dataset` with every test frame once, in order, or None without validation or where no joint of the
+        first test frames is labelled, as in HANDS2017's.
     """
     if not config.use_validation:
         return None
     data = _frames(config, "test").map(lambda batch: {name: part for name, part in batch.items() if name != "name"})
+    with reading(config):
+        first = next(iter(data.take(1)))
+    if not tf.reduce_any(first["valid"] > 0):
+        print(f"Note: the test frames of {config.dataset} have no labels; there is no validation.")
+        return None
+    if config.strategy != "none":
+        data = data.map(lambda batch: _filled_up(batch, config.batch_size))
     return data.repeat() if repeat else data
 
 
@@ -410,7 +439,8 @@ def recording(config, model):
     Returns:
         Keyword arguments of `RunRecorder`.
     """
-    return {"monitor": "val_error_mm" if config.use_validation else "loss", "keep_epochs": config.keep_epochs}
+    # The test frames must not choose the epoch: as in the originals, the last ones count, and no checkpoint is "best".
+    return {"monitor": "", "keep_epochs": config.keep_epochs}
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
@@ -433,7 +463,7 @@ def evaluate(config, model, keep=4, split="test", **scoring):
         ValueError: If options do not go together or files do not fit the records.
     """
     scoring = Scoring(split=split, **scoring)
-    for name in ("ground_truth", "ground_truth_coordinates"):
+    for name in ("ground_truth", "ground_truth_coordinates", "all_subjects"):
         if value := getattr(scoring, name):
             raise ValueError(f"--{name}={value} goes with --results=FILE; weights are scored against the records.")
     models = model if isinstance(model, list) else [model]
@@ -442,7 +472,7 @@ def evaluate(config, model, keep=4, split="test", **scoring):
         predicted, shown = _predict_frames(config, models, split, keep)
     default = "posekit" if len(models) == 1 else f"posekit, mean of {len(models)}"
     named = {scoring.method or default: predicted}
-    return _evaluation(config, _with_others(config, named, scoring, truth), truth, shown)
+    return _evaluation(config, _with_others(config, named, scoring, truth), truth, shown, scoring)
 
 
 def evaluate_results(config, path, keep=4, **scoring):
@@ -472,10 +502,12 @@ def evaluate_results(config, path, keep=4, **scoring):
         truth = _truth_of_file(config, scoring, camera)
     elif scoring.ground_truth_coordinates:
         raise ValueError("--ground_truth_coordinates goes with --ground_truth=FILE.")
+    elif scoring.all_subjects:
+        truth = _truth_of_all_subjects(config, scoring)
     else:
         truth = _truth(config, scoring.split)
     named = {scoring.method or _stem(path): _read_method(config, path, scoring.coordinates, truth, camera)}
-    return _evaluation(config, _with_others(config, named, scoring, truth, camera), truth, {}, written=False)
+    return _evaluation(config, _with_others(config, named, scoring, truth, camera), truth, {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -504,10 +536,34 @@ def _truth(config, split):
 
 def _truth_of_file(config, scoring, camera):
     protocol = depth_pose.dataset_protocol(config.dataset)
-    joints, names = read_results(scoring.ground_truth, protocol.skeleton.num_joints)
+    joints, names = read_results(scoring.ground_truth)
+    joints = _chosen(config, scoring.ground_truth, joints)
     if (scoring.ground_truth_coordinates or protocol.coordinates) == "pixel":
         joints = pixel_to_world(joints, camera or dataset_camera(config.dataset))
-    return _Truth(names, joints if _rows(config) is None else joints[:, _rows(config)])
+    # Text files have zeros for joints without labels.
+    return _Truth(names, joints, (joints != 0).any(-1))
+
+
+def _truth_of_all_subjects(config, scoring):
+    if config.dataset != "msra" or scoring.split != "test":
+        raise ValueError(f"--all_subjects is for the test frames of msra, not for {config.dataset}'s {scoring.split}.")
+    parts = [_truth(config.replace(test_subject=subject), "test") for subject in range(depth_pipeline.NUM_SUBJECTS)]
+    return _Truth(
+        tuple(itertools.chain.from_iterable(part.names for part in parts)),
+        np.concatenate([part.joints for part in parts]),
+        np.concatenate([part.valid for part in parts]),
+    )
+
+
+def _chosen(config, path, joints):
+    """The joints that are scored, of a file that holds all of the dataset's or these alone."""
+    whole, wanted = depth_pose.dataset_protocol(config.dataset).skeleton.num_joints, skeleton(config).num_joints
+    if joints.shape[1] not in (whole, wanted):
+        raise ValueError(
+            f"{path} holds {joints.shape[1]} joints a frame; {config.dataset} has {whole}"
+            f"{f', and --joints names {wanted}' if config.joints else ''}. Is it the result of another dataset?"
+        )
+    return joints if joints.shape[1] == wanted else joints[:, _rows(config)]
 
 
 def _with_others(config, named, scoring, truth, camera=None):
@@ -527,49 +583,62 @@ def _stem(path):
 
 def _read_method(config, path, coordinates, truth, camera):
     """Joints of a result file in the world."""
-    protocol = depth_pose.dataset_protocol(config.dataset)
-    joints, _ = read_results(path, protocol.skeleton.num_joints, len(truth.joints), truth.names)
-    if (coordinates or protocol.coordinates) == "pixel":
+    joints, _ = read_results(path, None, len(truth.joints), truth.names)
+    joints = _chosen(config, path, joints)
+    if (coordinates or depth_pose.dataset_protocol(config.dataset).coordinates) == "pixel":
         joints = pixel_to_world(joints, camera or dataset_camera(config.dataset))
-    return joints if _rows(config) is None else joints[:, _rows(config)]
+    return joints
 
 
 def _predict_frames(config, models, split, keep):
     """Joints of all frames in the world, float64 `[frames, joints, 3]`, and the crops of the best and worst ones."""
-    runs = [_runner(config, model) for model in models]
-    predicted, errors, shown = [], np.zeros(0), {}
+    run = _runner(config, models)
+    predicted, errors, shown, first = [], {}, {}, 0
     for batch in _frames(config, split, ordered=True):
-        joints = np.mean([run(batch).numpy() for run in runs], 0)
+        joints = run(batch).numpy()
         batch = {name: part.numpy() for name, part in batch.items()}
         if split == "train":
             usable = np.isfinite(batch["refpoint"]).all(-1)
             joints, batch = joints[usable], {name: part[usable] for name, part in batch.items()}
-        valid = batch["valid"] > 0
-        distance = np.where(valid, np.linalg.norm(joints - batch["joints"], axis=-1), 0)
-        first = len(errors)
-        errors = np.concatenate([errors, distance.sum(-1) / np.maximum(valid.sum(-1), 1)])
-        shown |= {first + i: {name: part[i] for name, part in batch.items()} for i in range(len(joints))}
-        order = np.argsort(errors, kind="stable")
-        kept = {*order[:keep].tolist(), *order[max(0, len(order) - keep) :].tolist()}
-        shown = {index: crop for index, crop in shown.items() if index in kept}
+        distance = np.where(batch["valid"] > 0, np.linalg.norm(joints - batch["joints"], axis=-1), np.nan)
+        for index in np.flatnonzero(np.isfinite(distance).any(-1)) if keep else ():
+            errors[first + index] = np.nanmean(distance[index])
+            shown[first + index] = {name: part[index] for name, part in batch.items()}
+        order = sorted(errors, key=errors.get)
+        for index in order[keep : max(keep, len(order) - keep)]:
+            del errors[index], shown[index]
         predicted.append(joints)
-    if not predicted:
+        first += len(joints)
+    if not first:
         raise ValueError(f"{config.dataset} has no frames to evaluate in {config.data_dir}; make its records again.")
     return np.concatenate(predicted), shown
 
 
-def _runner(config, model):
-    """Compiled function from a batch of crops to joints in the world."""
-    encoder = _encoder(config, model)
+def _runner(config, models):
+    """Compiled function from a batch of crops to the mean of what the models predict, joints in the world."""
+    encoder = _encoder(config, models[0])
+    sizes = {"depth": (None, None, None), "box": (None, 4), "camera": (None, 4), "refpoint": (None, 3)}
+    types = {"depth": tf.uint16, "box": tf.int32}
+    crops = {name: tf.TensorSpec(size, types.get(name, tf.float32)) for name, size in sizes.items()}
+    make = tf.function(lambda batch: encoder.voxels(batch), input_signature=[crops])
 
-    @tf.function(reduce_retracing=True)
+    def compiled(model):
+        def predict(voxels, refpoint):
+            return encoder.decode(model(voxels, training=False), refpoint)
+
+        return tf.function(predict, reduce_retracing=True)
+
+    members = [compiled(model) for model in models]
+
     def run(batch):
-        return encoder.decode(model(encoder.voxels(batch), training=False), batch["refpoint"])
+        voxels = make({name: batch[name] for name in crops})
+        return tf.add_n([member(voxels, batch["refpoint"]) for member in members]) / len(members)
 
     return run
 
 
-def _evaluation(config, named, truth, shown, written=True):
+def _evaluation(config, named, truth, shown, written=None):
+    """Scores and all that is made of them; `written` is the `Scoring` of a result file to write, if any."""
     protocol, joints = depth_pose.dataset_protocol(config.dataset), skeleton(config)
     scores = {
         name: depth_pose.evaluate(
@@ -578,7 +647,7 @@ def _evaluation(config, named, truth, shown, written=True):
         )
         for name, predicted in named.items()
     }  # fmt: skip
-    (name, predicted), score = next(iter(named.items())), next(iter(scores.values()))
+    predicted, score = next(iter(named.values())), next(iter(scores.values()))
     sides = not config.dataset.startswith("itop")
     text = [score.table(sides), *score.notes()]
     if len(scores) > 1:
@@ -594,6 +663,8 @@ def _evaluation(config, named, truth, shown, written=True):
     frame_errors = np.full(len(predicted), np.nan)
     frame_errors[~np.isnan(score.errors_mm).all(1)] = score.per_frame("mean")
 
+    files = _files(config, predicted, truth, text, written)
+
     def picture(index):
         return _picture(config, shown.get(index), predicted[index], truth.joints[index])
 
@@ -603,7 +674,7 @@ def _evaluation(config, named, truth, shown, written=True):
         ranking={"frames": (frame_errors, "mm")},
         filenames=list(names),
         picture=picture,
-        plots=_plots(scores, joints, protocol.within_mm) | _files(config, named[name], truth.names, text, written),
+        plots=files | _plots(scores, joints, protocol.within_mm),
         text="\n".join(text),
         unit="frames",
     )
@@ -627,15 +698,24 @@ def _plots(scores, joints, within_mm):
     }
 
 
-def _files(config, predicted, names, text, written):
-    """The result file as the originals write it, and the tables."""
-    protocol = depth_pose.dataset_protocol(config.dataset)
-    files = {"tables.txt": lambda path: write_file(path, ("\n".join(text) + "\n").encode())}
-    if written and np.isfinite(predicted).all():
-        pixel = protocol.coordinates == "pixel"
-        joints = world_to_pixel(predicted, dataset_camera(config.dataset)) if pixel else predicted
-        labels = names if config.dataset == "hands2017" else None
-        files["result.txt"] = lambda path: write_results(path, joints, labels)
+def _files(config, predicted, truth, text, written):
+    """The tables, and for `written` the result file as the originals write it, with the truth beside it."""
+    files = {}
+    if written is not None:
+        kind = written.coordinates or depth_pose.dataset_protocol(config.dataset).coordinates
+        decimals = 4 if config.convention == "pytorch" else 3
+        for name, joints in (("result.txt", predicted), ("ground_truth.txt", truth.joints)):
+            if kind == "pixel":
+                joints = world_to_pixel(joints, dataset_camera(config.dataset))
+            # Joints without labels, which lie at the origin.
+            joints = np.where(truth.valid[..., None], joints, 0) if name == "ground_truth.txt" else joints
+            lost = ~np.isfinite(joints).all((1, 2))
+            if lost.any():
+                first = truth.names[np.flatnonzero(lost)[0]]
+                text.append(f"{name} is not written: {int(lost.sum())} frames have no prediction (first: {first}).")
+            else:
+                files[name] = functools.partial(write_results, joints=joints, decimals=decimals)
+    files["tables.txt"] = lambda path: write_file(path, ("\n".join(text) + "\n").encode())
     return files
 
 
@@ -669,8 +749,9 @@ def predict(config, model, depths, cameras, centers=None):
             hand or body; or None to estimate it.
 
     Returns:
-        List of `People`, of one hand or body each, or of none where no centre was found: `joints3d` in metres, camera
-        axes; scores are the peaks of the heatmaps, for the integral head 1.
+        List of `People`, of one hand or body each, or of none where no centre was found or nothing is near it:
+        `joints3d` in metres, camera axes; scores are the peaks of the heatmaps, for the integral head the share of a
+        joint's volume that is near it.
     """
     home = dataset_camera(config.dataset)
     signs = np.array([1.0, -1.0 if home.y_up else 1.0, 1.0])
@@ -686,12 +767,15 @@ def predict(config, model, depths, cameras, centers=None):
         else:
             center = np.asarray(center, np.float64) * signs * scale
         found.append((depth, camera, center))
-    usable = [item for item in found if item[2] is not None]
-    joints, scores = _joints_around(config, model, usable) if usable else ((), ())
-    results = iter(zip(joints, scores))
+    cubes = [None if item[2] is None else _voxels_around(config, *item) for item in found]
+    shown = [cube is not None and cube.any() for cube in cubes]
+    results = iter(())
+    if any(shown):
+        centers = np.stack([center for (_, _, center), there in zip(found, shown) if there])
+        results = zip(*_joints_in(config, model, np.stack(list(itertools.compress(cubes, shown))), centers))
     return [
-        _people(config, depth.shape, camera, None if center is None else next(results), signs / scale / 1000)
-        for depth, camera, center in found
+        _people(config, depth.shape, camera, next(results) if there else None, signs / scale / 1000)
+        for (depth, camera, _), there in zip(found, shown)
     ]
 
 
@@ -703,25 +787,42 @@ def _estimated_center(config, depth, camera):
         return None
 
 
-def _joints_around(config, model, frames):
+def _voxels_around(config, depth, camera, center):
+    """The cube around a centre, uint8 `[size, size, size]`."""
+    representation, home = codec(config), dataset_camera(config.dataset)
+    reach = (config.cropped_size / 2 + 1) * representation.voxel_size
+    left, top, right, bottom = box_around(center, reach, camera)
+    crop = depth[top:bottom, left:right]
+    if not (crop > 0).any():
+        return np.zeros([config.cropped_size] * 3, np.uint8)
+    # The wall that the originals put behind their hands; in other cameras' pictures there is none.
+    if _background(config) is not None and camera.signed_intrinsics == home.signed_intrinsics:
+        crop = np.where(crop > 0, crop, _background(config))
+    points = depth_to_points(crop, camera, (left, top), representation.first_pixel)[crop > 0]
+    return representation.voxels(points, center)
+
+
+def _joints_in(config, model, cubes, centers):
     """`[frames, joints, 3]` joints in the world and `[frames, joints]` scores."""
     representation = codec(config)
-    reach = (config.cropped_size / 2 + 1) * representation.voxel_size
-    background = _background(config)
-    voxels = []
-    for depth, camera, center in frames:
-        left, top, right, bottom = box_around(center, reach, camera)
-        crop = depth[top:bottom, left:right]
-        crop = crop if background is None else np.where(crop > 0, crop, background)
-        points = depth_to_points(crop, camera, (left, top), representation.first_pixel)[crop > 0]
-        voxels.append(representation.voxels(points, center))
-    outputs = model.predict_on_batch(np.stack(voxels)[..., None].astype(np.float32))
-    centers = np.stack([center for _, _, center in frames])
+    outputs = model.predict_on_batch(cubes[..., None].astype(np.float32))
     if config.head == "integral":
         joints = representation.to_world(outputs["coordinates"], centers)
-        return joints, np.ones(joints.shape[:2])
+        return joints, _mass_around(outputs["heatmaps"], outputs["coordinates"])
     heatmaps = np.moveaxis(np.asarray(outputs), -1, 1)
     return representation.decode(heatmaps, centers), np.clip(heatmaps.max((2, 3, 4)), 0, 1)
+
+
+def _mass_around(volumes, coordinates):
+    """Share of a softmax that lies within a voxel and a half of its mean, along every axis: `[frames, joints]`."""
+    volumes, coordinates = np.asarray(volumes, np.float64), np.asarray(coordinates, np.float64)
+    weights = np.exp(volumes - volumes.max((1, 2, 3), keepdims=True))
+    weights /= weights.sum((1, 2, 3), keepdims=True)
+    near = np.abs(np.arange(volumes.shape[1]) - coordinates[..., None]) <= _NEAR
+    return np.einsum("nxyzj,njx,njy,njz->nj", weights, *np.moveaxis(near.astype(np.float64), 2, 0), optimize=True)
+
+
+_NEAR = 1.5
 
 
 def _people(config, shape, camera, result, to_metres):

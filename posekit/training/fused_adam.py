@@ -39,9 +39,13 @@ class FusedAdam(keras.optimizers.Adam):
             lr=tf.cast(learning_rate, dtype),
             beta1=beta_1,
             beta2=beta_2,
-            epsilon=tf.cast(self.epsilon, dtype),
+            epsilon=self._kernel_epsilon(step),
             grad=tf.cast(gradient, dtype),
         )
+
+    def _kernel_epsilon(self, step):
+        """What the kernel adds to the root of the uncorrected second moment, of the type of `step`."""
+        return tf.cast(self.epsilon, step.dtype)
 
 
 def _handle(variable):

@@ -85,8 +85,6 @@ def train(name, system, config, run, *, resume=False, verbose="auto"):
         DivergedError: If a loss or a weight is not finite any more; the last checkpoint before that stays.
     """
     keras.utils.set_random_seed(config.seed)
-    if config.debug_numerics:
-        tf.debugging.enable_check_numerics()
     config = system.complete(config)
     if resume and run.config_path.exists():
         check_resumable(run, config)
@@ -108,6 +106,9 @@ def train(name, system, config, run, *, resume=False, verbose="auto"):
     run.create(name, config)
     pictures = system.recording(config, model)
     recorder = RunRecorder(run, model, steps, progress, checkpoint_every=config.checkpoint_every, **pictures)
+    if config.debug_numerics:
+        # From here on only: streams may read numbers that are none, such as centres that are marked unusable.
+        tf.debugging.enable_check_numerics()
     fit = {"callbacks": [recorder], "validation_data": validation, "verbose": verbose, "shuffle": False}
     try:
         with system.reading(config):

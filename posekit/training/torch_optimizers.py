@@ -25,23 +25,12 @@ class TorchAdam(FusedAdam):
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; see `FusedAdam.update_step`."""
-        index = self._get_variable_index(variable)
-        gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
-        step = ops.cast(self.iterations + 1, variable.dtype)
-        beta_1, beta_2 = ops.cast(self.beta_1, variable.dtype), ops.cast(self.beta_2, variable.dtype)
-        root = ops.sqrt(1 - beta_2**step)
-        tf.raw_ops.ResourceApplyAdam(
-            var=_handle(variable),
-            m=_handle(self._momentums[index]),
-            v=_handle(self._velocities[index]),
-            beta1_power=beta_1**step,
-            beta2_power=beta_2**step,
-            lr=ops.cast(learning_rate, variable.dtype),
-            beta1=beta_1,
-            beta2=beta_2,
-            epsilon=ops.cast(self.epsilon, variable.dtype) * root,
-            grad=gradient,
-        )
+        if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
+            raise ValueError("TorchAdam steps without amsgrad, and with dense gradients; take keras.optimizers.Adam.")
+        super().update_step(gradient, variable, learning_rate)
+
+    def _kernel_epsilon(self, step):
+        return super()._kernel_epsilon(step) * tf.sqrt(1 - tf.cast(self.beta_2, step.dtype) ** step)
 
 
 @keras.saving.register_keras_serializable("posekit")
@@ -70,7 +59,3 @@ class TorchRMSprop(keras.optimizers.RMSprop):
         rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
         self.assign(velocity, self.rho * velocity + (1 - self.rho) * ops.square(gradient))
         self.assign_sub(variable, rate * gradient / (ops.sqrt(velocity) + self.epsilon))
-
-
-def _handle(variable):
-    return (variable.value if isinstance(variable, keras.Variable) else variable).handle

@@ -49,7 +49,7 @@ class VolumetricTrainer(keras.Model):
         self.unit_mm = unit_mm
         self.augment = augment
         self.seed = seed
-        self.error_mm = keras.metrics.Mean(name="error_mm")
+        self.error_mm = LabelledMean(name="error_mm")
         self.built = True
 
     def call(self, voxels, training=False):
@@ -66,14 +66,15 @@ class VolumetricTrainer(keras.Model):
         Returns:
             `(voxels, y)`: `[batch, size, size, size, 1]`, and a dict of what the loss and the metric compare with.
         """
-        valid = batch["valid"] > 0
-        joints = tf.where(valid[..., None], batch["joints"], tf.constant(float("nan"), batch["joints"].dtype))
-        grid = self.codec.joints_to_grid(joints, batch["refpoint"], augmentation)
+        # A frame without a centre has no cube, and its joints no place in it.
+        usable = tf.reduce_all(tf.math.is_finite(batch["refpoint"]), -1)
+        valid = (batch["valid"] > 0) & usable[:, None]
+        grid = self.codec.joints_to_grid(batch["joints"], batch["refpoint"], augmentation)
         y = {
-            "heatmaps": self.codec.target(grid),
+            "heatmaps": self.codec.target(grid) * tf.cast(valid, tf.float32)[:, None, None, None, :],
             "grid": tf.cast(grid, tf.float32),
             "valid": valid,
-            "joints": joints,
+            "joints": batch["joints"],
             "refpoint": batch["refpoint"],
             "augmentation": augmentation,
         }
@@ -142,6 +143,16 @@ class VolumetricTrainer(keras.Model):
         known = y["valid"] & tf.math.is_finite(distance)
         self.error_mm.update_state(tf.where(known, distance, 0), tf.cast(known, distance.dtype))
         return self.get_metrics_result()
+
+
+@keras.saving.register_keras_serializable("posekit")
+class LabelledMean(keras.metrics.Mean):
+    """Mean that is no number, instead of 0, where nothing was counted: a test set without labels has no error."""
+
+    def result(self):
+        """The mean."""
+        # No constant NaN, which --debug_numerics would stop at.
+        return tf.math.divide(self.total, tf.cast(self.count, self.total.dtype))
 
 
 def _mean_of(values, valid):

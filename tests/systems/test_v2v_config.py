@@ -95,8 +95,10 @@ def test_predicts_in_the_camera_s_axes_whatever_the_dataset_s_are(dataset, head)
     assert (np.abs(joints - middle) <= half + 0.02).all()
     seen = joints[:, :2] / joints[:, 2:] * [camera.fx, camera.fy] + [160, 120]
     np.testing.assert_allclose(people[0].keypoints_px[0], seen, atol=0.01)
-    given = v2v.predict(config, model, [depth], [camera], [1000 * middle])[0]
+    given, far = v2v.predict(config, model, [depth] * 2, [camera] * 2, [1000 * middle, 1000 * middle + [0, 0, 5000]])
     assert (np.abs(given.joints3d[0] - middle) <= half).all()
+    assert (0 <= given.scores).all() and (given.scores <= 1).all()
+    assert len(far) == 0
 
 
 def test_subsets_give_skeletons_that_can_be_drawn():

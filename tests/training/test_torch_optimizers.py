@@ -53,6 +53,8 @@ def test_saved_configuration_makes_the_same_optimizer():
         assert type(keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))) is type(optimizer)
 
 
-def test_momentum_is_refused():
+def test_what_torch_has_otherwise_is_refused():
     with pytest.raises(ValueError, match="without momentum"):
         run(TorchRMSprop(1e-3, momentum=0.9))
+    with pytest.raises(ValueError, match="without amsgrad"):
+        run(TorchAdam(1e-3, amsgrad=True))
