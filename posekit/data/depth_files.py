@@ -364,10 +364,11 @@ def read_bounding_boxes(path, picture):
     names, values, _ = _read_rows(path, _text_lines(path), 4, named=True, what=what)
     if not names:
         raise DepthFileError(path, "empty list of boxes", f"each line must hold {what}")
-    if not (values[:, 2:] > values[:, :2]).all():
+    values = np.where(np.isfinite(values).all(1, keepdims=True), values, 0)
+    # Corners, or the upper left one and a size: what most lines can be that say anything.
+    corners = (values[:, 2:] > values[:, :2]).all(1)[values.any(1)]
+    if 2 * np.count_nonzero(corners) <= len(corners):
         values = np.concatenate([values[:, :2], values[:, :2] + values[:, 2:]], 1)
-    sane = np.isfinite(values).all(1)
-    values = np.where(sane[:, None], values, 0)
     limits = np.tile(picture, 2)
     boxes = np.concatenate([np.floor(values[:, :2]), np.ceil(values[:, 2:])], 1)
     boxes = np.clip(boxes, 0, limits).astype(np.int64)

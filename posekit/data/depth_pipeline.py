@@ -400,6 +400,8 @@ def _parse_labels(serialized, num_joints):
             "meta/group": fixed([], tf.string),
         },
     )
+    with tf.control_dependencies(_assertions(features)):
+        features = {key: tf.identity(value) for key, value in features.items()}
     return {
         "name": features["depth/name"],
         "box": features["depth/box"],
@@ -413,6 +415,31 @@ def _parse_labels(serialized, num_joints):
         "subject": features["meta/subject"],
         "group": features["meta/group"],
     }
+
+
+def _assertions(features):
+    """That the numbers of a vector of records are such as a conversion writes."""
+    box, picture = features["depth/box"], features["depth/picture"]
+    camera, centers = features["depth/camera"], features["centers/xyz"]
+    near = functools.partial(_within, limit=_FARTHEST)
+    inside = (box[:, :2] >= 0) & (box[:, :2] < box[:, 2:]) & (box[:, 2:] <= picture)
+    sound = {
+        "the picture is larger than any depth camera gives, or has no pixels": (picture > 0) & (picture <= _MAX_SIDE),
+        "the box does not lie in the picture": inside,
+        "the camera is none": near(camera) & (tf.abs(camera) * [1, 1, 0, 0] >= [1, 1, 0, 0]) & (camera[:, :1] > 0),
+        "joints are no places": near(features["joints/xyz"]),
+        "joints are neither valid nor not": (features["joints/valid"] == 0) | (features["joints/valid"] == 1),
+        "centres are no places": near(centers) | tf.math.is_nan(centers),
+    }
+    return [tf.debugging.Assert(tf.reduce_all(good), [reason]) for reason, good in sound.items()]
+
+
+def _within(values, limit):
+    return tf.math.is_finite(values) & (tf.abs(values) <= limit)
+
+
+# No depth camera sees farther, in millimetres, or has more pixels along a side.
+_FARTHEST, _MAX_SIDE = 1e6, 1 << 12
 
 
 # Records of fewer centres than others are filled up: what is missing is as unusable as what is NaN.
@@ -451,7 +478,8 @@ def _usable(data_dir, name, row):
     sizes = {os.path.relpath(file, data_dir): os.path.getsize(file) for file in files}
     remembered = {file: entry["bytes"] for file, entry in summary.get("files", {}).items()}
     counts = summary.get("counts", {})
-    if sizes != remembered or not isinstance(counts, dict) or not isinstance(counts.get(center_count(row)), int):
+    known = counts.get(center_count(row)) if isinstance(counts, dict) else None
+    if sizes != remembered or type(known) is not int or not 0 <= known <= sum(_file_counts(data_dir, name)):
         usable = np.zeros(row + 1, np.int64)
         for centers in read_files(files).batch(_READ_TOGETHER).map(_parse_centers).as_numpy_iterator():
             sound = np.isfinite(centers[:, :, 0]).sum(0)

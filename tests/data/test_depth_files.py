@@ -289,6 +289,10 @@ def test_bounding_boxes(tmp_path):
     # Widths and heights, as one is less than its left edge.
     _, boxes = read_bounding_boxes(text(tmp_path / "b.txt", "a.png 100 20 30 40", "b.png 10 20 30 40"), (640, 480))
     assert boxes.tolist() == [[100, 20, 130, 60], [10, 20, 40, 60]]
+    # One line that makes no sense does not change what the others mean.
+    lines = ["a.png 300 200 360 280", "b.png 10 20 30 40", "c.png 0 0 0 0", "d.png 5 nan 6 7", "e.png 9 9 3 3"]
+    _, boxes = read_bounding_boxes(text(tmp_path / "e.txt", *lines), (640, 480))
+    assert boxes.tolist() == [[300, 200, 360, 280], [10, 20, 30, 40], [0] * 4, [0] * 4, [0] * 4]
     lines = ["a.png nan 1 2 3", "b.png 700 10 20 20", "c.png 1 1 -5 -5", "d.png -9e300 -9e300 8e300 8e300"]
     _, boxes = read_bounding_boxes(text(tmp_path / "c.txt", *lines), (640, 480))
     assert boxes.tolist()[:3] == [[0, 0, 0, 0]] * 3

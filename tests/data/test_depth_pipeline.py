@@ -268,6 +268,16 @@ def test_usable_frames_are_counted_once(tmp_path):
 # ------------------------------------------------------------------------------------------------------ bad sets
 
 
+@pytest.mark.parametrize("told", [-7, True, 10**7, "20"])
+def test_counts_that_cannot_be_are_taken_anew(tmp_path, told):
+    write_nyu(tmp_path)
+    assert count_frames(tmp_path, "nyu", "train") == 17
+    summary = json.loads((tmp_path / "nyu_train.json").read_text())
+    summary["counts"]["usable_centers_0"] = told
+    (tmp_path / "nyu_train.json").write_text(json.dumps(summary))
+    assert count_frames(tmp_path, "nyu", "train") == 17
+
+
 def test_a_codec_that_looks_beyond_the_crops_is_refused(tmp_path):
     write_nyu(tmp_path, reach=150.0)
     write_nyu(tmp_path, "test", reach=150.0)
@@ -302,7 +312,14 @@ def damaged(key, value):
     [
         (b"no example at all", "no tf.train.Example|Could not parse"),
         (damaged("depth/encoded", b"\x89PNG"), "size of its box"),
-        (damaged("depth/box", np.array([0, 0, 1 << 20, 1 << 20])), "size of its box"),
+        (damaged("depth/box", np.array([0, 0, 1 << 20, 1 << 20])), "does not lie in the picture"),
+        (damaged("depth/box", np.array([1 << 32, 20, (1 << 32) + 5, 25])), "does not lie in the picture"),
+        (damaged("depth/picture", np.array([1 << 20, 1 << 20])), "larger than any depth camera"),
+        (damaged("depth/camera", np.zeros(4, np.float32)), "the camera is none"),
+        (damaged("depth/camera", np.full(4, np.nan, np.float32)), "the camera is none"),
+        (damaged("joints/xyz", np.full(42, np.nan, np.float32)), "joints are no places"),
+        (damaged("joints/valid", np.full(14, 0.5, np.float32)), "neither valid nor not"),
+        (damaged("centers/xyz", np.full(3, 1e30, np.float32)), "centres are no places"),
         (damaged("joints/xyz", np.zeros(63, np.float32)), "joints/xyz"),
         (damaged("depth/camera", None), "depth/camera"),
     ],

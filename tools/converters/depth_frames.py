@@ -21,6 +21,8 @@ from posekit.geometry.depth_centers import NoForegroundError
 from posekit.geometry.depth_scenes import SCENES, Scene
 
 _FARTHEST = np.iinfo(np.uint16).max
+# Of joints, in millimetres or metres.
+_FAR_AWAY = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +149,9 @@ class Converter:
         joints = frame.joints[frame.valid]
         if not np.isfinite(joints).all():
             yield Skip(frame.name, "joints that are not numbers, in the label file")
+            return
+        if (np.abs(joints) > _FAR_AWAY).any():
+            yield Skip(frame.name, "joints farther away than any camera sees, in the label file")
             return
         if (joints[:, 2] <= 0).any():
             yield Skip(frame.name, "joints behind the camera, in the label file")
