@@ -89,11 +89,12 @@ def test_compiled_with_xla(data, plain, tmp_path):
 
 def test_checked_for_nan(data, plain, tmp_path):
     try:
-        argv = ["--debug_numerics", "--run_eagerly", "--nouse_validation", f"--data_dir={data}", f"--run_dir={tmp_path}"]
-        assert train.main([*TINY, *argv]) == 0
+        options = ["--debug_numerics", "--run_eagerly", "--nouse_validation", "--batch_size=8"]  # one step is slow enough
+        assert train.main([*TINY, *options, f"--data_dir={data}", f"--run_dir={tmp_path}"]) == 0
     finally:
         tf.debugging.disable_check_numerics()
-    assert_same_losses(tmp_path, plain, 1e-4)
+    (found,) = rows(tmp_path, "steps.csv")
+    assert found["loss"] == pytest.approx(rows(plain, "steps.csv")[0]["loss"], rel=0.05)
 
 
 MIRRORED = """
