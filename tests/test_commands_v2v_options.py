@@ -89,7 +89,8 @@ def test_compiled_with_xla(data, plain, tmp_path):
 
 def test_checked_for_nan(data, plain, tmp_path):
     try:
-        options = ["--debug_numerics", "--run_eagerly", "--nouse_validation", "--batch_size=8"]  # one step is slow enough
+        # One step is slow enough.
+        options = ["--debug_numerics", "--nouse_validation", "--batch_size=8"]
         assert train.main([*TINY, *options, f"--data_dir={data}", f"--run_dir={tmp_path}"]) == 0
     finally:
         tf.debugging.disable_check_numerics()
