@@ -539,7 +539,7 @@ def read_cdf(path):
         _check_cdf_size(regular_file(path))
         values = _cdf_reader().read(path)
     except (OSError, ValueError, MemoryError, zlib.error) as error:
-        raise UnusableRecordingError(f"unreadable file ({_one_line(error)})") from error
+        raise UnusableRecordingError(f"unreadable file ({_one_line(error, path)})") from error
     return _of_96_columns(values)
 
 
@@ -644,7 +644,7 @@ def read_h5(path):
         with h5py.File(regular_file(path), "r") as file:
             values = own_dataset(file, "3D_positions", _MAX_RECORDING_BYTES)[()]
     except HDF5_DAMAGE as error:
-        raise UnusableRecordingError(f"unreadable file ({_one_line(error)})") from error
+        raise UnusableRecordingError(f"unreadable file ({_one_line(error, path)})") from error
     return _of_96_columns(values.T)
 
 
@@ -667,5 +667,6 @@ def _is_nested(content):
     return isinstance(content, dict) and bool(content) and all(isinstance(part, dict) for part in content.values())
 
 
-def _one_line(error):
-    return " ".join(str(error).split())[:120]
+def _one_line(error, path):
+    # Without the folder, which may be longer than all that is worth showing.
+    return " ".join(str(error).replace(str(path), pathlib.Path(path).name).split())[:120]
