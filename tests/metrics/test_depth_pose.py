@@ -180,8 +180,6 @@ def test_methods_beside_each_other():
 
 def test_published_result_files_score_as_published():
     folder = shared_data() / "icvl"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
     truth, _ = read_results(folder / "icvl_test_groundtruth_label.txt", num_joints=16, count=1596)
     scores = {}
     for name, file in {"V2V-PoseNet": "CVPR18_ICVL_V2V_PoseNet.txt", "Pose-REN": "NEUCOM18_ICVL_Pose_REN.txt"}.items():
