@@ -20,10 +20,14 @@ class Skeleton:
         bone_names: Pairs `(child, parent)` of joint names, in the order in which bone tables list them. A joint has at
             most one parent.
         link_names: Pairs of joint names that are neighbours without a bone between them; `neighbours` follows them too.
+        limb_names: Pairs `(from, to)` of joint names, the limbs along which part affinity fields point, in the order of
+            the fields' channels. By default the bones, from parent to child.
+        grouping_names: The same pairs in the order in which a decoder puts people together. By default limbs whose
+            joints hang together with those before come first.
 
     Raises:
-        ValueError: If a name occurs twice, a bone or link names an unknown joint, a joint has two parents, or a
-            `left_` joint lacks its `right_` twin.
+        ValueError: If a name occurs twice, a bone, link or limb names an unknown joint, a joint has two parents, a
+            `left_` joint lacks its `right_` twin, or the grouping does not have the limbs.
 
     Example:
         >>> from posekit.skeletons import LSP14
@@ -35,19 +39,28 @@ class Skeleton:
     joints: tuple[str, ...]
     bone_names: tuple[tuple[str, str], ...] = ()
     link_names: tuple[tuple[str, str], ...] = ()
+    limb_names: tuple[tuple[str, str], ...] = ()
+    grouping_names: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "joints", tuple(self.joints))
-        for field in ("bone_names", "link_names"):
+        for field in ("bone_names", "link_names", "limb_names", "grouping_names"):
             object.__setattr__(self, field, tuple(tuple(pair) for pair in getattr(self, field)))
         repeated = sorted({joint for joint in self.joints if self.joints.count(joint) > 1})
         if repeated:
             raise ValueError(f"Skeleton {self.name!r} names {repeated} more than once; give every joint its own name.")
-        pairs = self.bone_names + self.link_names
+        ends = [frozenset(limb) for limb in self.limb_names]
+        if len(set(ends)) != len(ends) or any(len(pair) != 2 for pair in ends):
+            raise ValueError(f"Skeleton {self.name!r} has a limb twice, or one from a joint to itself.")
+        if not self.limb_names:
+            object.__setattr__(self, "limb_names", tuple((parent, child) for child, parent in self.bone_names))
+        pairs = self.bone_names + self.link_names + self.limb_names
         unknown = sorted({joint for pair in pairs for joint in pair} - set(self.joints))
         if unknown:
             joints = list(self.joints)
-            raise ValueError(f"Bones or links of skeleton {self.name!r} name {unknown}; its joints are {joints}.")
+            raise ValueError(
+                f"Bones, links or limbs of skeleton {self.name!r} name {unknown}; its joints are {joints}."
+            )
         children = [child for child, _ in self.bone_names]
         twice = sorted({child for child in children if children.count(child) > 1})
         if twice:
@@ -55,6 +68,10 @@ class Skeleton:
         for joint in self.joints:
             if _mirror_name(joint) not in self.joints:
                 raise ValueError(f"Skeleton {self.name!r} has {joint!r} without its twin {_mirror_name(joint)!r}.")
+        if self.grouping_names and sorted(self.grouping_names) != sorted(self.limb_names):
+            raise ValueError(
+                f"grouping_names of skeleton {self.name!r} must be its limb_names in another order: {self.limb_names}."
+            )
 
     @property
     def num_joints(self):
@@ -82,6 +99,53 @@ class Skeleton:
     def bones(self):
         """Pairs `(child index, parent index)`, in the order of the bone tables."""
         return tuple((self.index(child), self.index(parent)) for child, parent in self.bone_names)
+
+    @functools.cached_property
+    def limbs(self):
+        """Pairs `(from index, to index)` in the order of the part affinity fields: limb k has channels 2k and 2k + 1."""
+        return tuple((self.index(start), self.index(end)) for start, end in self.limb_names)
+
+    @functools.cached_property
+    def limb_grouping(self):
+        """Indices into `limbs`, in the order in which a decoder puts people together."""
+        if self.grouping_names:
+            return tuple(self.limb_names.index(pair) for pair in self.grouping_names)
+        order, reached, waiting = [], set(), list(range(len(self.limbs)))
+        while waiting:
+            touching = [limb for limb in waiting if not reached.isdisjoint(self.limbs[limb])]
+            order.append((touching or waiting)[0])
+            reached.update(self.limbs[order[-1]])
+            waiting.remove(order[-1])
+        return tuple(order)
+
+    @functools.cached_property
+    def limb_opens(self):
+        """For each of `limb_grouping`, whether it reaches a new joint; limbs that only close a loop open no person."""
+        reached, opens = set(), []
+        for limb in self.limb_grouping:
+            opens.append(not reached.issuperset(self.limbs[limb]))
+            reached.update(self.limbs[limb])
+        return tuple(opens)
+
+    @functools.cached_property
+    def limb_flip(self):
+        """`(permutation, signs)` of a mirrored figure's limbs.
+
+        Int `[limbs]` and float32 `[limbs]`: field k of the mirrored picture is field `permutation[k]` mirrored, with
+        its x turned round, times `signs[k]`, which is -1 where the twin points the other way.
+
+        Raises:
+            ValueError: If a limb has no twin.
+        """
+        permutation, signs = [], []
+        for start, end in self.limb_names:
+            twin = _mirror_name(start), _mirror_name(end)
+            found = [pair in self.limb_names for pair in (twin, twin[::-1])]
+            if not any(found):
+                raise ValueError(f"Limb {start!r} to {end!r} of skeleton {self.name!r} lacks its twin.")
+            permutation.append(self.limb_names.index(twin if found[0] else twin[::-1]))
+            signs.append(1 if found[0] else -1)
+        return np.array(permutation, np.int64), np.array(signs, np.float32)
 
     @functools.cached_property
     def parents(self):
@@ -272,6 +336,18 @@ H36M32 = Skeleton(
     H36M17.bone_names,
 )  # fmt: skip
 
+
+def _of_side(side, *pairs):
+    """Pairs of joints, those of an arm, a leg or the head with their side."""
+    middle = ("nose", "neck")
+    return tuple(tuple(end if end in middle else f"{side}_{end}" for end in pair) for pair in pairs)
+
+
+_LEG = (("neck", "hip"), ("hip", "knee"), ("knee", "ankle"))
+_ARM = (("neck", "shoulder"), ("shoulder", "elbow"), ("elbow", "wrist"))
+_HEAD = (("nose", "eye"), ("eye", "ear"))
+_SHOULDER_TO_EAR = ("shoulder", "ear")
+
 OPENPOSE18 = Skeleton(
     "OPENPOSE18",
     (
@@ -283,6 +359,17 @@ OPENPOSE18 = Skeleton(
         ("right_shoulder", "neck"), ("left_shoulder", "neck"), ("right_hip", "neck"), ("left_hip", "neck"), *_LIMBS,
         ("nose", "neck"), ("right_eye", "nose"), ("left_eye", "nose"), ("right_ear", "right_eye"),
         ("left_ear", "left_eye"),
+    ),
+    limb_names=(
+        *_of_side("right", *_LEG), *_of_side("left", *_LEG), *_of_side("right", *_ARM, _SHOULDER_TO_EAR),
+        *_of_side("left", *_ARM, _SHOULDER_TO_EAR), ("neck", "nose"), ("nose", "right_eye"), ("nose", "left_eye"),
+        ("right_eye", "right_ear"), ("left_eye", "left_ear"),
+    ),
+    grouping_names=(
+        *_of_side("right", _ARM[0]), *_of_side("left", _ARM[0]), *_of_side("right", *_ARM[1:]),
+        *_of_side("left", *_ARM[1:]), *_of_side("right", *_LEG), *_of_side("left", *_LEG), ("neck", "nose"),
+        *_of_side("right", *_HEAD), *_of_side("left", *_HEAD), *_of_side("right", _SHOULDER_TO_EAR),
+        *_of_side("left", _SHOULDER_TO_EAR),
     ),
 )  # fmt: skip
 

@@ -1,7 +1,18 @@
 import numpy as np
 import pytest
 
-from posekit.skeletons import COCO17, COCO_PLUS19, DEPTH_SKELETONS, LSP14, MPII16, SKELETONS, SMPL24, Skeleton
+from posekit.skeletons import (
+    COCO17,
+    COCO_PLUS19,
+    DEPTH_SKELETONS,
+    LSP14,
+    MPII16,
+    OPENPOSE18,
+    SKELETONS,
+    SMPL24,
+    Skeleton,
+)
+from posekit.testing import load_fixture
 
 
 def test_lsp_bone_parents_are_the_original_table():
@@ -97,3 +108,54 @@ def test_bones_of_depth_skeletons_are_those_that_the_original_draws(name):
     drawn = {pair for chain in DRAWN[name] for pair in zip(chain, chain[1:])}
     assert {(parent + 1, child + 1) for child, parent in skeleton.bones} == drawn
     assert len(skeleton.bones) == skeleton.num_joints - 1 == int(name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")) - 1
+
+
+# Pairs of joints whose part affinity fields are trained, in the order of their channels.
+FIELDS = (
+    (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 2), (2, 3), (3, 4), (2, 16), (1, 5), (5, 6), (6, 7),
+    (5, 17), (1, 0), (0, 14), (0, 15), (14, 16), (15, 17),
+)  # fmt: skip
+
+
+def test_limbs_and_their_grouping_are_the_original_tables():
+    assert OPENPOSE18.limbs == FIELDS
+    reference = load_fixture("rmpe_util")
+    ends = [np.add(OPENPOSE18.limbs[limb], 1).tolist() for limb in OPENPOSE18.limb_grouping]
+    assert ends == reference["limbSeq"].tolist()
+    channels = [[19 + 2 * limb, 20 + 2 * limb] for limb in OPENPOSE18.limb_grouping]
+    assert channels == reference["hmapIdx"].tolist()
+    assert OPENPOSE18.limb_opens == (True,) * 17 + (False,) * 2
+
+
+def test_limbs_flip_with_their_joints():
+    permutation, signs = OPENPOSE18.limb_flip
+    mirrored = OPENPOSE18.flip_permutation[np.array(OPENPOSE18.limbs)]
+    assert (np.array(OPENPOSE18.limbs)[permutation] == mirrored).all()
+    assert (signs == 1).all()
+    _, signs = COCO17.limb_flip  # the bone between the shoulders points to the right one on both sides
+    assert signs.tolist() == [1] * 14 + [-1]
+    with pytest.raises(ValueError, match="twin"):
+        _ = Skeleton("odd", ("left_a", "right_a", "b"), (("left_a", "b"),)).limb_flip
+
+
+def test_limbs_of_other_skeletons_are_their_bones_and_are_grouped_as_they_hang_together():
+    chain = Skeleton("chain", ("a", "b", "c", "d"), (("b", "a"), ("d", "c"), ("c", "b")))
+    assert chain.limbs == ((0, 1), (2, 3), (1, 2))
+    assert chain.limb_grouping == (0, 2, 1)
+    assert chain.limb_opens == (True, True, True)
+    loop = Skeleton("loop", ("a", "b", "c"), limb_names=(("a", "b"), ("b", "c"), ("c", "a")))
+    assert loop.limb_opens == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("limbs", "grouping", "message"),
+    [
+        ((("a", "x"),), (), "x"),
+        ((("a", "b"), ("b", "a")), (), "twice"),
+        ((("a", "a"),), (), "itself"),
+        ((("a", "b"),), (("b", "a"),), "another order"),
+    ],
+)
+def test_bad_limbs_are_refused(limbs, grouping, message):
+    with pytest.raises(ValueError, match=message):
+        Skeleton("bad", ("a", "b"), limb_names=limbs, grouping_names=grouping)
