@@ -525,7 +525,11 @@ def test_half_precision_targets():
     [
         ({"cubic_size": 0}, "cubic_size 0 is not a length above 0"),
         ({"cubic_size": np.nan}, "cubic_size"),
+        ({"cubic_size": "200"}, "cubic_size '200' is not a length"),
         ({"sigma": -1}, "sigma"),
+        ({"cropped_size": 88.0}, "cropped_size 88.0 is not a whole number"),
+        ({"original_size": np.inf}, "original_size inf is not a whole number"),
+        ({"pool": True}, "pool True"),
         ({"cropped_size": 97}, "cropped out"),
         ({"cropped_size": 87}, "multiple"),
         ({"pool": 0}, "pool"),
@@ -552,3 +556,11 @@ def test_bad_frames():
         codec.voxels(np.zeros(3), [0, 0, 3])
     with pytest.raises(ValueError, match="percentage"):
         codec.voxels(np.zeros((4, 3)), [0, 0, 3], Augmentation(0, 0, 0))
+
+
+def test_volumes_of_another_size():
+    codec = small_codec("pytorch", "heatmap")
+    with pytest.raises(ValueError, match=r"\(1, 44, 44, 44\).* of 16 voxels"):
+        codec.decode(np.zeros((1, 44, 44, 44)), [0, 0, 300])
+    with pytest.raises(ValueError, match=r"\(1, 16, 16, 44, 3\).* of 16 voxels"):
+        codec.batched().decode(tf.zeros((1, 16, 16, 44, 3)), tf.zeros((1, 3)))

@@ -35,6 +35,7 @@ a voxel of the border (the first voxel where nothing is left); for the integral 
 
 import dataclasses
 import math
+import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -113,12 +114,14 @@ class VoxelCodec:
     def __post_init__(self):
         for name in ("cubic_size", "sigma"):
             value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} {value} is not a length above 0, such as cubic_size=200 (mm) or sigma=1.7.")
+            if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+                raise ValueError(
+                    f"{name} {value!r} is not a length above 0, such as cubic_size=200 (mm) or sigma=1.7."
+                )
         for name in ("original_size", "cropped_size", "pool"):
             value = getattr(self, name)
-            if value != int(value) or value < 1:
-                raise ValueError(f"{name} {value} is not a whole number of voxels above 0, such as 96, 88 and 2.")
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} {value!r} is not a whole number of voxels above 0, such as 96, 88 and 2.")
         if self.original_size < self.cropped_size:
             raise ValueError(
                 f"A cube of {self.cropped_size} voxels cannot be cropped out of one of {self.original_size}; give "
@@ -372,12 +375,22 @@ class VoxelCodec:
         return self.voxels(points, refpoint, augmentation), grid, self.target(grid)
 
     def decode(self, volumes, refpoint, augmentation=None):
-        """Volumes to joints in the world: `to_world(extract(volumes), refpoint, augmentation)`."""
+        """Volumes of the grid's size to joints in the world: `to_world(extract(volumes), refpoint, augmentation)`."""
+        volumes = np.asarray(volumes)
+        self._check_grid(volumes.shape, volumes.shape[-3:], "[..., joints, x, y, z]", 4)
         return self.to_world(self.extract(volumes), refpoint, augmentation)
 
     @property
     def _voxel_middle(self):
         return 0.5 if self.convention == "pytorch" and self.head == "heatmap" else 0.0
+
+    def _check_grid(self, shape, edges, form, least_rank):
+        size = self.grid_size
+        if len(shape) < least_rank or any(edge not in (None, size) for edge in edges):
+            raise ValueError(
+                f"Volumes of shape {tuple(shape)} are not {form} of {size} voxels along each edge "
+                f"(cropped_size {self.cropped_size} / pool {self.pool})."
+            )
 
     def _checked(self, points, refpoint, augmentation):
         points, refpoint = _triples(points), np.asarray(refpoint, np.float64)
@@ -618,7 +631,10 @@ class BatchedVoxelCodec:
         return tf.cast(coords, tf.float64) + (self.codec._voxel_middle + tf.cast(broken, tf.float64)[..., None])
 
     def decode(self, volumes, refpoints, augmentation=None):
-        """Volumes to joints in the world: `to_world(extract(volumes), refpoints, augmentation)`."""
+        """Volumes of the grid's size to joints in the world: `to_world(extract(volumes), refpoints, augmentation)`."""
+        volumes = tf.convert_to_tensor(volumes)
+        if volumes.shape.rank is not None:
+            self.codec._check_grid(volumes.shape, volumes.shape[1:4], "[batch, x, y, z, joints]", 5)
         return self.to_world(self.extract(volumes), refpoints, augmentation)
 
     def _frame(self, refpoints, augmentation, dtype):

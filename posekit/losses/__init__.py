@@ -1,7 +1,7 @@
 """Loss functions: keypoints, silhouettes, critics, heatmaps."""
 
 from posekit.losses.adversarial import critic_loss, generator_critic_loss, gradient_penalty
-from posekit.losses.heatmap import heatmap_mse, mixed_loss, volumetric_cross_entropy
+from posekit.losses.heatmap import heatmap_mse, labelled_mean, mixed_loss, volumetric_cross_entropy
 from posekit.losses.keypoint import keypoint_reprojection_loss, loss_3d
 from posekit.losses.silhouette import mesh_reprojection_loss
 
@@ -11,6 +11,7 @@ __all__ = [
     "gradient_penalty",
     "heatmap_mse",
     "keypoint_reprojection_loss",
+    "labelled_mean",
     "loss_3d",
     "mesh_reprojection_loss",
     "mixed_loss",

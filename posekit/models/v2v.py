@@ -1,5 +1,8 @@
 """V2V-PoseNet: from a cube of occupied voxels to the joints in it."""
 
+import math
+import numbers
+
 import keras
 from keras import ops
 
@@ -109,10 +112,10 @@ class V2VPoseNet(keras.Model):
         if cube_size is not None:
             check_count("cube_size", cube_size, MULTIPLE)
             _check_size((cube_size,))
-        if not 0 <= batch_norm_momentum < 1:
+        if not (isinstance(batch_norm_momentum, numbers.Real) and 0 <= batch_norm_momentum < 1):
             raise ValueError(f"batch_norm_momentum is {batch_norm_momentum!r}; give 0 to below 1.")
-        if not batch_norm_epsilon > 0:
-            raise ValueError(f"batch_norm_epsilon is {batch_norm_epsilon!r}; give a number above 0.")
+        if not (isinstance(batch_norm_epsilon, numbers.Real) and 0 < batch_norm_epsilon < math.inf):
+            raise ValueError(f"batch_norm_epsilon is {batch_norm_epsilon!r}; give a number above 0, such as 1e-5.")
         policy = keras.dtype_policies.get(dtype)
         if kernel_initializer is None:
             kernel_initializer = keras.initializers.RandomNormal(stddev=KERNEL_STDDEV)

@@ -3,10 +3,7 @@
 import keras
 import tensorflow as tf
 
-from posekit.losses.heatmap import volumetric_cross_entropy
-
-# Of the cross entropy; the coordinates have the rest.
-_INTEGRAL_WEIGHT = 0.5
+from posekit.losses.heatmap import heatmap_mse, labelled_mean, mixed_loss
 
 
 class VolumetricTrainer(keras.Model):
@@ -127,14 +124,9 @@ class VolumetricTrainer(keras.Model):
         """
         # Keras adds up the gradients of several devices.
         share = 1 / tf.distribute.get_strategy().num_replicas_in_sync
-        valid = y["valid"]
         if not self.integral:
-            squared = tf.reduce_mean(tf.math.squared_difference(y["heatmaps"], y_pred), (1, 2, 3))
-            return share * _mean_of(squared, valid)
-        entropy = volumetric_cross_entropy(y["heatmaps"], y_pred["heatmaps"])
-        distance = tf.reduce_mean(tf.abs(tf.where(valid[..., None], y["grid"], 0) - y_pred["coordinates"]), -1)
-        entropy, distance = _mean_of(entropy, valid), _mean_of(distance, valid)
-        return share * (_INTEGRAL_WEIGHT * entropy + (1 - _INTEGRAL_WEIGHT) * distance)
+            return share * labelled_mean(heatmap_mse(y["heatmaps"], y_pred), y["valid"])
+        return share * mixed_loss({"heatmaps": y["heatmaps"], "coordinates": y["grid"]}, y_pred, valid=y["valid"])
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Loss, and the mean error of the joints in millimetres as they would be predicted."""
@@ -153,9 +145,3 @@ class LabelledMean(keras.metrics.Mean):
         """The mean."""
         # No constant NaN, which --debug_numerics would stop at.
         return tf.math.divide(self.total, tf.cast(self.count, self.total.dtype))
-
-
-def _mean_of(values, valid):
-    """Mean of `[batch, joints]` values where valid; 0 if nothing is."""
-    weights = tf.cast(valid, values.dtype)
-    return tf.reduce_sum(tf.where(valid, values, 0)) / tf.maximum(tf.reduce_sum(weights), 1)

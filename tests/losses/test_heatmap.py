@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from posekit.losses import heatmap_mse, mixed_loss, volumetric_cross_entropy
+from posekit.losses import heatmap_mse, labelled_mean, mixed_loss, volumetric_cross_entropy
 from posekit.testing import load_fixture
 
 
@@ -84,7 +84,7 @@ def test_heatmap_mse():
     result[1, 1, 2, 3, 4] = 6
     loss = heatmap_mse(truth, result)
     assert loss.dtype == "float32"
-    np.testing.assert_allclose(loss, [0, 36 / 120])
+    np.testing.assert_allclose(loss, [[0] * 5, [0, 0, 0, 0, 36 / 24]])
     np.testing.assert_allclose(np.mean(loss), np.mean(np.square(result)))
 
 
@@ -102,3 +102,19 @@ def test_mixed_loss_refuses_what_does_not_fit():
         mixed_loss(volumes, volumes, heatmap_weight=1.5)
     with pytest.raises(ValueError, match="Coordinates of shapes"):
         mixed_loss({**volumes, "coordinates": np.zeros((1, 2, 3), np.float32)}, volumes)
+
+
+def test_joints_without_labels_count_nowhere():
+    rng = np.random.default_rng(0)
+    truth = {"heatmaps": rng.random((2, 2, 2, 2, 3)), "coordinates": rng.random((2, 3, 3))}
+    result = {key: tf.constant(rng.random(value.shape)) for key, value in truth.items()}
+    valid = np.array([[True, False, True], [False, True, False]])
+    truth["coordinates"][~valid] = np.nan
+    with tf.GradientTape() as tape:
+        tape.watch(result["coordinates"])
+        loss = mixed_loss(truth, result, valid=valid)
+    entropy = np.mean(volumetric_cross_entropy(truth["heatmaps"], result["heatmaps"]).numpy()[valid])
+    distance = np.abs(truth["coordinates"] - result["coordinates"]).mean(-1)[valid].mean()
+    np.testing.assert_allclose(loss, (entropy + distance) / 2)
+    assert ((tape.gradient(loss, result["coordinates"]).numpy() != 0).any(-1) == valid).all()
+    assert labelled_mean(tf.ones([2, 3]), np.zeros((2, 3), bool)) == 0
