@@ -203,16 +203,19 @@ def report(summaries):
     for summary in summaries:
         by_rule = sum(entry["count"] for entry in summary.skips.values() if entry["by_rule"])
         pictures = not summary.name.startswith("neutrSMPL_") and summary.without_silhouette is not None
-        without = str(summary.without_silhouette) if pictures else "-"
-        numbers = (str(summary.found), str(summary.written), without, str(by_rule), str(summary.defects))
+        silhouettes = str(summary.without_silhouette) if pictures else "-"
+        numbers = (str(summary.found), str(summary.written), silhouettes, str(by_rule), str(summary.defects))
         rows.append((summary.name, *numbers, "" if summary.fresh else "(already there)"))
         if estimated := summary.counts.get("estimated_centers"):
             notes.append(f"{summary.name}: centres estimated: {estimated} of {summary.written}")
-        if without := summary.counts.get(WITHOUT_PICTURE):
+        without = summary.counts.get(WITHOUT_PICTURE)
+        if without:
             notes.append(
                 f"{summary.name}: without a usable picture: {without} of {summary.written}; these are written without "
                 "a centre, so that result files of all frames fit, and take no part in training"
             )
+        if not summary.fresh and (summary.defects or without):
+            notes.append(f"{summary.name}: files that were mended since are taken in with --overwrite")
         notes.extend(f"{summary.name}: {remark}" for remark in summary.remarks)
         for reason, entry in summary.skips.items():
             names = ", ".join(entry["first"][:_NAMES_SHOWN])
