@@ -571,7 +571,8 @@ def test_amass_becomes_mixed_records(tmp_path):
     for name in ("broken_poses", "loop_poses", "pipe_poses", "nan_poses", "shape"):
         assert f"{name}.npz" in result.stdout
     assert nothing_half_written(tmp_path)
-    assert "already there" in run("--mocap", f"--data_dir={tmp_path}", status=3).stdout
+    again = run("--mocap", f"--data_dir={tmp_path}", status=3).stdout
+    assert "already there" in again and "mended since are taken in with --overwrite" in again
     run("--mocap", f"--data_dir={tmp_path}", "--amass_stride=2", status=3)
     assert num_mocap(tmp_path, "AMASS") == 4 + 3 + 2
 
