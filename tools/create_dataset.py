@@ -8,6 +8,7 @@ Where the raw data is expected below --data_dir (every folder has a flag of its 
     --lsp_ext          lspet_dataset/{joints.mat,images}; silhouettes in upi-s1h/data/lsp_extended
     --mpii             upi-s1h/data/mpii/{poses.npz,images}, as Unite the People hands it out
     --coco             coco/annotations/person_keypoints_*.json, coco/train2017, …
+    --coco_people      the same files, a record a picture with all its people: coco_people_train, coco_people_val
     --mocap            mocap_neutrMosh/neutrSMPL_*.tfrecord; neutrMosh/neutrSMPL_*/*/*.pkl; amass/**/*.npz
     --h36m             h36m/{h36m_train.pkl,h36m_test.pkl,h36m_sh_dt_ft.pkl}, as CHUNYUWANG/lcn-pose hands them out,
                        h36m/{data_3d_h36m.npz,data_2d_h36m_*.npz} of VideoPose3D,
@@ -35,10 +36,11 @@ import pathlib
 import sys
 
 from absl import app, flags
-from converters import coco, depth_frames, h36m, hands2017, icvl, itop, lsp, mocap, mpii, msra, nyu
+from converters import coco, coco_people, depth_frames, h36m, hands2017, icvl, itop, lsp, mocap, mpii, msra, nyu
 from tqdm import tqdm
 
 from posekit.data.depth_records import WITHOUT_PICTURE
+from posekit.data.people_records import SPLITS, people_set
 from posekit.data.shards import NothingUsableError, ShardWriter
 from posekit.data.tfrecord import MOCAP_FOLDER, mocap_names
 from posekit.files import print_any_text
@@ -55,6 +57,7 @@ flags.DEFINE_bool("lsp_val", False, "Make lsp_val: the second half of Leeds Spor
 flags.DEFINE_bool("lsp_ext", False, "Make lsp_ext: Leeds Sports Pose, extended.")
 flags.DEFINE_bool("mpii", False, "Make mpii: MPII Human Pose in Unite the People's layout.")
 flags.DEFINE_bool("coco", False, "Make coco: COCO's person keypoints.")
+flags.DEFINE_bool("coco_people", False, "Make coco_people_train and coco_people_val: COCO, many people in a picture.")
 flags.DEFINE_bool("mocap", False, "Make motion capture for the critic: SMPL pickles, AMASS, or records as they are.")
 flags.DEFINE_bool("h36m", False, "Make h36m_train and h36m_test: Human3.6M's poses, for lifting 2-D joints to 3-D.")
 flags.DEFINE_bool("msra", False, "Make msra_p0 to msra_p8: MSRA's hands in depth pictures, a set for each person.")
@@ -83,6 +86,12 @@ flags.DEFINE_list(
     [],
     "COCO's splits, such as train2017,val2017; the first training split that is there, else the first validation "
     "split, if not given. A validation split beside a training split becomes coco_val.",
+)
+flags.DEFINE_string(
+    "coco_people_train", None, "COCO's split that becomes coco_people_train; the first training split that is there."
+)
+flags.DEFINE_string(
+    "coco_people_val", None, "COCO's split that becomes coco_people_val; the first validation split that is there."
 )
 flags.DEFINE_integer("coco_min_visible", 6, "People with fewer visible joints are left out.", lower_bound=1)
 flags.DEFINE_integer("coco_min_box", 60, "People whose box has no longer side, in pixels, are left out.", lower_bound=0)
@@ -247,6 +256,8 @@ def _jobs():
         jobs.append(("mpii", lambda: _mpii(data_dir)))
     if FLAGS.coco:
         jobs.extend(_coco_jobs(pathlib.Path(FLAGS.coco_dir or data_dir / "coco")))
+    if FLAGS.coco_people:
+        jobs.extend(_coco_people_jobs(pathlib.Path(FLAGS.coco_dir or data_dir / "coco"), output_dir))
     jobs = [(name, output_dir, FLAGS.shard_size, listing) for name, listing in jobs]
     if FLAGS.mocap:
         jobs.extend(_mocap_jobs(data_dir, output_dir))
@@ -255,8 +266,8 @@ def _jobs():
     jobs.extend((name, output_dir, FLAGS.shard_size, listing) for name, listing in _depth_jobs(data_dir))
     if not jobs:
         raise app.UsageError(
-            "No dataset chosen; give any of --lsp --lsp_val --lsp_ext --mpii --coco --mocap --h36m --msra --icvl --nyu "
-            "--hands2017 --itop_front --itop_top."
+            "No dataset chosen; give any of --lsp --lsp_val --lsp_ext --mpii --coco --coco_people --mocap --h36m --msra "
+            "--icvl --nyu --hands2017 --itop_front --itop_top."
         )
     return jobs
 
@@ -312,6 +323,21 @@ def _coco_jobs(folder):
         )
 
     return [(name, lambda name=name, split=split: listing(name, split)) for name, split in zip(names, splits)]
+
+
+def _coco_people_jobs(folder, output_dir):
+    there = coco.available_splits(folder)
+    chosen = {}
+    for part in SPLITS:
+        split = FLAGS[f"coco_people_{part}"].value or next((name for name in there if name.startswith(part)), None)
+        if split:
+            chosen[people_set(part)] = split
+    chosen = chosen or {people_set("train"): "train2017"}
+
+    def listing(name, split):
+        return coco_people.coco_people(folder, split, name)
+
+    return [(name, functools.partial(listing, name, split)) for name, split in chosen.items()]
 
 
 def _mocap_jobs(data_dir, output_dir):

@@ -543,6 +543,6 @@ def _set_name(path):
 def _creation_flag(name):
     flags = {"lsp_train": "--lsp", "lsp_val": "--lsp_val", "lsp_ext": "--lsp_ext", "mpii": "--mpii", "coco": "--coco"}
     dataset, _, part = name.rpartition("_")
-    if dataset == "msra" or (dataset in SCENES and part in ("train", "test")):
+    if dataset in ("msra", "coco_people") or (dataset in SCENES and part in ("train", "test")):
         return f"--{dataset}"
     return flags.get(name, "--help")

@@ -88,11 +88,9 @@ def coco(
     """
     folder = pathlib.Path(folder)
     annotations = folder / "annotations" / f"person_keypoints_{split}.json"
-    content = _load_annotations(annotations)
-    images_dir = next((path for path in (folder / split, folder / "images" / split) if path.is_dir()), None)
-    if images_dir is None:
-        raise NothingUsableError(f"There is no folder {folder / split} with the images of {annotations}.")
-    images = {image["id"]: image for image in content["images"] if _is_image(image)}
+    content = load_annotations(annotations)
+    images_dir = find_images(folder, split)
+    images = {image["id"]: image for image in content["images"] if is_image(image)}
     items, skips, seen = [], [], set()
     for number, annotation in enumerate(content["annotations"]):
         if not _is_sound(annotation) or annotation["image_id"] not in images:
@@ -133,6 +131,26 @@ def coco(
             "silhouette_format": silhouette_format,
         },
     )
+
+
+def find_images(folder, split):
+    """Finds the pictures of a split.
+
+    Args:
+        folder: COCO's folder.
+        split: Such as `"train2017"`.
+
+    Returns:
+        `pathlib.Path` of a folder.
+
+    Raises:
+        NothingUsableError: If there is none.
+    """
+    folder = pathlib.Path(folder)
+    images_dir = next((path for path in (folder / split, folder / "images" / split) if path.is_dir()), None)
+    if images_dir is None:
+        raise NothingUsableError(f"There is no folder {folder / split} with the images of person_keypoints_{split}.")
+    return images_dir
 
 
 def available_splits(folder):
@@ -329,7 +347,7 @@ def segmentation_mask(segmentation, height, width):
         raise ValueError("neither polygons nor run lengths")
     polygons = []
     for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) % 2 or not all(_is_number(value) for value in polygon):
+        if not isinstance(polygon, list) or len(polygon) % 2 or not all(is_number(value) for value in polygon):
             raise ValueError("polygon that is no list of points")
         if len(polygon) >= 6:
             # The drawing takes time and memory with the length of the outline, even outside the image.
@@ -374,7 +392,18 @@ def _decompressed(text):
     return counts
 
 
-def _load_annotations(path):
+def load_annotations(path):
+    """Reads an annotation file.
+
+    Args:
+        path: `annotations/person_keypoints_*.json`.
+
+    Returns:
+        Dict with the lists `images` and `annotations`, whose entries are not checked.
+
+    Raises:
+        NothingUsableError: If it is missing, huge, or no such file.
+    """
     if not path.is_file():
         there = available_splits(path.parent.parent)
         raise NothingUsableError(f"There is no file {path}; annotations there: {there or 'none'}.")
@@ -389,7 +418,15 @@ def _load_annotations(path):
     return content
 
 
-def _is_image(image):
+def is_image(image):
+    """Tells whether an entry of `images` is sound.
+
+    Args:
+        image: Anything that JSON can hold.
+
+    Returns:
+        Whether it has a number, a file name and a size that a picture can have.
+    """
     return (
         isinstance(image, dict)
         and isinstance(image.get("id"), int)
@@ -404,7 +441,15 @@ def _is_file_name(text):
     return isinstance(text, str) and text.isprintable() and 0 < len(pathlib.PurePath(text).name.encode()) < 256
 
 
-def _is_number(value):
+def is_number(value):
+    """Tells whether a value of an annotation file is a number of usable size.
+
+    Args:
+        value: Anything that JSON can hold.
+
+    Returns:
+        Boolean; false for NaN.
+    """
     # Not `math.isfinite`: JSON's integers may be too large for it.
     return isinstance(value, int | float) and abs(value) < 1e9
 
@@ -419,10 +464,10 @@ def _is_sound(annotation):
         and isinstance(keypoints, list)
         and len(keypoints) == 3 * COCO17.num_joints
         # A joint that is not a number is dealt with by itself.
-        and all(_is_number(value) or value != value for value in keypoints)
+        and all(is_number(value) or value != value for value in keypoints)
         and isinstance(box, list)
         and len(box) == 4
-        and all(_is_number(value) for value in box)
+        and all(is_number(value) for value in box)
     )
 
 

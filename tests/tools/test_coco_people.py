@@ -1,0 +1,278 @@
+import copy
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from posekit.data.people_records import PEOPLE, TRAINABLE, PeopleRecord, convert_joints
+from posekit.data.shards import Skip
+from posekit.data.tfrecord import dataset_files, read_records
+from posekit.skeletons import COCO17, OPENPOSE18
+from posekit.testing import load_fixture, shared_data
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def tools_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+
+
+def run(*arguments, status=0):
+    command = [sys.executable, str(ROOT / "tools" / "create_dataset.py"), "--num_workers=1", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def put_coco(folder, content, split="train2017", pictures=True):
+    for image in content["images"] if pictures else ():
+        path = folder / split / image["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(image["id"]).integers(0, 255, (image["height"], image["width"], 3), np.uint8)
+        cv2.imwrite(str(path), pixels)
+    path = folder / "annotations" / f"person_keypoints_{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def converted(folder, split="train2017", name="coco_people_train"):
+    from converters.coco_people import coco_people
+
+    raw = coco_people(folder, split, name)
+    outputs = [output for item in raw.items for output in raw.convert(item)]
+    records = {output.image_id: output for output in outputs if isinstance(output, PeopleRecord)}
+    return records, [*raw.skips, *(output for output in outputs if isinstance(output, Skip))]
+
+
+def person(number, image_id=1, box=(10, 10, 60, 90), **fields):
+    x, y, w, h = box
+    points = np.random.default_rng(number).uniform((x, y), (x + w, y + h), (17, 2)).round()
+    corners = [x, y, x + w, y, x + w, y + h, x, y + h]
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": 0,
+        "area": float(w * h),
+        "bbox": list(box),
+        "num_keypoints": 17,
+        "keypoints": np.concatenate([points, np.full((17, 1), 2)], 1).ravel().tolist(),
+        "segmentation": [corners],
+    } | fields
+
+
+def image(number, height=120, width=160):
+    return {"id": number, "file_name": f"{number:012d}.jpg", "height": height, "width": width}
+
+
+# ------------------------------------------------------------------------------------- as the original does it
+
+
+def test_joints_equal_the_original():
+    truth = load_fixture("rmpe_coco")
+    width, height = truth["wh"]
+    joints = truth["keypoints"].reshape(-1, 17, 3)
+    joints_px, present = convert_joints(joints, COCO17.joints, OPENPOSE18, (height, width))
+    np.testing.assert_array_equal(present, truth["joints"][..., 2] > 0)
+    np.testing.assert_allclose(joints_px, truth["joints"][..., :2], rtol=0, atol=1e-9)
+
+
+def test_selection_and_masks_equal_the_original(tmp_path):
+    truth = load_fixture("rmpe_coco")
+    content = copy.deepcopy(truth["coco_json"])
+    records, skips = converted(put_coco(tmp_path, content))
+    assert len(records) == truth["n_meta"] == 3
+    assert [skip.reason for skip in skips] == ["no person to train on"] and skips[0].by_rule
+    for place, record in enumerate(records.values()):
+        meta = {key.removeprefix(f"meta{place}_"): value for key, value in truth.items() if key.startswith("meta")}
+        assert pathlib.PurePath(str(meta["path"])).name == record.filename
+        np.testing.assert_array_equal((record.height, record.width), meta["hw"])
+        np.testing.assert_allclose(record.centers[:1], meta["center"], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(record.boxes[0], meta["bbox"], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(record.boxes[0, 3] / 368, meta["scale"], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(record.areas[0], meta["area"], rtol=0, atol=1e-9)
+        joints_px, present = convert_joints(record.joints, record.names, OPENPOSE18, (record.height, record.width))
+        labels = meta["joints"]
+        assert record.trained.sum() == len(labels)
+        assert (~record.trained).sum() == meta["n_masks"]
+        np.testing.assert_array_equal(present[: len(labels)], labels[..., 2] > 0)
+        np.testing.assert_allclose(joints_px[: len(labels)], labels[..., :2], rtol=0, atol=1e-9)
+        mask = np.unpackbits(meta["mask_bits"])[: record.height * record.width].reshape(record.height, record.width)
+        np.testing.assert_array_equal(record.mask, mask > 0)
+        assert record.mask.sum() == meta["mask_sum"]
+
+
+def test_people_by_the_rules(tmp_path):
+    content = {
+        "images": [image(1), image(2), image(3)],
+        "annotations": [
+            person(10, box=(5, 5, 30, 40)),
+            person(11, box=(50, 5, 60, 100)),
+            person(12, box=(54, 8, 55, 95)),  # next to a larger one
+            person(13, box=(120, 5, 30, 60), num_keypoints=4),
+            person(14, 2, box=(5, 5, 20, 30)),  # too small
+            person(15, 3, iscrowd=1, num_keypoints=0, keypoints=[0] * 51),
+        ],
+    }
+    folder = put_coco(tmp_path, content)
+    records, skips = converted(folder)
+    assert list(records) == [1]
+    assert records[1].boxes.tolist() == [[50, 5, 60, 100], [5, 5, 30, 40], [54, 8, 55, 95], [120, 5, 30, 60]]
+    assert records[1].trained.tolist() == [True, True, False, False]
+    assert not records[1].mask[30, 130] and not records[1].mask[50, 80] and records[1].mask[20, 10]
+    assert records[1].mask_all[20, 10] and not records[1].mask_all[110, 2]
+    put_coco(tmp_path, content, "val2017")
+    records, skips = converted(folder, "val2017", "coco_people_val")
+    assert list(records) == [1, 2, 3] and not skips
+    assert records[3].crowd.tolist() == [True] and records[3].counts == {TRAINABLE: 0, PEOPLE: 0}
+
+
+def test_record_round_trip(tmp_path):
+    content = {"images": [image(1)], "annotations": [person(10), person(11, num_keypoints=2, area=500.0)]}
+    record = converted(put_coco(tmp_path, content))[0][1]
+    again = PeopleRecord.from_example(record.to_example())
+    for name in ("joints", "boxes", "areas", "trained", "crowd", "mask", "mask_all"):
+        np.testing.assert_allclose(getattr(again, name), getattr(record, name), rtol=1e-6)
+    assert (again.image, again.names, again.filename, again.image_id) == (
+        record.image,
+        COCO17.joints,
+        "000000000001.jpg",
+        1,
+    )
+    assert again.pixels().shape == (120, 160, 3)
+
+
+# ---------------------------------------------------------------------------------------------------- bad input
+
+
+def test_bad_annotations(tmp_path):
+    lengths = {"size": [120, 160], "counts": [5000, 200, 14000]}
+    content = {
+        "images": [image(1), image(2), image(3), image(3), {"id": 4}, image(5), image(5) | {"width": 170}, image(6)]
+        + [image(8, 100, 100), image(9) | {"file_name": "../../etc/a.jpg"}, image(7) | {"file_name": "twice.jpg"}]
+        + [image(17) | {"file_name": "twice.jpg"}],
+        "annotations": [
+            person(10, 1),
+            person(10, 1, box=(90, 20, 60, 80)),  # the same number again
+            person(11, 2),
+            person(11, 2),  # and the very same annotation
+            person(12, 3, keypoints=[1, 2, 3]),
+            person(13, 3, box=(80, 5, 70, 100)),
+            person(14, 99),
+            person(15, 5),
+            person(16, 6, segmentation=[[1, 2, 3]]),
+            person(17, 6, bbox=None, segmentation=lengths, num_keypoints=0),
+            person(18, 6, bbox=None, segmentation=None),
+            person(19, 6, keypoints=None, box=(90, 20, 60, 80)),
+            {k: v for k, v in person(20, 6, box=(2, 90, 30, 25)).items() if k not in ("keypoints", "num_keypoints")},
+            person(21, 8, keypoints=[float("nan"), 1, 2, 1e30, 5, 1, 3, 3, 7] + [20, 30, 2] * 14, area=-1),
+            person(22, 1, category_id=2),
+            person(23, {"a": 1}),
+            "person",
+            person(24, 7),
+            person(25, 9),
+        ],
+    }
+    folder = put_coco(tmp_path, content, pictures=False)
+    put_coco(tmp_path, content | {"images": [image(number) for number in (1, 2, 3, 6, 8, 9)]}, pictures=True)
+    put_coco(tmp_path, content, pictures=False)
+    records, skips = converted(folder)
+    reasons = {skip.reason for skip in skips}
+    assert sorted(records) == [1, 2, 3, 6]
+    assert records[1].trained.tolist() == [True, True]
+    assert len(records[2].joints) == 1
+    assert records[3].trained.tolist() == [True, False] and not records[3].mask[50, 30]
+    assert records[6].trained.tolist() == [True, False, False, False]
+    assert [41, 0, 3, 120] in records[6].boxes.tolist()
+    assert not records[6].mask[60, 120] and not records[6].mask[100, 10]
+    assert reasons == {
+        "malformed image entry",
+        "image number used more than once",
+        "file named by several images",
+        "annotation number used more than once (both kept)",
+        "annotation listed twice",
+        "annotation of an image that is not there",
+        "malformed annotation",
+        "malformed keypoints (person masked out)",
+        "unusable segmentation: polygon that is no list of points (box masked out)",
+        "malformed box (that of the segmentation taken)",
+        "annotation without a usable place",
+        "image of another size than its annotation says",
+        "missing image",
+    }, reasons
+
+
+def test_joints_that_are_no_numbers_are_not_labelled():
+    from converters.coco_people import read_annotation
+
+    keypoints = [float("nan"), 1, 2, 1e30, 5, 1, 3, 3, 7] + [20, 30, 2] * 14
+    found, defect = read_annotation(person(1, keypoints=keypoints, area=-1, num_keypoints=None), 120, 160)
+    assert defect is None
+    assert found.joints[:3].tolist() == [[0, 0, 0]] * 3 and found.num_keypoints == 14
+    assert found.area == found.mask.sum()
+    flat, _ = read_annotation(person(1, box=(10, 10, 60, 0), area=5000.0, segmentation=None), 120, 160)
+    from converters.coco_people import choose_people
+
+    assert choose_people([flat])[1] == [False]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"joints": np.zeros((1, 17, 2))}, "17, 3"),
+        ({"joints": np.full((1, 17, 3), 3)}, "states"),
+        ({"joints": [[[np.nan, 1, 1]] * 17]}, "no numbers"),
+        ({"boxes": [[0, 0, 1, -1]]}, "negative"),
+        ({"boxes": [[0, 0, np.nan, 1]]}, "boxes"),
+        ({"boxes": [[0, 0, 1, 0]]}, "no height"),
+        ({"trained": [2]}, "trained"),
+        ({"crowd": [1]}, "crowd"),
+        ({"mask": np.zeros((2, 2))}, "mask"),
+        ({"height": 1 << 20, "width": 1 << 20}, "megapixels"),
+        ({"names": ("a,b",) * 17}, "commas"),
+    ],
+)
+def test_records_that_make_no_sense(change, message):
+    sound = {"image": b"", "height": 4, "width": 5, "joints": np.ones((1, 17, 3)), "boxes": [[0, 0, 4, 4]]}
+    PeopleRecord(**sound, trained=[1])
+    with pytest.raises(ValueError, match=message):
+        PeopleRecord(**(sound | {"trained": [1]} | change))
+
+
+def test_labels_come_first():
+    with pytest.raises(ValueError, match="before"):
+        PeopleRecord(b"", 4, 5, np.ones((2, 17, 3)), np.ones((2, 4)), [0, 1])
+
+
+# ------------------------------------------------------------------------------------------------ real pictures
+
+
+def test_real_coco_through_the_command(tmp_path):
+    folder = shared_data() / "coco"
+    text = run("--coco_people", f"--coco_dir={folder}", f"--data_dir={tmp_path}")
+    assert "coco_people_val" in text
+    (path,) = dataset_files(tmp_path, "coco_people_val")
+    records = [PeopleRecord.from_example(record) for record in read_records(path)]
+    truth = json.loads((folder / "annotations" / "person_keypoints_val2017.json").read_text())
+    assert len(records) == len(truth["images"]) == 16
+    assert sum(len(record.joints) for record in records) == len(truth["annotations"])
+    counts = json.loads((tmp_path / "coco_people_val.json").read_text())["counts"]
+    assert counts[TRAINABLE] == sum(record.trained.any() for record in records)
+    for record in records:
+        joints_px, present = convert_joints(record.joints, record.names, OPENPOSE18, (record.height, record.width))
+        assert (joints_px[present] < (record.width, record.height)).all()
+        seen = record.joints[record.trained][..., 2] == 2
+        x, y = np.rint(record.joints[record.trained][seen][:, :2]).astype(int).T
+        inside = record.mask_all[y.clip(0, record.height - 1), x.clip(0, record.width - 1)]
+        assert not seen.any() or inside.mean() > 0.75
+        if record.crowd.any():
+            assert record.mask is not None
+    assert "(already there)" in run("--coco_people", f"--coco_dir={folder}", f"--data_dir={tmp_path}")

@@ -1,0 +1,320 @@
+"""COCO's person keypoints for many people at once: every picture becomes one record with all its people.
+
+```
+coco/annotations/person_keypoints_train2017.json …
+coco/train2017/000000000009.jpg …        (or coco/images/train2017/…)
+```
+
+Which people are labels of training and which are masked out follows
+michalfaber/keras_Realtime_Multi-Person_Pose_Estimation training/dataflow.py. Pictures without a label are left out of
+training sets; validation sets keep all pictures, as COCO's figures count them.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import pathlib
+
+import numpy as np
+
+from converters.coco import find_images, is_image, is_number, load_annotations, segmentation_mask
+from posekit.data.image_files import ImageFileError, decode_image, read_image_file
+from posekit.data.people_records import PeopleRecord
+from posekit.data.shards import NothingUsableError, RawDataset, Skip
+from posekit.skeletons import COCO17
+
+MIN_KEYPOINTS = 5
+MIN_AREA = 32 * 32
+# People whose centre lies nearer to a larger one's than this share of the larger one's longer side are masked out.
+TOO_CLOSE = 0.3
+_PERSON = 1
+# Joints farther from their picture than this, in pixels, are slips of the pen.
+_FAR = 100_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture of COCO with its annotations, before it is read.
+
+    Args:
+        path: File.
+        image_id: COCO's number.
+        height: Pixels.
+        width: Pixels.
+        annotations: Tuple of COCO's annotations, dicts.
+    """
+
+    path: str
+    image_id: int
+    height: int
+    width: int
+    annotations: tuple
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnnotatedPerson:
+    """One annotation that makes sense.
+
+    Args:
+        joints: Float64 `[17, 3]`, `COCO17`: x, y in pixels; 0 not labelled, 1 hidden, 2 visible.
+        box: `(x, y, width, height)` in pixels.
+        area: Square pixels.
+        crowd: Whether it is a region of people who are not told apart.
+        num_keypoints: How many joints are labelled.
+        mask: Boolean `[height, width]`, true on the person.
+    """
+
+    joints: np.ndarray
+    box: tuple
+    area: float
+    crowd: bool
+    num_keypoints: int
+    mask: np.ndarray
+
+
+def coco_people(folder, split, name):
+    """Lists the pictures of one split.
+
+    Args:
+        folder: Folder with `annotations`.
+        split: `"train2017"` or another one whose annotations are there.
+        name: Name of the record set; one that ends in `_val` keeps pictures without labels of training.
+
+    Returns:
+        A `RawDataset` of `Picture`.
+
+    Raises:
+        NothingUsableError: If the annotations or images are missing or make no sense.
+    """
+    folder = pathlib.Path(folder)
+    annotations = folder / "annotations" / f"person_keypoints_{split}.json"
+    content = load_annotations(annotations)
+    images_dir = find_images(folder, split)
+    images, skips = _images(content["images"])
+    people, more = _annotations(content["annotations"], images)
+    items, keep_all = [], name.endswith("_val")
+    for image_id, image in images.items():
+        path = images_dir / pathlib.PurePath(image["file_name"]).name
+        items.append(Picture(str(path), image_id, image["height"], image["width"], tuple(people[image_id])))
+    if not items:
+        raise NothingUsableError(f"{annotations} names no usable image; download it again.")
+    return RawDataset.of_images(
+        name,
+        split="val" if keep_all else "train",
+        items=items,
+        convert=functools.partial(convert_picture, keep_all=keep_all),
+        found=len(items),
+        skips=(*skips, *more),
+        sources=(annotations, *sorted(item.path for item in items)),
+        options={"split": split, "keep_all": keep_all},
+        silhouettes=False,
+    )
+
+
+def convert_picture(picture, keep_all=False):
+    """Turns one picture into a record.
+
+    Args:
+        picture: A `Picture`.
+        keep_all: Whether it becomes a record even without a label of training.
+
+    Yields:
+        A `PeopleRecord`, and a `Skip` for everything that cannot be used.
+    """
+    name = pathlib.PurePath(picture.path).name
+    try:
+        data, header = read_image_file(picture.path)
+        if (header.height, header.width) != (picture.height, picture.width):
+            yield Skip(name, "image of another size than its annotation says")
+            return
+        # Damage that only decoding shows would end a training.
+        decode_image(data)
+    except ImageFileError as error:
+        yield Skip(name, str(error))
+        return
+    people = []
+    for annotation in picture.annotations:
+        person, defect = read_annotation(annotation, picture.height, picture.width)
+        if defect:
+            yield Skip(f"{name} annotation {annotation.get('id')!r:.20}", defect)
+        if person:
+            people.append(person)
+    people, trained = choose_people(people)
+    if not any(trained) and not keep_all:
+        yield Skip(name, "no person to train on", by_rule=True)
+        return
+    miss, everybody = people_masks(people, trained, picture.height, picture.width)
+    yield PeopleRecord(
+        image=data,
+        height=picture.height,
+        width=picture.width,
+        joints=np.array([person.joints for person in people]).reshape(-1, COCO17.num_joints, 3),
+        boxes=np.array([person.box for person in people]).reshape(-1, 4),
+        trained=trained,
+        areas=np.array([person.area for person in people]),
+        crowd=[person.crowd for person in people],
+        mask=miss,
+        mask_all=everybody,
+        names=COCO17.joints,
+        filename=name,
+        image_id=picture.image_id,
+    )
+
+
+def choose_people(people):
+    """Tells labels of training from people who are masked out.
+
+    From the largest to the smallest: crowds, people with few joints or a small area, and people next to one who was
+    taken already are masked out.
+
+    Args:
+        people: List of `AnnotatedPerson` of one picture.
+
+    Returns:
+        `(people, trained)`: the labels first, each part from the largest to the smallest, and a list of booleans.
+
+    Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation training/dataflow.py:CocoDataFlow.prepare.
+    Differs: people whose box has no height are masked out; the original would divide by it.
+    """
+    # People of one size stay in the order of the file.
+    people = sorted(people, key=lambda person: -person.area)
+    chosen, masked = [], []
+    for person in people:
+        fits = not person.crowd and person.num_keypoints >= MIN_KEYPOINTS and person.area >= MIN_AREA
+        fits = fits and person.box[3] > 0
+        fits = fits and not any(_distance(person, other) < TOO_CLOSE * max(other.box[2:]) for other in chosen)
+        (chosen if fits else masked).append(person)
+    return chosen + masked, [True] * len(chosen) + [False] * len(masked)
+
+
+def people_masks(people, trained, height, width):
+    """Draws where the loss counts, and where people are.
+
+    Args:
+        people: List of `AnnotatedPerson` of one picture.
+        trained: Which of them are labels of training.
+        height: Of the picture, pixels.
+        width: Of the picture, pixels.
+
+    Returns:
+        `(miss, everybody)`: boolean `[height, width]`, false on people who are no labels; and true on people.
+
+    Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation training/dataset.py:gen_mask,
+    training/generate_masks.py.
+    """
+    miss, everybody = np.ones((height, width), bool), np.zeros((height, width), bool)
+    for person, label in zip(people, trained):
+        everybody |= person.mask
+        if not label:
+            miss &= ~person.mask
+    return miss, everybody
+
+
+def read_annotation(annotation, height, width):
+    """Reads one annotation, without trusting it.
+
+    Args:
+        annotation: A dict of COCO.
+        height: Of the picture, pixels.
+        width: Of the picture, pixels.
+
+    Returns:
+        `(person, defect)`: an `AnnotatedPerson`, `None` if there is not even a place to mask out; and what is wrong, a
+        short text, or `None`.
+    """
+    defect = None
+    values = annotation.get("keypoints", [0] * (3 * COCO17.num_joints))
+    joints = np.zeros((COCO17.num_joints, 3))
+    if isinstance(values, list) and len(values) == joints.size and all(_is_any_number(value) for value in values):
+        joints = np.array([float(value) if is_number(value) else math.nan for value in values]).reshape(-1, 3)
+        sound = (np.abs(joints[:, :2]) < _FAR).all(1) & np.isin(joints[:, 2], (1, 2))
+        joints = np.where(sound[:, None], joints, 0.0)
+    else:
+        defect = "malformed keypoints (person masked out)"
+    num_keypoints = annotation.get("num_keypoints")
+    if defect or not isinstance(num_keypoints, int):
+        num_keypoints = int((joints[:, 2] > 0).sum())
+    box = annotation.get("bbox")
+    if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box)) and min(box[2:]) >= 0):
+        box = None
+    mask = None
+    try:
+        mask = segmentation_mask(annotation.get("segmentation"), height, width) > 0
+    except ValueError as error:
+        defect = defect or f"unusable segmentation: {error} (box masked out)"
+    if box is None and mask is not None and mask.any():
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
+        defect = defect or "malformed box (that of the segmentation taken)"
+    if box is None:
+        return None, "annotation without a usable place"
+    if mask is None:
+        left, top = (math.floor(min(max(edge, 0), side)) for edge, side in zip(box[:2], (width, height)))
+        ends = (box[0] + box[2], box[1] + box[3])
+        right, bottom = (math.ceil(min(max(edge, 0), side)) for edge, side in zip(ends, (width, height)))
+        mask = np.zeros((height, width), bool)
+        mask[top:bottom, left:right] = True
+    area = annotation.get("area")
+    area = float(area) if is_number(area) and area >= 0 else float(mask.sum())
+    box = tuple(float(value) for value in box)
+    return AnnotatedPerson(joints, box, area, bool(annotation.get("iscrowd")), num_keypoints, mask), defect
+
+
+# ------------------------------------------------------------------------------------------------------- listing
+
+
+def _images(entries):
+    """Sound images by their number, in the file's order, and `Skip` for the others."""
+    images, skips, spoilt = {}, [], set()
+    for place, image in enumerate(entries):
+        if not is_image(image):
+            skips.append(Skip(f"image {place}", "malformed image entry"))
+        elif images.get(image["id"], image) != image:
+            # Nobody can tell to which of them the annotations belong.
+            spoilt.add(image["id"])
+        else:
+            images[image["id"]] = image
+    for number in sorted(spoilt):
+        skips.append(Skip(f"image {number}", "image number used more than once"))
+        del images[number]
+    files = collections.Counter(image["file_name"] for image in images.values())
+    twice = [number for number, image in images.items() if files[image["file_name"]] > 1]
+    for number in twice:
+        skips.append(Skip(images.pop(number)["file_name"], "file named by several images"))
+    return images, skips
+
+
+def _annotations(entries, images):
+    """Dict of image number to list of annotations of people, and `Skip` for what is unusable."""
+    people, skips, seen = {number: [] for number in images}, [], {}
+    for place, annotation in enumerate(entries):
+        image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if not isinstance(image_id, int):
+            skips.append(Skip(f"annotation {place}", "malformed annotation"))
+            continue
+        if annotation.get("category_id", _PERSON) != _PERSON:
+            continue
+        if image_id not in images:
+            skips.append(Skip(f"annotation {place}", "annotation of an image that is not there"))
+            continue
+        number = annotation.get("id")
+        if isinstance(number, int) and number in seen:
+            if seen[number] == annotation:
+                skips.append(Skip(f"annotation {place}", "annotation listed twice"))
+                continue
+            skips.append(Skip(f"annotation {place}", "annotation number used more than once (both kept)"))
+        elif isinstance(number, int):
+            seen[number] = annotation
+        people[image_id].append(annotation)
+    return people, skips
+
+
+def _is_any_number(value):
+    # A joint that is NaN or far out is dealt with by itself.
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _distance(person, other):
+    centers = [(box[0] + box[2] / 2, box[1] + box[3] / 2) for box in (person.box, other.box)]
+    return math.dist(*centers)
