@@ -266,8 +266,8 @@ def _jobs():
     jobs.extend((name, output_dir, FLAGS.shard_size, listing) for name, listing in _depth_jobs(data_dir))
     if not jobs:
         raise app.UsageError(
-            "No dataset chosen; give any of --lsp --lsp_val --lsp_ext --mpii --coco --coco_people --mocap --h36m --msra "
-            "--icvl --nyu --hands2017 --itop_front --itop_top."
+            "No dataset chosen; give any of --lsp --lsp_val --lsp_ext --mpii --coco --coco_people --mocap --h36m "
+            "--msra --icvl --nyu --hands2017 --itop_front --itop_top."
         )
     return jobs
 
