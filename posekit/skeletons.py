@@ -102,7 +102,7 @@ class Skeleton:
 
     @functools.cached_property
     def limbs(self):
-        """Pairs `(from index, to index)` in the order of the part affinity fields: limb k has channels 2k and 2k + 1."""
+        """Pairs `(from index, to index)` in the order of the fields: limb k has channels 2k and 2k + 1."""
         return tuple((self.index(start), self.index(end)) for start, end in self.limb_names)
 
     @functools.cached_property

@@ -1,0 +1,589 @@
+"""Who is where in the maps of a multi-person network: peaks of joints, put together along part affinity fields.
+
+A network gives a heatmap for every joint (and one of the background) and a field of vectors for every limb. Peaks of
+the heatmaps are joints. A joint a and a joint b with the distance d and the direction u from a to b make a limb if the
+field F along it points their way:
+
+    score(a, b) = mean over 10 points p from a to b of F(p) . u  +  min(height / 2 d - 1, 0)
+
+must be above 0, and 9 of the 10 products above a threshold. Of the limbs that want the same joint the best is taken,
+limbs that share a joint make a person, and a person has parts enough and a mean score high enough.
+
+Four steps, each a function of its own: `smooth_maps`, `find_peaks`, `connect_limbs`, `group_people`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import scipy.ndimage
+import scipy.special
+
+from posekit.skeletons import OPENPOSE18
+
+MODES = ("exact", "fast", "tf_pose")
+PEAK_THRESHOLDS = {"exact": 0.1, "fast": 0.1, "tf_pose": 0.05}
+SIGMA_PX = 3.0
+
+_POINTS = 10  # along a limb
+_POINTS_NEEDED = 9
+_FIRST_POINTS = (4, 2, 7)  # looked at before the others: two of them must be good
+_BLOCK = 8
+_RADIUS = 12  # of the smoothing: 4 standard deviations
+_MANY = 3000  # candidates of one map beyond which it is smoothed as a whole
+_PAIRS = 1 << 17  # of joints that are looked at together
+_TF_POSE_UPSAMPLING = 4
+_TF_POSE_KERNEL = 25
+
+
+class Decoded(NamedTuple):
+    """People in a picture, and what they were put together from.
+
+    Args:
+        keypoints: Float32 `[people, joints, 2]` x, y in pixels, the centre of the upper left one at (0, 0); NaN where
+            a joint was not found.
+        scores: Float32 `[people, joints]` values of the heatmaps, 0 where a joint was not found.
+        person_scores: Float32 `[people]` mean over the joints found of peak and limb scores.
+        peaks: Float64 `[peaks, 5]`: joint, x, y, score, number. Pixels of the maps that were searched.
+        candidate: Float64 `[peaks, 4]`: the same without the joint.
+        subset: Float64 `[people, joints + 2]`: numbers of the peaks, -1 where missing; sum of scores; joints found.
+    """
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    person_scores: np.ndarray
+    peaks: np.ndarray
+    candidate: np.ndarray
+    subset: np.ndarray
+
+    def __len__(self):
+        """Number of people."""
+        return len(self.subset)
+
+
+def decode_paf(
+    heatmaps,
+    pafs,
+    *,
+    mode="exact",
+    skeleton=OPENPOSE18,
+    peak_threshold=None,
+    paf_threshold=0.05,
+    min_parts=4,
+    min_score=0.4,
+    stride=8,
+):
+    """Finds people in heatmaps and part affinity fields.
+
+    Args:
+        heatmaps: Float `[height, width, joints + 1]`; the last one, the background, is not looked at. Or a batch
+            `[batch, height, width, joints + 1]`.
+        pafs: Float `[height, width, 2 limbs]` x and y of each limb in turn; or a batch.
+        mode: `"exact"`: the original's result, of maps as large as the image (`posekit.codecs.paf.average_maps`).
+            `"fast"`: of the network's own small maps, with peaks between their cells. `"tf_pose"`: tf-pose-estimation's
+            result, of the network's own maps too.
+        skeleton: `Skeleton` with the joints of the heatmaps and the limbs of the fields.
+        peak_threshold: Smallest value of a peak; by default 0.1, and 0.05 with `mode="tf_pose"`.
+        paf_threshold: Smallest product of field and limb's direction that counts as good.
+        min_parts: Joints that a person has at least.
+        min_score: Mean score that a person has at least.
+        stride: Pixels of the image per cell of the network's maps; unused with `mode="exact"`.
+
+    Returns:
+        `Decoded`, or a list of them for a batch. Keypoints are in pixels of the maps with `mode="exact"`, otherwise
+        in pixels of the network's input, `stride` times as large as the maps.
+
+    Raises:
+        ValueError: If shapes do not fit together, values are not finite, or an argument is none of these.
+
+    Example:
+        >>> import numpy as np
+        >>> people = decode_paf(np.zeros((46, 46, 19)), np.zeros((46, 46, 38)), mode="fast")
+        >>> len(people), people.keypoints.shape
+        (0, (0, 18, 2))
+
+    Reference:
+        Cao, Simon, Wei, Sheikh: Realtime Multi-Person 2D Pose Estimation using Part Affinity Fields. CVPR 2017.
+
+        Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:processing.py (extract_parts);
+        ildoonet/tf-pose-estimation:tf_pose/pafprocess/pafprocess.cpp (process_paf) and tf_pose/estimator.py.
+        Differs: a limb that more than two unfinished people share joins the first two, where the first original fails.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; choose from {', '.join(MODES)}.")
+    if not stride > 0:
+        raise ValueError(f"stride is {stride}; it must be above 0, such as 8.")
+    heatmaps, pafs = _floats(heatmaps), _floats(pafs)
+    wanted = skeleton.num_joints + 1, 2 * len(skeleton.limbs)
+    if (
+        heatmaps.ndim not in (3, 4)
+        or heatmaps.shape[:-1] != pafs.shape[:-1]
+        or (heatmaps.shape[-1], pafs.shape[-1]) != wanted
+        or 0 in heatmaps.shape[-3:-1]
+    ):
+        raise ValueError(
+            f"Heatmaps of shape {heatmaps.shape} and fields of shape {pafs.shape}: skeleton {skeleton.name!r} needs "
+            f"[height, width, {wanted[0]}] and [height, width, {wanted[1]}] of the same height and width."
+        )
+    if peak_threshold is None:
+        peak_threshold = PEAK_THRESHOLDS[mode]
+    if heatmaps.ndim == 4:
+        return [
+            decode_paf(
+                *maps, mode=mode, skeleton=skeleton, peak_threshold=peak_threshold, paf_threshold=paf_threshold,
+                min_parts=min_parts, min_score=min_score, stride=stride,
+            )
+            for maps in zip(heatmaps, pafs)
+        ]  # fmt: skip
+    _check_finite("Heatmaps", heatmaps)
+    _check_finite("Fields", pafs)
+    joints = heatmaps[..., :-1]
+    peaks = find_peaks(joints, mode, peak_threshold)
+    connections = connect_limbs(pafs, peaks, skeleton, mode, paf_threshold, stride)
+    subset = group_people(connections, peaks, skeleton, min_parts, min_score, merge=mode != "tf_pose")
+    return _decoded(peaks, subset, skeleton.num_joints, mode, stride)
+
+
+def smooth_maps(maps, mode="exact"):
+    """Smooths heatmaps before their peaks are searched.
+
+    Args:
+        maps: Float `[height, width, joints]`.
+        mode: One of `MODES`. `"exact"`: a Gaussian of 3 pixels, mirrored at the borders. `"fast"`: the same on a grid
+            of 8 pixels. `"tf_pose"`: each cell becomes 4 x 4, then 25 x 25 pixels are averaged, zeros beyond the
+            borders.
+
+    Returns:
+        `[height, width, joints]`, 4 times as high and wide with `mode="tf_pose"`; float64 with `mode="exact"`, else
+        float32.
+
+    Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:processing.py (extract_parts);
+    ildoonet/tf-pose-estimation:tf_pose/tensblur/smoother.py (Smoother) and tf_pose/estimator.py.
+    """
+    if mode == "exact":
+        kernel = _gaussian(SIGMA_PX, _RADIUS)
+        once = scipy.ndimage.correlate1d(np.asarray(maps, np.float64), kernel, axis=0)
+        return scipy.ndimage.correlate1d(once, kernel, axis=1)
+    maps = np.asarray(maps, np.float32)
+    if mode == "fast":
+        kernel = _gaussian(SIGMA_PX / _BLOCK, 1)
+        return _filtered(maps, kernel, cv2.BORDER_REFLECT)
+    maps = maps.repeat(_TF_POSE_UPSAMPLING, axis=0).repeat(_TF_POSE_UPSAMPLING, axis=1)
+    return _filtered(maps, _tf_pose_profile(), cv2.BORDER_CONSTANT)
+
+
+def smoothing_kernel():
+    """Kernel with which tf-pose-estimation smooths heatmaps.
+
+    The square root of the outer product of a profile with itself, the profile being the normal distribution's mass in
+    25 steps from -3 to 3 standard deviations.
+
+    Returns:
+        Float32 `[25, 25]` of sum 1.
+
+    Follows: ildoonet/tf-pose-estimation:tf_pose/tensblur/smoother.py (Smoother.gauss_kernel).
+    """
+    profile = _tf_pose_mass()
+    kernel = np.sqrt(np.outer(profile, profile))
+    return (kernel / kernel.sum()).astype(np.float32)
+
+
+def find_peaks(maps, mode="exact", threshold=0.1):
+    """Finds the local maxima of smoothed heatmaps.
+
+    Args:
+        maps: Finite float `[height, width, joints]`.
+        mode: One of `MODES`: what a peak is. `"exact"`: not below its 4 neighbours. `"fast"`: the largest of 3 x 3
+            cells, moved to the top of a parabola through them. `"tf_pose"`: the largest of 3 x 3.
+        threshold: Peaks are higher than this, smoothed.
+
+    Returns:
+        Float64 `[peaks, 5]`: joint, x, y, score (the value that was not smoothed), number. Sorted by joint, y, x.
+
+    Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:processing.py (extract_parts);
+    ildoonet/tf-pose-estimation:tf_pose/estimator.py, tf_pose/pafprocess/pafprocess.cpp (process_paf).
+    """
+    if mode == "exact":
+        joint, y, x = _exact_peaks(maps, threshold)
+        score = maps[y, x, joint]
+    elif mode == "fast":
+        joint, y, x, score = _fast_peaks(np.asarray(maps, np.float32), threshold)
+    else:
+        smoothed = smooth_maps(maps, mode)
+        largest = cv2.dilate(smoothed, np.ones((3, 3), np.uint8)).reshape(smoothed.shape)
+        joint, y, x = np.nonzero(((smoothed == largest) & (smoothed > np.float32(threshold))).transpose(2, 0, 1))
+        score = maps[y // _TF_POSE_UPSAMPLING, x // _TF_POSE_UPSAMPLING, joint]
+    return np.stack([joint, x, y, score, np.arange(len(joint))], axis=-1).astype(np.float64)
+
+
+def connect_limbs(pafs, peaks, skeleton=OPENPOSE18, mode="exact", threshold=0.05, stride=8):
+    """Chooses for every limb which joints it connects.
+
+    Args:
+        pafs: Finite float `[height, width, 2 limbs]`.
+        peaks: `[peaks, 5]` of `find_peaks`.
+        skeleton: `Skeleton` whose limbs these are.
+        mode: One of `MODES`: where along a limb the field is looked at.
+        threshold: Smallest product of field and direction that counts as good.
+        stride: Pixels per cell of the fields, for `mode="fast"`.
+
+    Returns:
+        One float64 `[connections, 3]` per limb, in the order of `skeleton.limb_grouping`: numbers of both peaks, and
+        the score; best first.
+
+    Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:processing.py (extract_parts);
+    ildoonet/tf-pose-estimation:tf_pose/pafprocess/pafprocess.cpp (process_paf).
+    """
+    height, width = pafs.shape[:2]
+    fields = np.ascontiguousarray(pafs).reshape(height * width, -1)
+    ends = np.searchsorted(peaks[:, 0], np.arange(skeleton.num_joints + 1))
+    measure = {"exact": _exact_scores, "fast": _fast_scores, "tf_pose": _tf_pose_scores}[mode]
+    connections = []
+    for limb in skeleton.limb_grouping:
+        start, end = (peaks[ends[joint] : ends[joint + 1]] for joint in skeleton.limbs[limb])
+        field = fields[:, 2 * limb : 2 * limb + 2]
+        found = []
+        rows = max(1, _PAIRS // max(1, len(end)))
+        for first in range(0, len(start) if len(end) else 0, rows):
+            one, other = np.divmod(np.arange(first * len(end), min(first + rows, len(start)) * len(end)), len(end))
+            one, other, score = measure(field, (height, width), start, end, one, other, threshold, stride)
+            found.append(np.stack([one, other, score]))
+        found = np.concatenate(found, axis=1) if found else np.empty((3, 0))
+        best = _best_first(*found[:, np.argsort(-found[2], kind="stable")].tolist(), min(len(start), len(end)))
+        connections.append(
+            np.array([(start[one, 4], end[other, 4], score) for one, other, score in best]).reshape(-1, 3)
+        )
+    return connections
+
+
+def group_people(connections, peaks, skeleton=OPENPOSE18, min_parts=4, min_score=0.4, merge=True):
+    """Puts connected joints together.
+
+    Args:
+        connections: Of `connect_limbs`.
+        peaks: `[peaks, 5]` of `find_peaks`.
+        skeleton: `Skeleton` whose limbs were connected.
+        min_parts: Joints that a person has at least.
+        min_score: Mean score that a person has at least.
+        merge: Whether a limb joins two unfinished people who have no joint twice; else its end goes to the first.
+
+    Returns:
+        Float64 `[people, joints + 2]`: numbers of the peaks, -1 where missing; sum of scores; number of joints.
+
+    Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:processing.py (extract_parts).
+    """
+    joints = skeleton.num_joints
+    heights = peaks[:, 3]
+    subset, count = np.empty((sum(map(len, connections)), joints + 2)), 0
+    for limb, opens, found in zip(skeleton.limb_grouping, skeleton.limb_opens, connections):
+        start, end = skeleton.limbs[limb]
+        for one, other, score in found:
+            rows = np.flatnonzero((subset[:count, start] == one) | (subset[:count, end] == other))
+            if len(rows) >= 2:
+                first, second = subset[rows[0]], subset[rows[1]]
+                if merge and not ((first[:joints] >= 0) & (second[:joints] >= 0)).any():
+                    first[:joints] += second[:joints] + 1
+                    first[joints:] += second[joints:]
+                    first[joints] += score
+                    subset[rows[1] : count - 1] = subset[rows[1] + 1 : count]
+                    count -= 1
+                    continue
+            if len(rows):
+                person = subset[rows[0]]
+                if len(rows) >= 2 or person[end] != other:
+                    person[end] = other
+                    person[joints] += heights[int(other)] + score
+                    person[joints + 1] += 1
+            elif opens:
+                person = subset[count]
+                person[:] = -1
+                person[start], person[end] = one, other
+                person[joints:] = heights[int(one)] + heights[int(other)] + score, 2
+                count += 1
+    subset = subset[:count]
+    return subset[(subset[:, -1] >= min_parts) & (subset[:, -2] / subset[:, -1] >= min_score)]
+
+
+def _floats(maps):
+    maps = np.asarray(maps)
+    return maps if maps.dtype in (np.float32, np.float64) else maps.astype(np.float32)
+
+
+def _check_finite(name, maps):
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(maps.sum(dtype=maps.dtype)):
+            return
+    bad = np.count_nonzero(~np.isfinite(maps))
+    if bad:
+        raise ValueError(
+            f"{name} hold {bad} values that are not finite; check the image and the weights of the network."
+        )
+
+
+def _decoded(peaks, subset, joints, mode, stride):
+    numbers = subset[:, :joints].astype(np.int64)
+    there = numbers >= 0
+    found = np.full((*numbers.shape, 3), np.nan)
+    found[there] = peaks[numbers[there], 1:4]
+    keypoints, scores = found[..., :2], np.where(there, found[..., 2], 0.0)
+    if mode == "fast":
+        keypoints = (keypoints + 0.5) * stride - 0.5
+    elif mode == "tf_pose":
+        keypoints = keypoints * (stride / _TF_POSE_UPSAMPLING)
+    person_scores = subset[:, -2] / subset[:, -1]
+    return Decoded(
+        keypoints.astype(np.float32),
+        scores.astype(np.float32),
+        person_scores.astype(np.float32),
+        peaks,
+        peaks[:, 1:],
+        subset,
+    )
+
+
+@functools.lru_cache
+def _gaussian(sigma, radius):
+    kernel = np.exp(-0.5 / sigma**2 * np.arange(-radius, radius + 1) ** 2)
+    return kernel / kernel.sum()
+
+
+def _tf_pose_mass():
+    reach = SIGMA_PX * (1 + 1 / _TF_POSE_KERNEL) + 0.5 / _TF_POSE_KERNEL
+    return np.diff(scipy.special.ndtr(np.linspace(-reach, reach, _TF_POSE_KERNEL + 1)))
+
+
+@functools.lru_cache
+def _tf_pose_profile():
+    profile = np.sqrt(_tf_pose_mass())
+    return profile / profile.sum()
+
+
+def _filtered(maps, kernel, border):
+    kernel = kernel.astype(np.float32)
+    return cv2.sepFilter2D(maps, cv2.CV_32F, kernel, kernel, borderType=border).reshape(maps.shape)
+
+
+def _exact_peaks(maps, threshold):
+    """Joint, y and x of the original's peaks, of which most of the maps need not be smoothed.
+
+    Where all values around are low, no peak can be; elsewhere, a quick smoothing finds all that may be one, and only
+    these are smoothed again in double precision as the original does.
+    """
+    height, width, joints = maps.shape
+    active = _may_exceed(maps, threshold)
+    found = []
+    for joint in np.flatnonzero(active.any(axis=(0, 1))):
+        where = [_quick_peaks(maps[..., joint], box, threshold) for box in _boxes(active[..., joint], height, width)]
+        y, x = np.divmod(np.unique(np.concatenate(where)), width)
+        if len(y) > _MANY:
+            smoothed = np.pad(smooth_maps(maps[..., joint : joint + 1])[..., 0], 1)
+            around = [smoothed[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in _CROSS]
+            y, x = np.nonzero(_is_peak(around, threshold))
+        else:
+            peak = _is_peak(_smoothed_crosses(maps[..., joint], y, x), threshold)
+            y, x = y[peak], x[peak]
+        found.append((np.full(len(y), joint), y, x))
+    return np.concatenate(found, axis=1) if found else np.empty((3, 0), np.int64)
+
+
+_CROSS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+
+
+def _is_peak(around, threshold):
+    middle, *others = around
+    peak = middle > threshold
+    for other in others:
+        peak &= middle >= other
+    return peak
+
+
+def _may_exceed(maps, threshold):
+    """Blocks of 8 x 8 pixels in which a smoothed map may exceed the threshold: bool `[blocks, blocks, joints]`."""
+    rows, columns = (np.arange(0, size, _BLOCK) for size in maps.shape[:2])
+    largest = np.maximum.reduceat(np.maximum.reduceat(maps, rows, axis=0), columns, axis=1).astype(np.float32)
+    # What a block at the distance of 0, 1, 2 blocks weighs at most, along one axis.
+    kernel = _gaussian(SIGMA_PX, _RADIUS)
+    sums = np.concatenate([[0.0], np.cumsum(kernel)])
+    weight = [(sums[_BLOCK:] - sums[:-_BLOCK]).max(), sums[_RADIUS] - sums[_RADIUS - _BLOCK], sums[_RADIUS - _BLOCK]]
+    weights = np.array([weight[2], weight[1], weight[0], weight[1], weight[2]])
+    largest = np.maximum(largest, 0)
+    # The mirrored borders of an image that ends within a block hold pixels of the last three.
+    if maps.shape[0] % _BLOCK:
+        largest[-1] = largest[-3:].max(axis=0)
+    if maps.shape[1] % _BLOCK:
+        largest[:, -1] = largest[:, -3:].max(axis=1)
+    bound = _filtered(largest, weights, cv2.BORDER_REFLECT)
+    around = cv2.dilate(largest, np.ones((5, 5), np.uint8)).reshape(largest.shape)
+    return np.minimum(bound, around) > threshold - 1e-5 * max(1.0, threshold)
+
+
+def _boxes(active, height, width):
+    """Boxes `(top, bottom, left, right)` in pixels around the active blocks: one for each island, or one for all."""
+    count, _, islands, _ = cv2.connectedComponentsWithStats(active.astype(np.uint8), connectivity=8)
+    left, top, wide, high = islands[1:, :4].T
+    boxes = np.stack([top, top + high, left, left + wide], axis=-1)
+    whole = np.array([[top.min(), (top + high).max(), left.min(), (left + wide).max()]])
+    cost, cost_whole = (
+        ((box[:, 1] - box[:, 0] + 4) * (box[:, 3] - box[:, 2] + 4)).sum() + 40 * len(box) for box in (boxes, whole)
+    )
+    boxes = (whole if cost_whole < cost else boxes) * _BLOCK
+    return np.minimum(boxes, [height, height, width, width])
+
+
+def _quick_peaks(view, box, threshold):
+    """Flat indices of pixels in a box that may be peaks, by a smoothing in single precision."""
+    (height, width), (top, bottom, left, right) = view.shape, box
+    up, down = max(0, top - _RADIUS - 1), min(height, bottom + _RADIUS + 1)
+    west, east = max(0, left - _RADIUS - 1), min(width, right + _RADIUS + 1)
+    part = np.ascontiguousarray(view[up:down, west:east], np.float32)
+    smoothed = _filtered(part, _gaussian(SIGMA_PX, _RADIUS), cv2.BORDER_REFLECT)
+    slack = np.float32(1e-5 * max(np.abs(part).max(), threshold))
+    smoothed = cv2.copyMakeBorder(smoothed, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=-np.inf)
+    rows, columns = slice(top - up + 1, bottom - up + 1), slice(left - west + 1, right - west + 1)
+    middle = smoothed[rows, columns] + slack
+    peak = middle > threshold
+    for dy, dx in _CROSS[1:]:
+        peak &= middle >= smoothed[rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
+    y, x = np.nonzero(peak)
+    return (y + top) * width + x + left
+
+
+def _smoothed_crosses(view, y, x):
+    """Smoothed values of pixels and their 4 neighbours: float64 `[5, pixels]`, 0 outside of the image.
+
+    The sums are taken in the order of `scipy.ndimage.correlate1d`, and so equal its results to the last bit.
+    """
+    height, width = view.shape
+    kernel = _gaussian(SIGMA_PX, _RADIUS)
+    reach = np.arange(-_RADIUS - 1, _RADIUS + 2)
+    rows, columns = _mirrored(y[:, None] + reach, height), _mirrored(x[:, None] + reach, width)
+    patches = view[rows[:, :, None], columns[:, None, :]].astype(np.float64)
+    three = _correlated(patches.transpose(1, 0, 2), kernel)  # rows above, here, below: [3, pixels, columns]
+    nine = _correlated(three.transpose(2, 0, 1), kernel)  # [columns, rows, pixels]
+    around = np.stack([nine[1 + dx, 1 + dy] for dy, dx in _CROSS])
+    for index, outside in enumerate((y == 0, y == height - 1, x == 0, x == width - 1), start=1):
+        around[index, outside] = 0
+    return around
+
+
+def _correlated(lines, kernel):
+    """Three neighbouring values of a symmetric correlation along the first axis, whose length is the kernel's + 2."""
+    middle = len(kernel) // 2
+    total = lines[middle : middle + 3] * kernel[middle]
+    for away in range(middle, 0, -1):
+        total += (lines[middle - away : middle - away + 3] + lines[middle + away : middle + away + 3]) * kernel[
+            middle - away
+        ]
+    return total
+
+
+def _mirrored(index, size):
+    index = index % (2 * size)
+    return np.minimum(index, 2 * size - 1 - index)
+
+
+def _fast_peaks(maps, threshold):
+    """Joint, y, x in cells and the height of the parabola of peaks in small maps."""
+    smoothed = smooth_maps(maps, "fast")
+    largest = cv2.dilate(smoothed, np.ones((3, 3), np.uint8)).reshape(smoothed.shape)
+    joint, y, x = np.nonzero(((smoothed == largest) & (smoothed > threshold * 0.6)).transpose(2, 0, 1))
+    padded = np.pad(smoothed, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    middle = smoothed[y, x, joint]
+    top = middle.astype(np.float64)
+    place = []
+    for here, dy, dx in ((y, 1, 0), (x, 0, 1)):
+        before, after = padded[y + 1 - dy, x + 1 - dx, joint], padded[y + 1 + dy, x + 1 + dx, joint]
+        slope, bend = (after - before) / 2, 2 * middle - before - after
+        shift = np.where(bend > 0, np.clip(slope / np.where(bend > 0, bend, 1), -0.5, 0.5), 0)
+        top += slope * shift - bend * shift**2 / 2
+        place.append(here + shift)
+    kept = top > threshold
+    return joint[kept], place[0][kept], place[1][kept], top[kept]
+
+
+def _exact_scores(field, size, start, end, one, other, threshold, stride):
+    """Pairs of joints that the field connects, and how well: `(one, other, score)`."""
+    del stride
+    height, width = size
+    begin, step = start[one, 1:3], (end[other, 1:3] - start[one, 1:3])
+    norm = np.sqrt(step[:, 0] * step[:, 0] + step[:, 1] * step[:, 1])
+    kept = norm > 0
+    one, other, begin, step, norm = one[kept], other[kept], begin[kept], step[kept], norm[kept]
+    direction, last = step / norm[:, None], begin + step
+    step = step / (_POINTS - 1)
+
+    def product(point, begin, step, direction, last):
+        place = last if point == _POINTS - 1 else begin + point * step
+        x, y = np.rint(place).astype(np.int64).T
+        value = field[y * width + x]
+        return value[:, 0] * direction[:, 0] + value[:, 1] * direction[:, 1]
+
+    lines = begin, step, direction, last
+    good = sum((product(point, *lines) > threshold).astype(np.int64) for point in _FIRST_POINTS)
+    kept = np.flatnonzero(good >= len(_FIRST_POINTS) - (_POINTS - _POINTS_NEEDED))
+    one, other, norm, lines = one[kept], other[kept], norm[kept], [values[kept] for values in lines]
+    good, total = 0, 0.0
+    for point in range(_POINTS):  # summed in the original's order: equal scores stay equal
+        value = product(point, *lines)
+        good, total = good + (value > threshold), total + value
+    score = total / _POINTS + np.minimum(0.5 * height / norm - 1, 0)
+    kept = (good >= _POINTS_NEEDED) & (score > 0)
+    return one[kept], other[kept], score[kept]
+
+
+def _fast_scores(field, size, start, end, one, other, threshold, stride):
+    """`_exact_scores` between cells: fields are interpolated, lengths counted in pixels of the image."""
+    height, width = size
+    begin, step = start[one, 1:3], end[other, 1:3] - start[one, 1:3]
+    norm = np.sqrt((step * step).sum(-1))
+    kept = norm > 0
+    one, other, begin, step, norm = one[kept], other[kept], begin[kept], step[kept], norm[kept]
+    direction = (step / norm[:, None]).astype(np.float32)
+    place = begin[:, None] + step[:, None] * np.linspace(0, 1, _POINTS)[:, None]
+    x, y = np.clip(place[..., 0], 0, width - 1), np.clip(place[..., 1], 0, height - 1)
+    left, top = np.minimum(x.astype(np.int64), max(width - 2, 0)), np.minimum(y.astype(np.int64), max(height - 2, 0))
+    across, down = (x - left).astype(np.float32)[..., None], (y - top).astype(np.float32)[..., None]
+    corner, right, below = top * width + left, min(1, width - 1), width * min(1, height - 1)
+    upper = field[corner] * (1 - across) + field[corner + right] * across
+    lower = field[corner + below] * (1 - across) + field[corner + below + right] * across
+    value = ((upper * (1 - down) + lower * down) * direction[:, None]).sum(-1)
+    score = value.mean(-1, dtype=np.float64) + np.minimum(0.5 * height / norm - 1, 0)
+    kept = ((value > threshold).sum(-1) >= _POINTS_NEEDED) & (score > 0)
+    return one[kept], other[kept], score[kept]
+
+
+def _tf_pose_scores(field, size, start, end, one, other, threshold, stride):
+    """`_exact_scores` in single precision, without the limb's end, on fields enlarged by repeating their cells."""
+    del stride
+    height, width = size
+    begin, step = start[one, 1:3].astype(np.float32), (end[other, 1:3] - start[one, 1:3]).astype(np.float32)
+    norm = np.sqrt(step[:, 0] * step[:, 0] + step[:, 1] * step[:, 1])
+    kept = norm > 0
+    one, other, begin, step, norm = one[kept], other[kept], begin[kept], step[kept], norm[kept]
+    direction, step = step / norm[:, None], step / np.float32(_POINTS)
+    good, total = 0, np.zeros(len(one), np.float32)
+    for point in range(_POINTS):
+        place = (begin + np.float32(point) * step).astype(np.float64) + 0.5
+        x, y = (place.astype(np.int64) // _TF_POSE_UPSAMPLING).T
+        value = field[y * width + x].astype(np.float32) * direction
+        value = value[:, 0] + value[:, 1]
+        good, total = good + (value > np.float32(threshold)), total + value
+    height *= _TF_POSE_UPSAMPLING
+    score = total / np.float32(_POINTS) + np.minimum(0.5 * height / norm.astype(np.float64) - 1, 0)
+    score = score.astype(np.float32)
+    kept = (good >= _POINTS_NEEDED) & (score > 0)
+    return one[kept], other[kept], score[kept]
+
+
+def _best_first(one, other, score, quota):
+    """Pairs, best first, no joint in two of them."""
+    taken_one, taken_other, chosen = set(), set(), []
+    for first, second, value in zip(one, other, score):
+        if first not in taken_one and second not in taken_other:
+            taken_one.add(first)
+            taken_other.add(second)
+            chosen.append((int(first), int(second), value))
+            if len(chosen) == quota:
+                break
+    return chosen
