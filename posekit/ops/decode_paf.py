@@ -6,7 +6,7 @@ field F along it points their way:
 
     score(a, b) = mean over 10 points p from a to b of F(p) . u  +  min(height / 2 d - 1, 0)
 
-must be above 0, and 9 of the 10 products above a threshold. Of the limbs that want the same joint the best is taken,
+must be above 0, and 9 of the 10 products above a threshold (7 for tf-pose-estimation). Of the limbs that want the same joint the best is taken,
 limbs that share a joint make a person, and a person has parts enough and a mean score high enough.
 
 Four steps, each a function of its own: `smooth_maps`, `find_peaks`, `connect_limbs`, `group_people`.
@@ -24,10 +24,11 @@ from posekit.skeletons import OPENPOSE18
 
 MODES = ("exact", "fast", "tf_pose")
 PEAK_THRESHOLDS = {"exact": 0.1, "fast": 0.1, "tf_pose": 0.05}
+MIN_SCORES = {"exact": 0.4, "fast": 0.4, "tf_pose": 0.3}
 SIGMA_PX = 3.0
 
 _POINTS = 10  # along a limb
-_POINTS_NEEDED = 9
+_POINTS_NEEDED = {"exact": 9, "fast": 9, "tf_pose": 7}
 _FIRST_POINTS = (4, 2, 7)  # looked at before the others: two of them must be good
 _BLOCK = 8
 _RADIUS = 12  # of the smoothing: 4 standard deviations
@@ -71,7 +72,7 @@ def decode_paf(
     peak_threshold=None,
     paf_threshold=0.05,
     min_parts=4,
-    min_score=0.4,
+    min_score=None,
     stride=8,
 ):
     """Finds people in heatmaps and part affinity fields.
@@ -87,7 +88,7 @@ def decode_paf(
         peak_threshold: Smallest value of a peak; by default 0.1, and 0.05 with `mode="tf_pose"`.
         paf_threshold: Smallest product of field and limb's direction that counts as good.
         min_parts: Joints that a person has at least.
-        min_score: Mean score that a person has at least.
+        min_score: Mean score that a person has at least; by default 0.4, and 0.3 with `mode="tf_pose"`.
         stride: Pixels of the image per cell of the network's maps; unused with `mode="exact"`.
 
     Returns:
@@ -128,6 +129,8 @@ def decode_paf(
         )
     if peak_threshold is None:
         peak_threshold = PEAK_THRESHOLDS[mode]
+    if min_score is None:
+        min_score = MIN_SCORES[mode]
     if heatmaps.ndim == 4:
         return [
             decode_paf(
@@ -141,7 +144,7 @@ def decode_paf(
     joints = heatmaps[..., :-1]
     peaks = find_peaks(joints, mode, peak_threshold)
     connections = connect_limbs(pafs, peaks, skeleton, mode, paf_threshold, stride)
-    subset = group_people(connections, peaks, skeleton, min_parts, min_score, merge=mode != "tf_pose")
+    subset = group_people(connections, peaks, skeleton, min_parts, min_score)
     return _decoded(peaks, subset, skeleton.num_joints, mode, stride)
 
 
@@ -257,7 +260,7 @@ def connect_limbs(pafs, peaks, skeleton=OPENPOSE18, mode="exact", threshold=0.05
     return connections
 
 
-def group_people(connections, peaks, skeleton=OPENPOSE18, min_parts=4, min_score=0.4, merge=True):
+def group_people(connections, peaks, skeleton=OPENPOSE18, min_parts=4, min_score=0.4):
     """Puts connected joints together.
 
     Args:
@@ -266,7 +269,6 @@ def group_people(connections, peaks, skeleton=OPENPOSE18, min_parts=4, min_score
         skeleton: `Skeleton` whose limbs were connected.
         min_parts: Joints that a person has at least.
         min_score: Mean score that a person has at least.
-        merge: Whether a limb joins two unfinished people who have no joint twice; else its end goes to the first.
 
     Returns:
         Float64 `[people, joints + 2]`: numbers of the peaks, -1 where missing; sum of scores; number of joints.
@@ -282,7 +284,7 @@ def group_people(connections, peaks, skeleton=OPENPOSE18, min_parts=4, min_score
             rows = np.flatnonzero((subset[:count, start] == one) | (subset[:count, end] == other))
             if len(rows) >= 2:
                 first, second = subset[rows[0]], subset[rows[1]]
-                if merge and not ((first[:joints] >= 0) & (second[:joints] >= 0)).any():
+                if not ((first[:joints] >= 0) & (second[:joints] >= 0)).any():
                     first[:joints] += second[:joints] + 1
                     first[joints:] += second[joints:]
                     first[joints] += score
@@ -521,14 +523,14 @@ def _exact_scores(field, size, start, end, one, other, threshold, stride):
 
     lines = begin, step, direction, last
     good = sum((product(point, *lines) > threshold).astype(np.int64) for point in _FIRST_POINTS)
-    kept = np.flatnonzero(good >= len(_FIRST_POINTS) - (_POINTS - _POINTS_NEEDED))
+    kept = np.flatnonzero(good >= len(_FIRST_POINTS) - (_POINTS - _POINTS_NEEDED["exact"]))
     one, other, norm, lines = one[kept], other[kept], norm[kept], [values[kept] for values in lines]
     good, total = 0, 0.0
     for point in range(_POINTS):  # summed in the original's order: equal scores stay equal
         value = product(point, *lines)
         good, total = good + (value > threshold), total + value
     score = total / _POINTS + np.minimum(0.5 * height / norm - 1, 0)
-    kept = (good >= _POINTS_NEEDED) & (score > 0)
+    kept = (good >= _POINTS_NEEDED["exact"]) & (score > 0)
     return one[kept], other[kept], score[kept]
 
 
@@ -549,7 +551,7 @@ def _fast_scores(field, size, start, end, one, other, threshold, stride):
     lower = field[corner + below] * (1 - across) + field[corner + below + right] * across
     value = ((upper * (1 - down) + lower * down) * direction[:, None]).sum(-1)
     score = value.mean(-1, dtype=np.float64) + np.minimum(0.5 * height / norm - 1, 0)
-    kept = ((value > threshold).sum(-1) >= _POINTS_NEEDED) & (score > 0)
+    kept = ((value > threshold).sum(-1) >= _POINTS_NEEDED["fast"]) & (score > 0)
     return one[kept], other[kept], score[kept]
 
 
@@ -572,7 +574,7 @@ def _tf_pose_scores(field, size, start, end, one, other, threshold, stride):
     height *= _TF_POSE_UPSAMPLING
     score = total / np.float32(_POINTS) + np.minimum(0.5 * height / norm.astype(np.float64) - 1, 0)
     score = score.astype(np.float32)
-    kept = (good >= _POINTS_NEEDED) & (score > 0)
+    kept = (good >= _POINTS_NEEDED["tf_pose"]) & (score > 0)
     return one[kept], other[kept], score[kept]
 
 
