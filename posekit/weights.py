@@ -188,15 +188,49 @@ def resolve(reference, system):
 def _from_index(name, entry):
     folder = checkpoints_folder()
     path = folder / entry["file"]
-    if not path.exists() and entry.get("url"):
+    if not path.exists() and (entry.get("url") or entry.get("fetch")):
         path = cache_folder() / "weights" / entry["file"]
-        if not path.exists():
+        if not path.exists() and entry.get("url"):
             _download(entry["url"], path, entry["sha256"])
     if not path.exists():
-        raise FileNotFoundError(f"The file of {name!r}, {path}, is missing; restore it from the source tree.")
-    _verify(path, entry["sha256"])
+        what = "restore it from the source tree"
+        if entry.get("fetch"):
+            what = f"fetch it once: {entry['fetch']}. For an untrained model pass weights=None"
+        raise FileNotFoundError(f"The file of {name!r}, {path}, is missing; {what}.")
+    if entry.get("fetch"):
+        _verify_arrays(path, entry["arrays_sha256"], entry["fetch"])
+    else:
+        _verify(path, entry["sha256"])
     system, config = load_config(folder / entry["config"])
     return Weights(name, path, system, config, entry)
+
+
+def arrays_digest(path):
+    """Digest of the arrays of an HDF5 file, whatever their names and the layout of the file.
+
+    Args:
+        path: `.weights.h5` file. Files written by different versions of Keras have the same digest if their weights are
+            the same.
+
+    Returns:
+        Text of 64 hexadecimal digits.
+
+    Raises:
+        OSError: If the file is no HDF5.
+    """
+    import h5py
+
+    digests = []
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset):
+            values = item[()]
+            header = f"{values.dtype.str} {values.shape}".encode()
+            digests.append(hashlib.sha256(header + values.tobytes()).digest())
+
+    with h5py.File(path, "r") as file:
+        file.visititems(visit)
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def _from_path(path, index):
@@ -231,6 +265,15 @@ def _download(url, path, sha256):
             _verify(temporary, sha256)
     except OSError as error:
         raise OSError(f"Downloading {url} failed ({error}); fetch it by hand and save it as {path}.") from None
+
+
+def _verify_arrays(path, sha256, fetch):
+    try:
+        found = arrays_digest(path)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({str(error)[:200]}). Delete it and fetch it anew: {fetch}") from None
+    if found != sha256:
+        raise ValueError(f"{path} is damaged: its arrays have sha256 {found}, not {sha256}. Fetch it anew: {fetch}")
 
 
 def _verify(path, sha256):

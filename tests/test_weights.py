@@ -1,9 +1,12 @@
 import hashlib
 import json
 
+import h5py
+import numpy as np
 import pytest
 
 from posekit import weights
+from posekit.files import cache_folder
 from posekit.systems import SYSTEMS
 
 
@@ -112,9 +115,51 @@ def test_damaged_index_is_named(tmp_path, monkeypatch):
         weights.read_index()
 
 
-@pytest.mark.parametrize("name", weights.read_index())
+@pytest.fixture
+def fetched(index, tmp_path):
+    """Index whose file is fetched into the cache by a command."""
+    path = tmp_path / "cache" / "weights" / "toy" / "model.weights.h5"
+    path.parent.mkdir(parents=True)
+    (index / "toy" / "model.weights.h5").unlink()
+    with h5py.File(path, "w") as file:
+        file["layers/conv/vars/0"] = np.arange(6, dtype=np.float32).reshape(2, 3)
+        file["layers/conv/vars/1"] = np.zeros(3, np.float32)
+    entries = json.loads((index / "index.json").read_text())
+    del entries["toy"]["sha256"]
+    entries["toy"] |= {"fetch": "python tools/fetch_weights.py toy", "arrays_sha256": weights.arrays_digest(path)}
+    (index / "index.json").write_text(json.dumps(entries))
+    return path
+
+
+def test_fetched_weights_are_found_in_the_cache_whatever_the_layout_of_the_file(fetched):
+    assert weights.resolve("default", "hmr").path == fetched
+    with h5py.File(fetched, "r") as file:
+        kernel, bias = (file[f"layers/conv/vars/{place}"][()] for place in (0, 1))
+    with h5py.File(fetched, "w") as file:
+        file.create_dataset("other/bias", data=bias, compression="gzip")
+        file["kernel"] = kernel
+    assert weights.resolve("toy", "hmr").path == fetched
+
+
+def test_fetched_weights_that_are_not_there_or_damaged_are_to_be_fetched(fetched):
+    with h5py.File(fetched, "r+") as file:
+        file["layers/conv/vars/1"][0] = 1
+    with pytest.raises(ValueError, match="Fetch it anew: python tools/fetch_weights.py toy"):
+        weights.resolve("toy", "hmr")
+    fetched.write_bytes(b"no HDF5")
+    with pytest.raises(ValueError, match="fetch_weights"):
+        weights.resolve("toy", "hmr")
+    fetched.unlink()
+    with pytest.raises(FileNotFoundError, match="fetch it once: python tools/fetch_weights.py toy.*weights=None"):
+        weights.resolve("toy", "hmr")
+
+
+@pytest.mark.parametrize("name", [name for name, entry in weights.read_index().items() if entry["model"] in SYSTEMS])
 def test_published_weights_load_under_their_own_configuration(name):
-    found = weights.resolve(name, weights.read_index()[name]["model"])
+    entry = weights.read_index()[name]
+    if "fetch" in entry and not (cache_folder() / "weights" / entry["file"]).exists():
+        pytest.skip(f"not fetched here; run: {entry['fetch']}")
+    found = weights.resolve(name, entry["model"])
     module = SYSTEMS[found.system]()
     assert module.Config.from_dict(found.config).to_dict().keys() >= found.config.keys()
     assert weights.load_model(module, module.Config.from_dict(found.config), found).count_params() > 0

@@ -1,0 +1,173 @@
+"""Frozen TensorFlow graphs (`.pb`): the weights of their convolutions, read without running anything.
+
+Batch normalisation and scaling that stand behind a convolution are folded into its kernel and bias, so that graphs
+come out the same whether or not that was done when they were frozen.
+"""
+
+import dataclasses
+import math
+import os
+
+import numpy as np
+
+from posekit.files import regular_file
+
+MAX_BYTES = 1 << 30
+# More numbers than any kernel has; a constant of one number repeated may claim any shape.
+_MAX_NUMBERS = 1 << 26
+_CONVOLUTIONS = {"Conv2D": False, "DepthwiseConv2dNative": True}
+_FORWARDING = ("Identity", "StopGradient", "CheckNumerics")
+_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+_SUMS = ("BiasAdd", "BiasAddV1", "Add", "AddV2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """Weights of one convolution.
+
+    Args:
+        kernel: `[h, w, in, out]` float32, or `[h, w, in, multiplier]` of a depthwise one.
+        bias: `[channels]` float32, zeros where the graph adds nothing.
+        depthwise: Whether it convolves each channel for itself.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    depthwise: bool
+
+
+def read_frozen_graph(path):
+    """Reads the convolutions of a frozen graph.
+
+    Args:
+        path: File with a serialised `GraphDef`.
+
+    Returns:
+        Dict from the scope of a kernel, such as `"MobilenetV1/Conv2d_0"`, to `Convolution`, in the graph's order.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no graph, is too large, or its convolutions are not constants of floating-point numbers.
+    """
+    path = regular_file(path)
+    size = os.path.getsize(path)
+    if size > MAX_BYTES:
+        raise ValueError(f"{path} has {size} bytes; a frozen graph has {MAX_BYTES} at most.")
+    graph = _parse(path)
+    nodes = {node.name: node for node in graph.node}
+    readers = {}
+    for node in graph.node:
+        for source in node.input:
+            readers.setdefault(_plain(source), []).append(node)
+    found = {}
+    try:
+        for node in graph.node:
+            if node.op in _CONVOLUTIONS:
+                scope, convolution = _convolution(node, nodes, readers)
+                found[scope] = convolution
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; name a frozen graph with float weights.") from None
+    if not found:
+        raise ValueError(f"{path} holds no convolution; name a frozen graph of an OpenPose network.")
+    return found
+
+
+def _parse(path):
+    # TensorFlow is slow to import, and its protobuf classes are all that is needed.
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.framework import graph_pb2
+
+    graph = graph_pb2.GraphDef()
+    try:
+        graph.ParseFromString(path.read_bytes())
+    except (DecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no frozen graph ({error}); name a .pb file with a GraphDef.") from None
+    if not graph.node:
+        raise ValueError(f"{path} is no frozen graph: it has no nodes; name a .pb file with a GraphDef.")
+    return graph
+
+
+def _plain(name):
+    """Name of the node that gives a tensor."""
+    return name.removeprefix("^").partition(":")[0]
+
+
+def _source(name, nodes):
+    """The node that a tensor comes from, past nodes that only hand it on; None if there is none."""
+    for _ in range(len(nodes)):
+        node = nodes.get(_plain(name))
+        if node is None or node.op not in _FORWARDING or not node.input:
+            return node
+        name = node.input[0]
+    return None
+
+
+def _constant(name, nodes):
+    """Array of a constant, None for any other node."""
+    node = _source(name, nodes)
+    if node is None or node.op != "Const":
+        return None
+    from tensorflow.python.framework import tensor_util
+
+    tensor = node.attr["value"].tensor
+    shape = [dimension.size for dimension in tensor.tensor_shape.dim]
+    if min(shape, default=0) < 0 or math.prod(shape) > _MAX_NUMBERS:
+        raise ValueError(f"{node.name!r:.120} claims the shape {shape!s:.100}")
+    try:
+        value = np.asarray(tensor_util.MakeNdarray(tensor))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{node.name!r:.120} is no array ({error!s:.200})") from None
+    if value.dtype.kind != "f":
+        raise ValueError(f"{node.name!r:.120} holds {value.dtype}, not floating-point numbers")
+    return value.astype(np.float32)
+
+
+def _convolution(node, nodes, readers):
+    depthwise = _CONVOLUTIONS[node.op]
+    if len(node.input) < 2:
+        raise ValueError(f"{node.name!r:.120} has no kernel")
+    kernel, holder = _constant(node.input[1], nodes), _source(node.input[1], nodes)
+    if kernel is None or kernel.ndim != 4:
+        raise ValueError(f"the kernel of {node.name!r:.120} is no constant of four dimensions")
+    scope = holder.name.rpartition("/")[0] or holder.name
+    channels = kernel.shape[2] * kernel.shape[3] if depthwise else kernel.shape[3]
+    scale, bias = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    for step in _affine_steps(node, nodes, readers):
+        factor, offset = step
+        for value in (factor, offset):
+            if value.shape not in ((), (channels,)):
+                raise ValueError(f"behind {node.name!r:.120} stands {value.shape} for {channels} channels")
+        scale, bias = scale * factor, bias * factor + offset
+    shape = (1, 1, kernel.shape[2], kernel.shape[3]) if depthwise else (1, 1, 1, channels)
+    return scope, Convolution(kernel * scale.reshape(shape), bias, depthwise)
+
+
+def _affine_steps(node, nodes, readers):
+    """Factor and offset of each operation with constants that alone reads the one before it."""
+    name = node.name
+    for _ in range(len(nodes)):
+        following = readers.get(name, [])
+        step = _affine_step(following[0], name, nodes) if len(following) == 1 else None
+        if step is None:
+            return
+        yield step
+        name = following[0].name
+
+
+def _affine_step(node, name, nodes):
+    one, zero = np.float32(1), np.float32(0)
+    if node.op in _FORWARDING:
+        return one, zero
+    if node.op in _NORMS and len(node.input) >= 5 and _plain(node.input[0]) == name:
+        gamma, beta, mean, variance = (_constant(source, nodes) for source in node.input[1:5])
+        if any(value is None for value in (gamma, beta, mean, variance)):
+            raise ValueError(f"{node.name!r:.120} has statistics that are no constants")
+        factor = gamma / np.sqrt(variance + np.float32(node.attr["epsilon"].f))
+        return factor, beta - mean * factor
+    if node.op in (*_SUMS, "Mul") and len(node.input) == 2:
+        other = node.input[1] if _plain(node.input[0]) == name else node.input[0]
+        value = _constant(other, nodes)
+        if value is None:
+            return None
+        return (value, zero) if node.op == "Mul" else (one, value)
+    return None

