@@ -176,7 +176,7 @@ class PoseWriter:
     def __enter__(self):
         with explain_write_errors(self.path), contextlib.ExitStack() as stack:
             temporary = stack.enter_context(replacing(self.path))
-            self._disk = stack.enter_context(_Disk(temporary))
+            self._disk = stack.enter_context(Disk(temporary))
             # Since this version of the format HDF5 notices damage to what describes the data.
             self._file = h5py.File(self._disk, "w", libver=("v110", "v110"))
             self._stack = stack.pop_all()
@@ -446,7 +446,7 @@ class PoseFile:
             ) from error
 
 
-class _Disk(io.RawIOBase):
+class Disk(io.RawIOBase):
     """The file that HDF5 writes to. HDF5 crashes when writing fails, so it is told that all is well and asked to stop.
 
     Args:
