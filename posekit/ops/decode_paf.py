@@ -6,8 +6,9 @@ field F along it points their way:
 
     score(a, b) = mean over 10 points p from a to b of F(p) . u  +  min(height / 2 d - 1, 0)
 
-must be above 0, and 9 of the 10 products above a threshold (7 for tf-pose-estimation). Of the limbs that want the same joint the best is taken,
-limbs that share a joint make a person, and a person has parts enough and a mean score high enough.
+must be above 0, and 9 of the 10 products above a threshold (7 for tf-pose-estimation). Of the limbs that want the same
+joint the best is taken, limbs that share a joint make a person, and a person has parts enough and a mean score high
+enough.
 
 Four steps, each a function of its own: `smooth_maps`, `find_peaks`, `connect_limbs`, `group_people`.
 """
@@ -34,6 +35,9 @@ _BLOCK = 8
 _RADIUS = 12  # of the smoothing: 4 standard deviations
 _MANY = 3000  # candidates of one map beyond which it is smoothed as a whole
 _PAIRS = 1 << 17  # of joints that are looked at together
+_CROSS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # a pixel and its neighbours: y, x
+_CROSS_SHAPE = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+_FAST_UPSAMPLING = 2
 _TF_POSE_UPSAMPLING = 4
 _TF_POSE_KERNEL = 25
 
@@ -141,8 +145,7 @@ def decode_paf(
         ]  # fmt: skip
     _check_finite("Heatmaps", heatmaps)
     _check_finite("Fields", pafs)
-    joints = heatmaps[..., :-1]
-    peaks = find_peaks(joints, mode, peak_threshold)
+    peaks = find_peaks(heatmaps, mode, peak_threshold)
     connections = connect_limbs(pafs, peaks, skeleton, mode, paf_threshold, stride)
     subset = group_people(connections, peaks, skeleton, min_parts, min_score)
     return _decoded(peaks, subset, skeleton.num_joints, mode, stride)
@@ -153,13 +156,13 @@ def smooth_maps(maps, mode="exact"):
 
     Args:
         maps: Float `[height, width, joints]`.
-        mode: One of `MODES`. `"exact"`: a Gaussian of 3 pixels, mirrored at the borders. `"fast"`: the same on a grid
-            of 8 pixels. `"tf_pose"`: each cell becomes 4 x 4, then 25 x 25 pixels are averaged, zeros beyond the
-            borders.
+        mode: One of `MODES`. `"exact"`: a Gaussian of 3 pixels, mirrored at the borders. `"fast"`: cubic interpolation
+            to twice the size and the same Gaussian, for maps with a stride of 8. `"tf_pose"`: each cell becomes 4 x 4,
+            then 25 x 25 pixels are averaged, zeros beyond the borders.
 
     Returns:
-        `[height, width, joints]`, 4 times as high and wide with `mode="tf_pose"`; float64 with `mode="exact"`, else
-        float32.
+        `[height, width, joints]`, twice as high and wide with `mode="fast"`, 4 times with `mode="tf_pose"`; float64
+        with `mode="exact"`, else float32.
 
     Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:processing.py (extract_parts);
     ildoonet/tf-pose-estimation:tf_pose/tensblur/smoother.py (Smoother) and tf_pose/estimator.py.
@@ -170,8 +173,11 @@ def smooth_maps(maps, mode="exact"):
         return scipy.ndimage.correlate1d(once, kernel, axis=1)
     maps = np.asarray(maps, np.float32)
     if mode == "fast":
-        kernel = _gaussian(SIGMA_PX / _BLOCK, 1)
-        return _filtered(maps, kernel, cv2.BORDER_REFLECT)
+        fine = np.empty((maps.shape[0], _FAST_UPSAMPLING, maps.shape[1], _FAST_UPSAMPLING, maps.shape[2]), np.float32)
+        for row, down in enumerate(_fast_profiles()):
+            for column, across in enumerate(_fast_profiles()):
+                fine[:, row, :, column] = _filtered(maps, down, cv2.BORDER_REFLECT, across)
+        return fine.reshape(maps.shape[0] * _FAST_UPSAMPLING, maps.shape[1] * _FAST_UPSAMPLING, maps.shape[2])
     maps = maps.repeat(_TF_POSE_UPSAMPLING, axis=0).repeat(_TF_POSE_UPSAMPLING, axis=1)
     return _filtered(maps, _tf_pose_profile(), cv2.BORDER_CONSTANT)
 
@@ -192,31 +198,30 @@ def smoothing_kernel():
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def find_peaks(maps, mode="exact", threshold=0.1):
+def find_peaks(heatmaps, mode="exact", threshold=0.1):
     """Finds the local maxima of smoothed heatmaps.
 
     Args:
-        maps: Finite float `[height, width, joints]`.
+        heatmaps: Finite float `[height, width, joints + 1]`; the last one is not looked at.
         mode: One of `MODES`: what a peak is. `"exact"`: not below its 4 neighbours. `"fast"`: the largest of 3 x 3
-            cells, moved to the top of a parabola through them. `"tf_pose"`: the largest of 3 x 3.
+            half cells, moved to the top of a parabola through them. `"tf_pose"`: the largest of 3 x 3.
         threshold: Peaks are higher than this, smoothed.
 
     Returns:
-        Float64 `[peaks, 5]`: joint, x, y, score (the value that was not smoothed), number. Sorted by joint, y, x.
+        Float64 `[peaks, 5]`: joint, x, y, score (the value that was not smoothed; with `mode="fast"` the parabola's
+        top), number. Sorted by joint, y, x.
 
     Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:processing.py (extract_parts);
     ildoonet/tf-pose-estimation:tf_pose/estimator.py, tf_pose/pafprocess/pafprocess.cpp (process_paf).
     """
     if mode == "exact":
-        joint, y, x = _exact_peaks(maps, threshold)
-        score = maps[y, x, joint]
+        joint, y, x = _exact_peaks(heatmaps, threshold)
+        score = heatmaps[y, x, joint]
     elif mode == "fast":
-        joint, y, x, score = _fast_peaks(np.asarray(maps, np.float32), threshold)
+        joint, y, x, score = _fast_peaks(heatmaps[..., :-1], threshold)
     else:
-        smoothed = smooth_maps(maps, mode)
-        largest = cv2.dilate(smoothed, np.ones((3, 3), np.uint8)).reshape(smoothed.shape)
-        joint, y, x = np.nonzero(((smoothed == largest) & (smoothed > np.float32(threshold))).transpose(2, 0, 1))
-        score = maps[y // _TF_POSE_UPSAMPLING, x // _TF_POSE_UPSAMPLING, joint]
+        joint, y, x = _largest_of_nine(smooth_maps(heatmaps[..., :-1], mode), threshold)
+        score = heatmaps[y // _TF_POSE_UPSAMPLING, x // _TF_POSE_UPSAMPLING, joint]
     return np.stack([joint, x, y, score, np.arange(len(joint))], axis=-1).astype(np.float64)
 
 
@@ -361,35 +366,39 @@ def _tf_pose_profile():
     return profile / profile.sum()
 
 
-def _filtered(maps, kernel, border):
-    kernel = kernel.astype(np.float32)
-    return cv2.sepFilter2D(maps, cv2.CV_32F, kernel, kernel, borderType=border).reshape(maps.shape)
+def _filtered(maps, down, border, across=None):
+    down, across = (kernel.astype(np.float32) for kernel in (down, down if across is None else across))
+    return cv2.sepFilter2D(maps, cv2.CV_32F, across, down, borderType=border).reshape(maps.shape)
 
 
-def _exact_peaks(maps, threshold):
+def _exact_peaks(heatmaps, threshold):
     """Joint, y and x of the original's peaks, of which most of the maps need not be smoothed.
 
     Where all values around are low, no peak can be; elsewhere, a quick smoothing finds all that may be one, and only
     these are smoothed again in double precision as the original does.
     """
-    height, width, joints = maps.shape
-    active = _may_exceed(maps, threshold)
-    found = []
-    for joint in np.flatnonzero(active.any(axis=(0, 1))):
-        where = [_quick_peaks(maps[..., joint], box, threshold) for box in _boxes(active[..., joint], height, width)]
-        y, x = np.divmod(np.unique(np.concatenate(where)), width)
-        if len(y) > _MANY:
-            smoothed = np.pad(smooth_maps(maps[..., joint : joint + 1])[..., 0], 1)
-            around = [smoothed[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in _CROSS]
-            y, x = np.nonzero(_is_peak(around, threshold))
-        else:
-            peak = _is_peak(_smoothed_crosses(maps[..., joint], y, x), threshold)
-            y, x = y[peak], x[peak]
-        found.append((np.full(len(y), joint), y, x))
-    return np.concatenate(found, axis=1) if found else np.empty((3, 0), np.int64)
-
-
-_CROSS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+    height, width = heatmaps.shape[:2]
+    active = _may_exceed(heatmaps, threshold)
+    found = [np.empty((3, 0), np.int64)]
+    for joint in np.flatnonzero(active[..., :-1].any(axis=(0, 1))):
+        boxes = _boxes(active[..., joint], height, width)
+        pixels = [_quick_peaks(heatmaps[..., joint], box, threshold) for box in boxes]
+        pixels = np.unique(np.concatenate(pixels)) if len(pixels) > 1 else pixels[0]
+        found.append(np.stack([np.full(len(pixels), joint), *np.divmod(pixels, width)]))
+    found = np.concatenate(found, axis=1)
+    many = np.flatnonzero(np.bincount(found[0]) > _MANY)  # as of a map without a slope: smoothed as a whole
+    found = found[:, ~np.isin(found[0], many)]
+    for first in range(0, found.shape[1], _MANY):
+        some = found[:, first : first + _MANY]
+        some[:, ~_is_peak(_smoothed_crosses(heatmaps, *some), threshold)] = -1
+    found = [found[:, found[0] >= 0]]
+    for joint in many:
+        smoothed = np.pad(smooth_maps(heatmaps[..., joint : joint + 1])[..., 0], 1)
+        around = [smoothed[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in _CROSS]
+        y, x = np.nonzero(_is_peak(around, threshold))
+        found.append(np.stack([np.full(len(y), joint), y, x]))
+    found = np.concatenate(found, axis=1)
+    return found[:, np.argsort(found[0], kind="stable")] if len(many) else found
 
 
 def _is_peak(around, threshold):
@@ -400,69 +409,78 @@ def _is_peak(around, threshold):
     return peak
 
 
-def _may_exceed(maps, threshold):
-    """Blocks of 8 x 8 pixels in which a smoothed map may exceed the threshold: bool `[blocks, blocks, joints]`."""
-    rows, columns = (np.arange(0, size, _BLOCK) for size in maps.shape[:2])
-    largest = np.maximum.reduceat(np.maximum.reduceat(maps, rows, axis=0), columns, axis=1).astype(np.float32)
-    # What a block at the distance of 0, 1, 2 blocks weighs at most, along one axis.
-    kernel = _gaussian(SIGMA_PX, _RADIUS)
-    sums = np.concatenate([[0.0], np.cumsum(kernel)])
-    weight = [(sums[_BLOCK:] - sums[:-_BLOCK]).max(), sums[_RADIUS] - sums[_RADIUS - _BLOCK], sums[_RADIUS - _BLOCK]]
-    weights = np.array([weight[2], weight[1], weight[0], weight[1], weight[2]])
-    largest = np.maximum(largest, 0)
+def _may_exceed(heatmaps, threshold):
+    """Blocks of 8 x 8 pixels in which a smoothed map may exceed the threshold: bool `[blocks, blocks, channels]`."""
+    height, width, channels = heatmaps.shape
+    largest = _largest_of_blocks(np.ascontiguousarray(heatmaps).reshape(height, -1))
+    largest = _largest_of_blocks(largest.reshape(-1, width, channels).transpose(1, 0, 2)).transpose(1, 0, 2)
+    largest = np.maximum(largest, 0, dtype=np.float32)
     # The mirrored borders of an image that ends within a block hold pixels of the last three.
-    if maps.shape[0] % _BLOCK:
+    if height % _BLOCK:
         largest[-1] = largest[-3:].max(axis=0)
-    if maps.shape[1] % _BLOCK:
+    if width % _BLOCK:
         largest[:, -1] = largest[:, -3:].max(axis=1)
-    bound = _filtered(largest, weights, cv2.BORDER_REFLECT)
+    bound = _filtered(largest, _block_weights(), cv2.BORDER_REFLECT)
     around = cv2.dilate(largest, np.ones((5, 5), np.uint8)).reshape(largest.shape)
     return np.minimum(bound, around) > threshold - 1e-5 * max(1.0, threshold)
 
 
+def _largest_of_blocks(values):
+    largest = values[::_BLOCK].copy()
+    for offset in range(1, _BLOCK):
+        part = values[offset::_BLOCK]
+        np.maximum(largest[: len(part)], part, out=largest[: len(part)])
+    return largest
+
+
+@functools.lru_cache
+def _block_weights():
+    """What a block weighs at most in the smoothed value of a pixel 2, 1, 0, 1, 2 blocks away, along one axis."""
+    sums = np.concatenate([[0.0], np.cumsum(_gaussian(SIGMA_PX, _RADIUS))])
+    far, near = sums[_RADIUS - _BLOCK], sums[_RADIUS] - sums[_RADIUS - _BLOCK]
+    return np.array([far, near, (sums[_BLOCK:] - sums[:-_BLOCK]).max(), near, far])
+
+
 def _boxes(active, height, width):
     """Boxes `(top, bottom, left, right)` in pixels around the active blocks: one for each island, or one for all."""
-    count, _, islands, _ = cv2.connectedComponentsWithStats(active.astype(np.uint8), connectivity=8)
+    _, _, islands, _ = cv2.connectedComponentsWithStats(active.astype(np.uint8), connectivity=8)
     left, top, wide, high = islands[1:, :4].T
     boxes = np.stack([top, top + high, left, left + wide], axis=-1)
-    whole = np.array([[top.min(), (top + high).max(), left.min(), (left + wide).max()]])
-    cost, cost_whole = (
-        ((box[:, 1] - box[:, 0] + 4) * (box[:, 3] - box[:, 2] + 4)).sum() + 40 * len(box) for box in (boxes, whole)
-    )
-    boxes = (whole if cost_whole < cost else boxes) * _BLOCK
-    return np.minimum(boxes, [height, height, width, width])
+    if len(boxes) > 1:
+        whole = np.array([[top.min(), (top + high).max(), left.min(), (left + wide).max()]])
+        cost, cost_whole = (
+            ((box[:, 1] - box[:, 0] + 4) * (box[:, 3] - box[:, 2] + 4)).sum() + 40 * len(box) for box in (boxes, whole)
+        )
+        boxes = whole if cost_whole < cost else boxes
+    return np.minimum(boxes * _BLOCK, [height, height, width, width]).tolist()
 
 
 def _quick_peaks(view, box, threshold):
-    """Flat indices of pixels in a box that may be peaks, by a smoothing in single precision."""
+    """Flat indices of pixels in a box that may be peaks, by a smoothing in single precision; sorted."""
     (height, width), (top, bottom, left, right) = view.shape, box
     up, down = max(0, top - _RADIUS - 1), min(height, bottom + _RADIUS + 1)
     west, east = max(0, left - _RADIUS - 1), min(width, right + _RADIUS + 1)
     part = np.ascontiguousarray(view[up:down, west:east], np.float32)
     smoothed = _filtered(part, _gaussian(SIGMA_PX, _RADIUS), cv2.BORDER_REFLECT)
-    slack = np.float32(1e-5 * max(np.abs(part).max(), threshold))
-    smoothed = cv2.copyMakeBorder(smoothed, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=-np.inf)
-    rows, columns = slice(top - up + 1, bottom - up + 1), slice(left - west + 1, right - west + 1)
-    middle = smoothed[rows, columns] + slack
-    peak = middle > threshold
-    for dy, dx in _CROSS[1:]:
-        peak &= middle >= smoothed[rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
-    y, x = np.nonzero(peak)
+    slack = np.float32(1e-5 * max(part.max(), -part.min(), threshold))
+    needed = np.maximum(cv2.dilate(smoothed, _CROSS_SHAPE), np.float32(threshold)) - slack
+    inside = slice(top - up, bottom - up), slice(left - west, right - west)
+    y, x = np.nonzero(smoothed[inside] >= needed[inside])
     return (y + top) * width + x + left
 
 
-def _smoothed_crosses(view, y, x):
+def _smoothed_crosses(heatmaps, joint, y, x):
     """Smoothed values of pixels and their 4 neighbours: float64 `[5, pixels]`, 0 outside of the image.
 
     The sums are taken in the order of `scipy.ndimage.correlate1d`, and so equal its results to the last bit.
     """
-    height, width = view.shape
+    height, width = heatmaps.shape[:2]
     kernel = _gaussian(SIGMA_PX, _RADIUS)
-    reach = np.arange(-_RADIUS - 1, _RADIUS + 2)
-    rows, columns = _mirrored(y[:, None] + reach, height), _mirrored(x[:, None] + reach, width)
-    patches = view[rows[:, :, None], columns[:, None, :]].astype(np.float64)
-    three = _correlated(patches.transpose(1, 0, 2), kernel)  # rows above, here, below: [3, pixels, columns]
-    nine = _correlated(three.transpose(2, 0, 1), kernel)  # [columns, rows, pixels]
+    reach = np.arange(-_RADIUS - 1, _RADIUS + 2)[:, None]
+    rows, columns = _mirrored(y + reach, height), _mirrored(x + reach, width)
+    patches = heatmaps[rows[:, None], columns, joint].astype(np.float64)  # [rows, columns, pixels]
+    three = _correlated(patches, kernel)  # above, here, below
+    nine = _correlated(three.transpose(1, 0, 2), kernel)  # [columns, rows, pixels]
     around = np.stack([nine[1 + dx, 1 + dy] for dy, dx in _CROSS])
     for index, outside in enumerate((y == 0, y == height - 1, x == 0, x == width - 1), start=1):
         around[index, outside] = 0
@@ -474,9 +492,8 @@ def _correlated(lines, kernel):
     middle = len(kernel) // 2
     total = lines[middle : middle + 3] * kernel[middle]
     for away in range(middle, 0, -1):
-        total += (lines[middle - away : middle - away + 3] + lines[middle + away : middle + away + 3]) * kernel[
-            middle - away
-        ]
+        pair = lines[middle - away : middle - away + 3] + lines[middle + away : middle + away + 3]
+        total += pair * kernel[middle - away]
     return total
 
 
@@ -487,11 +504,10 @@ def _mirrored(index, size):
 
 def _fast_peaks(maps, threshold):
     """Joint, y, x in cells and the height of the parabola of peaks in small maps."""
-    smoothed = smooth_maps(maps, "fast")
-    largest = cv2.dilate(smoothed, np.ones((3, 3), np.uint8)).reshape(smoothed.shape)
-    joint, y, x = np.nonzero(((smoothed == largest) & (smoothed > threshold * 0.6)).transpose(2, 0, 1))
-    padded = np.pad(smoothed, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    middle = smoothed[y, x, joint]
+    fine = smooth_maps(maps, "fast")
+    joint, y, x = _largest_of_nine(fine, 0.6 * threshold)  # a peak between cells is higher than they are
+    padded = cv2.copyMakeBorder(fine, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    middle = fine[y, x, joint]
     top = middle.astype(np.float64)
     place = []
     for here, dy, dx in ((y, 1, 0), (x, 0, 1)):
@@ -499,9 +515,36 @@ def _fast_peaks(maps, threshold):
         slope, bend = (after - before) / 2, 2 * middle - before - after
         shift = np.where(bend > 0, np.clip(slope / np.where(bend > 0, bend, 1), -0.5, 0.5), 0)
         top += slope * shift - bend * shift**2 / 2
-        place.append(here + shift)
+        place.append((here + shift + 0.5) / _FAST_UPSAMPLING - 0.5)
     kept = top > threshold
     return joint[kept], place[0][kept], place[1][kept], top[kept]
+
+
+def _largest_of_nine(maps, threshold):
+    """Joint, y and x of the local maxima above a threshold, sorted."""
+    largest = cv2.dilate(maps, np.ones((3, 3), np.uint8)).reshape(maps.shape)
+    found = np.flatnonzero((maps == largest) & (maps > np.float32(threshold)))
+    pixel, joint = np.divmod(found, maps.shape[-1])
+    order = np.argsort(joint, kind="stable")
+    return joint[order], *np.divmod(pixel[order], maps.shape[1])
+
+
+@functools.lru_cache
+def _fast_profiles():
+    """What the cells around weigh in each of the places between them: cubic interpolation of the maps, then smoothed.
+
+    As many profiles as places to a cell along an axis, of the cells -3 to 3 from it.
+    """
+    radius = 2
+    gaussian = _gaussian(SIGMA_PX / _BLOCK * _FAST_UPSAMPLING, radius)
+    profiles = []
+    for place in range(_FAST_UPSAMPLING):
+        steps = place + np.arange(-radius, radius + 1)
+        away = np.abs((steps + 0.5) / _FAST_UPSAMPLING - 0.5 - np.arange(-3, 4)[:, None])
+        near = 1.25 * away**3 - 2.25 * away**2 + 1  # the cubic kernel of OpenCV
+        far = -0.75 * (away**3 - 5 * away**2 + 8 * away - 4)
+        profiles.append(np.where(away <= 1, near, np.where(away < 2, far, 0.0)) @ gaussian)
+    return profiles
 
 
 def _exact_scores(field, size, start, end, one, other, threshold, stride):
