@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from posekit.data.people_hdf5 import open_people_hdf5
 from posekit.data.people_records import PEOPLE, TRAINABLE, PeopleRecord, convert_joints
 from posekit.data.shards import Skip
 from posekit.data.tfrecord import dataset_files, read_records
@@ -43,10 +44,10 @@ def put_coco(folder, content, split="train2017", pictures=True):
     return folder
 
 
-def converted(folder, split="train2017", name="coco_people_train"):
+def converted(folder, split="train2017", keep_all=False):
     from converters.coco_people import coco_people
 
-    raw = coco_people(folder, split, name)
+    raw = coco_people(folder, split, "coco_people_val" if keep_all else "coco_people_train", keep_all)
     outputs = [output for item in raw.items for output in raw.convert(item)]
     records = {output.image_id: output for output in outputs if isinstance(output, PeopleRecord)}
     return records, [*raw.skips, *(output for output in outputs if isinstance(output, Skip))]
@@ -130,7 +131,7 @@ def test_people_by_the_rules(tmp_path):
     assert not records[1].mask[30, 130] and not records[1].mask[50, 80] and records[1].mask[20, 10]
     assert records[1].mask_all[20, 10] and not records[1].mask_all[110, 2]
     put_coco(tmp_path, content, "val2017")
-    records, skips = converted(folder, "val2017", "coco_people_val")
+    records, skips = converted(folder, "val2017", True)
     assert list(records) == [1, 2, 3] and not skips
     assert records[3].crowd.tolist() == [True] and records[3].counts == {TRAINABLE: 0, PEOPLE: 0}
 
@@ -250,6 +251,62 @@ def test_records_that_make_no_sense(change, message):
 def test_labels_come_first():
     with pytest.raises(ValueError, match="before"):
         PeopleRecord(b"", 4, 5, np.ones((2, 17, 3)), np.ones((2, 4)), [0, 1])
+
+
+# -------------------------------------------------------------------------------------------------- the command
+
+
+def test_both_formats_through_the_command(tmp_path):
+    content = {
+        "images": [image(1), image(2, 50, 66), image(3)],
+        "annotations": [
+            person(10, box=(5, 5, 30, 40)),
+            person(11, box=(50, 5, 60, 100)),
+            person(14, 2, box=(5, 5, 20, 30)),
+            person(15, 3, box=(5, 5, 80, 90)),
+        ],
+    }
+    folder = put_coco(tmp_path / "coco", content)
+    put_coco(folder, content, "val2017")
+    (folder / "val2017" / "000000000003.jpg").unlink()
+    flags = ("--coco_people", f"--data_dir={tmp_path}")
+    text = run(*flags, status=3)
+    assert "coco_people_val: skipped 1: missing image (000000000003.jpg)" in text
+    assert "coco_people_train: left out 1: no person to train on (000000000002.jpg)" in text
+    text = run(*flags, "--format=hdf5", status=3)
+    assert "coco_people_val: left out 1: no person to train on (000000000002.jpg)" in text
+    for split in ("train", "val"):
+        stored = [
+            PeopleRecord.from_example(record)
+            for path in dataset_files(tmp_path, f"coco_people_{split}")
+            for record in read_records(path)
+        ]
+        samples = open_people_hdf5(tmp_path / f"coco_people_{split}.h5")
+        kept = [record for record in stored if record.trained.any()]
+        assert len(samples) == len(kept) == (2 if split == "train" else 1)
+        for place, record in enumerate(kept):
+            again = samples.record(place)
+            np.testing.assert_allclose(again.joints, record.joints[record.trained], atol=1e-4)
+            np.testing.assert_array_equal(again.pixels(), record.pixels())
+            np.testing.assert_array_equal(again.mask_all, record.mask_all)
+    assert run(*flags, "--format=hdf5", status=3).count("(already there)") == 2
+    (tmp_path / "coco_people_train.h5").write_bytes(b"somebody's")
+    assert "--overwrite" in run(*flags, "--format=hdf5", status=1)
+    run(*flags, "--format=hdf5", "--overwrite", status=3)
+    assert len(open_people_hdf5(tmp_path / "coco_people_train.h5")) == 2
+
+
+def test_nothing_to_make(tmp_path):
+    assert "train2017" in run("--coco_people", f"--data_dir={tmp_path}", status=1)
+    content = {"images": [image(1)], "annotations": [person(1, num_keypoints=0)]}
+    put_coco(tmp_path / "coco", content)
+    for form in ("tfrecord", "hdf5"):
+        text = run("--coco_people", f"--data_dir={tmp_path}", f"--format={form}", status=1)
+        assert "Nothing of coco_people_train" in text
+    assert not list(tmp_path.glob("coco_people_*"))
+    split = ("--coco_people_val=train2017", "--coco_people_train=train2014")
+    assert "train2014" in run("--coco_people", f"--data_dir={tmp_path}", *split, status=1)
+    assert (tmp_path / "coco_people_val.tfrecords").is_file()
 
 
 # ------------------------------------------------------------------------------------------------ real pictures

@@ -15,13 +15,16 @@ import dataclasses
 import functools
 import math
 import pathlib
+import shutil
 
 import numpy as np
 
 from converters.coco import find_images, is_image, is_number, load_annotations, segmentation_mask
 from posekit.data.image_files import ImageFileError, decode_image, read_image_file
+from posekit.data.people_hdf5 import PeopleHdf5Writer
 from posekit.data.people_records import PeopleRecord
-from posekit.data.shards import NothingUsableError, RawDataset, Skip
+from posekit.data.shards import NothingUsableError, RawDataset, Skip, Summary, Tally, locked
+from posekit.data.tfrecord import explain_write_errors, read_summary, staging_folder, write_json
 from posekit.skeletons import COCO17
 
 MIN_KEYPOINTS = 5
@@ -73,13 +76,14 @@ class AnnotatedPerson:
     mask: np.ndarray
 
 
-def coco_people(folder, split, name):
+def coco_people(folder, split, name, keep_all=False):
     """Lists the pictures of one split.
 
     Args:
         folder: Folder with `annotations`.
         split: `"train2017"` or another one whose annotations are there.
-        name: Name of the record set; one that ends in `_val` keeps pictures without labels of training.
+        name: Name of the record set.
+        keep_all: Whether pictures without labels of training are kept too.
 
     Returns:
         A `RawDataset` of `Picture`.
@@ -93,7 +97,7 @@ def coco_people(folder, split, name):
     images_dir = find_images(folder, split)
     images, skips = _images(content["images"])
     people, more = _annotations(content["annotations"], images)
-    items, keep_all = [], name.endswith("_val")
+    items = []
     for image_id, image in images.items():
         path = images_dir / pathlib.PurePath(image["file_name"]).name
         items.append(Picture(str(path), image_id, image["height"], image["width"], tuple(people[image_id])))
@@ -101,7 +105,7 @@ def coco_people(folder, split, name):
         raise NothingUsableError(f"{annotations} names no usable image; download it again.")
     return RawDataset.of_images(
         name,
-        split="val" if keep_all else "train",
+        split=name.rpartition("_")[2],
         items=items,
         convert=functools.partial(convert_picture, keep_all=keep_all),
         found=len(items),
@@ -110,6 +114,81 @@ def coco_people(folder, split, name):
         options={"split": split, "keep_all": keep_all},
         silhouettes=False,
     )
+
+
+def write_hdf5(raw, output_dir, overwrite=False, progress=None):
+    """Writes the pictures as one file in the original's HDF5 layout.
+
+    Args:
+        raw: What `coco_people` lists, without pictures that have no labels.
+        output_dir: Folder of the file, `{name}.h5`; what it was made of is kept beside it in `{name}_h5.json`.
+        overwrite: Make it again if it is there, and replace a file that was not made here.
+        progress: Called with the number of pictures done since the last call.
+
+    Returns:
+        A `Summary`.
+
+    Raises:
+        NothingUsableError: If not a single sample results.
+        FileExistsError: If a file of that name is there that was not made here.
+        OSError: If the file cannot be written.
+    """
+    path = pathlib.Path(output_dir) / f"{raw.name}.h5"
+    summary_file = path.with_name(f"{raw.name}_h5.json")
+    fingerprint = raw.fingerprint(0)
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = staging_folder(path.parent, f"{raw.name}_h5")
+        staging.mkdir(exist_ok=True)
+    with locked(staging):
+        try:
+            earlier = read_summary(summary_file)
+            ours = path.is_file() and earlier.get("files", {}).get(path.name, {}).get("bytes") == path.stat().st_size
+            if path.exists() and not (ours or overwrite):
+                raise FileExistsError(
+                    f"{path} is there already and was not written by this program. Move it away, choose another "
+                    "--output_dir, or give --overwrite to replace it."
+                )
+            if ours and earlier.get("fingerprint") == fingerprint and not overwrite:
+                fields = earlier["found"], earlier["count"], None, earlier["skipped"], earlier["files"]
+                return Summary(raw.name, *fields, fresh=False, counts=earlier["counts"])
+            # What a killed run has left; nobody else writes while the lock is held.
+            for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+                leftover.unlink(missing_ok=True)
+            summary = _write_samples(raw, path, progress or (lambda count: None))
+            content = dataclasses.asdict(summary) | {"dataset": raw.name, "count": summary.written}
+            content |= {"skipped": summary.skips, "options": raw.options, "fingerprint": fingerprint}
+            write_json(summary_file, {key: content[key] for key in _SUMMARY_KEYS})
+            return summary
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+_SUMMARY_KEYS = ("dataset", "count", "found", "skipped", "counts", "files", "options", "fingerprint")
+
+
+def _write_samples(raw, path, progress):
+    tally, counts = Tally(), collections.Counter()
+    for skip in raw.skips:
+        tally.add(skip)
+    with PeopleHdf5Writer(path, validation=raw.name.endswith("_val")) as writer:
+        for place, item in enumerate(raw.items):
+            for output in raw.convert(item):
+                if isinstance(output, Skip):
+                    tally.add(output)
+                    continue
+                try:
+                    writer.append(output, place)
+                    counts.update(output.counts)
+                except ValueError as error:
+                    tally.add(Skip(output.filename, str(error)))
+            progress(1)
+        if not writer.count:
+            reasons = "; ".join(f"{reason} ({entry['count']})" for reason, entry in tally.reasons.items())
+            summary = Summary(raw.name, raw.found, 0, None, tally.reasons, {})
+            raise NothingUsableError(f"Nothing of {raw.name} can be used: {reasons or 'it is empty'}.", summary)
+    files = {path.name: {"count": writer.count, "bytes": path.stat().st_size}}
+    return Summary(raw.name, raw.found, writer.count, None, tally.reasons, files, counts=dict(counts))
 
 
 def convert_picture(picture, keep_all=False):
