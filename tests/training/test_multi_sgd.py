@@ -8,7 +8,7 @@ import tensorflow as tf
 from posekit.testing import load_fixture
 from posekit.training.optimizers import multi_rate
 
-LAYERS = (("conv1_1", 4, 3, "relu"), ("Mconv1_stage1_L1", 4, 3, "relu"), ("Mconv1_stage2_L1", 2, 1, None))
+LAYERS = (("conv1_1", 4, 3), ("Mconv1_stage1_L1", 4, 3), ("Mconv1_stage2_L1", 2, 1))
 
 
 @keras.saving.register_keras_serializable("posekit_tests")
@@ -34,8 +34,8 @@ def fixture():
 def trained(fixture):
     """A network, its variables by the original's names, and a function for loss and gradients."""
     inputs = x = keras.Input((6, 6, 3))
-    for name, filters, size, activation in LAYERS:
-        x = keras.layers.Conv2D(filters, size, padding="same", activation=activation, name=name)(x)
+    for name, filters, size in LAYERS:
+        x = keras.layers.Conv2D(filters, size, padding="same", name=name)(x)
     model = keras.Model(inputs, x)
 
     @tf.function
