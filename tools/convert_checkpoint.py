@@ -2,10 +2,13 @@
 
     python tools/convert_checkpoint.py --model=lcn --from=tf1 experiment/test1/checkpoints/best/model-7798
     python tools/convert_checkpoint.py --model=v2v --from=torch checkpoint/epoch14.pth
+    python tools/convert_checkpoint.py --model=openpose --from=caffe pose_iter_440000.caffemodel
+    python tools/convert_checkpoint.py --model=openpose --from=keras model.h5
+    python tools/convert_checkpoint.py --model=openpose --from=npy model/caffe/layers
 
 Sizes are read from the checkpoint; what it does not tell (which joints are connected, residual connections, clipping;
-the dataset, the size of the cube) is taken from the system's options, such as --knn=3 or --dataset=nyu. The result is
-a run folder:
+the dataset, the size of the cube) is taken from the system's options, such as --knn=3 or --dataset=nyu. Neither Caffe
+nor an old TensorFlow, Keras or PyTorch is needed. The result is a run folder:
 
     python -m posekit.validate --model=lcn --run_dir=converted
 
@@ -31,8 +34,10 @@ from posekit.training.config import (
     run_command,
 )
 
-# Systems, and by what their originals' checkpoints were written; `converters` has a module for each.
-SOURCES = {"lcn": "tf1", "v2v": "torch"}
+# Systems, and by what their originals' checkpoints were written, the usual one first.
+SOURCES = {"lcn": ("tf1",), "v2v": ("torch",), "openpose": ("caffe", "keras", "npy")}
+# Modules of `converters` that read them; one that reads several takes `source`.
+_READERS = {"lcn": "tf1_checkpoint", "v2v": "torch_checkpoint", "openpose": "openpose_weights"}
 # What a conversion writes; a folder with anything else is left alone.
 _FOLDERS = ("", "checkpoints", "checkpoints/best")
 _WRITTEN = {*_FOLDERS, "config.json", "checkpoints/best/model.weights.h5", "checkpoints/best/progress.json"}
@@ -43,8 +48,10 @@ class Command(Options):
     """Turns a checkpoint, named on the command line, into a folder that every posekit command takes as --run_dir."""
 
     source: str = option(
-        "", "what wrote it: TensorFlow 1's saver (tf1, of lcn) or PyTorch (torch, of v2v); empty: the model's",
-        choices=("", *SOURCES.values()), aliases=("from",),
+        "",
+        "what wrote it: TensorFlow 1's saver (tf1, of lcn), PyTorch (torch, of v2v), or Caffe (caffe), the Keras port "
+        "(keras) or its dump of Caffe's layers (npy), all three of openpose; empty: the model's first",
+        choices=("", *(source for sources in SOURCES.values() for source in sources)), aliases=("from",),
     )  # fmt: skip
     output: str = option("converted", "run folder to write")
     overwrite: bool = option(False, "replace an earlier conversion in --output")
@@ -55,18 +62,21 @@ class Command(Options):
 
 def run(name, system, config, options, rest):
     """Converts; returns the exit status."""
-    source = SOURCES[name]
+    sources = SOURCES[name]
+    source = options.source or sources[0]
+    if source not in sources:
+        other = next(model for model, kinds in SOURCES.items() if source in kinds)
+        fitting = " or ".join(f"--from={kind}" for kind in sources)
+        raise UsageError(f"--from={source} is of --model={other}; --model={name} reads {fitting}.")
     if len(rest) != 1:
         raise UsageError(f"Name one checkpoint, not {len(rest)}: convert_checkpoint.py --from={source} CHECKPOINT")
-    if options.source not in ("", source):
-        other = next(model for model, kind in SOURCES.items() if kind == options.source)
-        raise UsageError(f"--from={options.source} is of --model={other}; --model={name} reads --from={source}.")
     output = pathlib.Path(options.output)
     _check_output(output, options.overwrite)
     reference = _read_reference(options) if options.reference else None
     # Imported on demand: the readers need the whole system.
-    reader = importlib.import_module(f"converters.{source}_checkpoint")
-    config, model = reader.convert(system, config, pathlib.Path(rest[0]))
+    reader = importlib.import_module(f"converters.{_READERS[name]}")
+    chosen = {"source": source} if len(sources) > 1 else {}
+    config, model = reader.convert(system, config, pathlib.Path(rest[0]), **chosen)
     if reference:
         difference = _difference(reader, model, config, *reference)
         largest = np.abs(reference[1]).max()
@@ -147,7 +157,7 @@ def main(argv=None):
     """Runs the command; returns its exit status."""
     from posekit.systems import SYSTEMS
 
-    systems = {name: SYSTEMS[name] for name in SOURCES}
+    systems = {name: SYSTEMS[name] for name in SOURCES if name in SYSTEMS}
     argv = sys.argv[1:] if argv is None else list(argv)
     if not any(argument.startswith("--model") for argument in argv):
         argv = ["--model=lcn", *argv]
