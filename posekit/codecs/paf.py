@@ -1,8 +1,9 @@
 """People in a picture as heatmaps and part affinity fields, as multi-person networks learn them, and the way back.
 
-The maps are coarser than the image by `stride`: cell i of them lies at the pixel `stride i + (stride - 1) / 2`. Every
-joint has a map in which each person's joint is a Gaussian, the last map is where nobody is. Every limb has two: x and y
-of the unit vector from its first joint to its second, wherever a cell is close to the limb; 0 elsewhere.
+The maps are coarser than the image by `stride`. Every joint has a map in which each person's joint is a Gaussian, the
+last map is where nobody is: cell i of them lies at the pixel `stride i + (stride - 1) / 2`. Every limb has two: x and y
+of the unit vector from its first joint to its second, wherever a cell is close to the limb; 0 elsewhere. Here cell i
+lies at the pixel `stride i`, as in the original, by whose labels the published networks were trained.
 """
 
 import dataclasses

@@ -34,7 +34,9 @@ _FIRST_POINTS = (4, 2, 7)  # looked at before the others: two of them must be go
 _BLOCK = 8
 _RADIUS = 12  # of the smoothing: 4 standard deviations
 _MANY = 3000  # candidates of one map beyond which it is smoothed as a whole
-_PAIRS = 1 << 17  # of joints that are looked at together
+_PAIRS = 1 << 14  # of joints that are looked at together
+_FEW = 200  # pairs that are looked at in one go
+_MOST = 500  # peaks of a joint that limbs are sought for
 _CROSS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # a pixel and its neighbours: y, x
 _CROSS_SHAPE = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 _FAST_UPSAMPLING = 2
@@ -113,7 +115,8 @@ def decode_paf(
 
         Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:processing.py (extract_parts);
         ildoonet/tf-pose-estimation:tf_pose/pafprocess/pafprocess.cpp (process_paf) and tf_pose/estimator.py.
-        Differs: a limb that more than two unfinished people share joins the first two, where the first original fails.
+        Differs: a limb that more than two unfinished people share joins the first two, where the first original fails;
+        of more than 500 peaks of a joint, which no trained network gives, the highest are looked at.
     """
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; choose from {', '.join(MODES)}.")
@@ -249,7 +252,7 @@ def connect_limbs(pafs, peaks, skeleton=OPENPOSE18, mode="exact", threshold=0.05
     measure = {"exact": _exact_scores, "fast": _fast_scores, "tf_pose": _tf_pose_scores}[mode]
     connections = []
     for limb in skeleton.limb_grouping:
-        start, end = (peaks[ends[joint] : ends[joint + 1]] for joint in skeleton.limbs[limb])
+        start, end = (_highest(peaks[ends[joint] : ends[joint + 1]]) for joint in skeleton.limbs[limb])
         field = fields[:, 2 * limb : 2 * limb + 2]
         found = []
         rows = max(1, _PAIRS // max(1, len(end)))
@@ -506,7 +509,12 @@ def _fast_peaks(maps, threshold):
     """Joint, y, x in cells and the height of the parabola of peaks in small maps."""
     fine = smooth_maps(maps, "fast")
     joint, y, x = _largest_of_nine(fine, 0.6 * threshold)  # a peak between cells is higher than they are
-    padded = cv2.copyMakeBorder(fine, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    padded = np.pad(fine, ((1, 1), (1, 1), (0, 0)), mode="reflect")  # no slope at the border
+    # Of neighbours that are equally high, the first is the peak; beyond the border nobody is.
+    twin = [(padded[y + dy, x + dx, joint] == fine[y, x, joint]) & inside for dy, dx, inside in (
+        (0, 0, (y > 0) & (x > 0)), (0, 1, y > 0), (0, 2, (y > 0) & (x < fine.shape[1] - 1)), (1, 0, x > 0),
+    )]  # fmt: skip
+    joint, y, x = (values[~np.any(twin, axis=0)] for values in (joint, y, x))
     middle = fine[y, x, joint]
     top = middle.astype(np.float64)
     place = []
@@ -579,23 +587,34 @@ def _exact_scores(field, size, start, end, one, other, threshold, stride):
 
 def _fast_scores(field, size, start, end, one, other, threshold, stride):
     """`_exact_scores` between cells: fields are interpolated, lengths counted in pixels of the image."""
-    height, width = size
     begin, step = start[one, 1:3], end[other, 1:3] - start[one, 1:3]
     norm = np.sqrt((step * step).sum(-1))
     kept = norm > 0
+    if len(one) > _FEW:  # few points tell most pairs that are no limbs
+        points = np.array(_FIRST_POINTS)
+        good = _fast_products(field, size, begin[kept], step[kept], norm[kept], points) > threshold
+        kept[kept] = good.sum(-1) >= len(points) - (_POINTS - _POINTS_NEEDED["fast"])
     one, other, begin, step, norm = one[kept], other[kept], begin[kept], step[kept], norm[kept]
-    direction = (step / norm[:, None]).astype(np.float32)
-    place = begin[:, None] + step[:, None] * np.linspace(0, 1, _POINTS)[:, None]
+    value = _fast_products(field, size, begin, step, norm, np.arange(_POINTS))
+    score = value.mean(-1, dtype=np.float64) + np.minimum(0.5 * size[0] / norm - 1, 0)
+    kept = ((value > threshold).sum(-1) >= _POINTS_NEEDED["fast"]) & (score > 0)
+    return one[kept], other[kept], score[kept]
+
+
+def _fast_products(field, size, begin, step, norm, points):
+    """Products of the interpolated field and the direction: float32 `[pairs, points]`."""
+    height, width = size
+    place = begin[:, None] + step[:, None] * (points / (_POINTS - 1))[:, None]
     x, y = np.clip(place[..., 0], 0, width - 1), np.clip(place[..., 1], 0, height - 1)
     left, top = np.minimum(x.astype(np.int64), max(width - 2, 0)), np.minimum(y.astype(np.int64), max(height - 2, 0))
     across, down = (x - left).astype(np.float32)[..., None], (y - top).astype(np.float32)[..., None]
     corner, right, below = top * width + left, min(1, width - 1), width * min(1, height - 1)
-    upper = field[corner] * (1 - across) + field[corner + right] * across
-    lower = field[corner + below] * (1 - across) + field[corner + below + right] * across
-    value = ((upper * (1 - down) + lower * down) * direction[:, None]).sum(-1)
-    score = value.mean(-1, dtype=np.float64) + np.minimum(0.5 * height / norm - 1, 0)
-    kept = ((value > threshold).sum(-1) >= _POINTS_NEEDED["fast"]) & (score > 0)
-    return one[kept], other[kept], score[kept]
+    upper, lower = field[corner], field[corner + below]
+    upper = upper + (field[corner + right] - upper) * across
+    lower = lower + (field[corner + below + right] - lower) * across
+    value = upper + (lower - upper) * down
+    direction = (step / norm[:, None]).astype(np.float32)[:, None]
+    return value[..., 0] * direction[..., 0] + value[..., 1] * direction[..., 1]
 
 
 def _tf_pose_scores(field, size, start, end, one, other, threshold, stride):
@@ -619,6 +638,13 @@ def _tf_pose_scores(field, size, start, end, one, other, threshold, stride):
     score = score.astype(np.float32)
     kept = (good >= _POINTS_NEEDED["tf_pose"]) & (score > 0)
     return one[kept], other[kept], score[kept]
+
+
+def _highest(peaks):
+    """The highest peaks of a joint, in their order, where there are too many to look at all pairs."""
+    if len(peaks) <= _MOST:
+        return peaks
+    return peaks[np.sort(np.argsort(-peaks[:, 3], kind="stable")[:_MOST])]
 
 
 def _best_first(one, other, score, quota):
