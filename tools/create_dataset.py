@@ -8,7 +8,8 @@ Where the raw data is expected below --data_dir (every folder has a flag of its 
     --lsp_ext          lspet_dataset/{joints.mat,images}; silhouettes in upi-s1h/data/lsp_extended
     --mpii             upi-s1h/data/mpii/{poses.npz,images}, as Unite the People hands it out
     --coco             coco/annotations/person_keypoints_*.json, coco/train2017, …
-    --coco_people      the same files, a record a picture with all its people: coco_people_train, coco_people_val
+    --coco_people      the same files, or coco_people/ of tools/create_sample_data.py; becomes coco_people_train and
+                       coco_people_val, a record a picture with all its people
     --mocap            mocap_neutrMosh/neutrSMPL_*.tfrecord; neutrMosh/neutrSMPL_*/*/*.pkl; amass/**/*.npz
     --h36m             h36m/{h36m_train.pkl,h36m_test.pkl,h36m_sh_dt_ft.pkl}, as CHUNYUWANG/lcn-pose hands them out,
                        h36m/{data_3d_h36m.npz,data_2d_h36m_*.npz} of VideoPose3D,
@@ -80,7 +81,11 @@ flags.DEFINE_string("lsp_e_seg", None, "LSP-extended's silhouettes; {data_dir}/u
 flags.DEFINE_string("mpii_dir", None, "MPII's folder; {data_dir}/upi-s1h/data/mpii if not given.")
 flags.DEFINE_string("mpii_poses_dir", None, "MPII's labels; {mpii_dir}/poses.npz if not given.")
 flags.DEFINE_enum("mpii_visible_value", "0", ["0", "1"], "What the third row of MPII's labels holds where visible.")
-flags.DEFINE_string("coco_dir", None, "COCO's folder; {data_dir}/coco if not given.")
+flags.DEFINE_string(
+    "coco_dir",
+    None,
+    "COCO's folder; {data_dir}/coco if not given, for --coco_people {data_dir}/coco_people if there is no real COCO.",
+)
 flags.DEFINE_list(
     "coco_split",
     [],
@@ -264,7 +269,7 @@ def _jobs():
     if FLAGS.coco:
         jobs.extend(_coco_jobs(pathlib.Path(FLAGS.coco_dir or data_dir / "coco")))
     if FLAGS.coco_people:
-        jobs.extend(_coco_people_jobs(pathlib.Path(FLAGS.coco_dir or data_dir / "coco"), output_dir))
+        jobs.extend(_coco_people_jobs(pathlib.Path(FLAGS.coco_dir or _coco_people_folder(data_dir)), output_dir))
     jobs = [(name, output_dir, FLAGS.shard_size, listing) for name, listing in jobs]
     if FLAGS.mocap:
         jobs.extend(_mocap_jobs(data_dir, output_dir))
@@ -330,6 +335,12 @@ def _coco_jobs(folder):
         )
 
     return [(name, lambda name=name, split=split: listing(name, split)) for name, split in zip(names, splits)]
+
+
+def _coco_people_folder(data_dir):
+    """COCO itself; where it is missing or sample data, the sample data of many people, if they are there."""
+    real, sample = data_dir / "coco", data_dir / "coco_people"
+    return sample if sample.is_dir() and (not real.is_dir() or (real / "sample_data.json").is_file()) else real
 
 
 def _coco_people_jobs(folder, output_dir):

@@ -10,6 +10,7 @@ needed. `python tools/create_dataset.py --data_dir=data …` then runs as with r
     upi-s1h/data/     lsp, lsp_extended: im*_segmentation.png; mpii: images and silhouettes in one folder, poses.npz,
                       sample_truth.npz
     coco/             annotations/person_keypoints_{train2017,val2017}.json, train2017, val2017
+    coco_people/      the same files, with several people in a picture, near and far, and crowds
     mocap_neutrMosh/  neutrSMPL_{CMU,jointLim}_*.tfrecord
     amass/            one folder a subject with *_poses.npz
     h36m/             h36m_train.pkl, h36m_test.pkl (one dict a pose: joints of one camera, box, camera) and
@@ -59,23 +60,29 @@ from posekit.data.synthetic_motion import (
     sample_detections,
     sample_recording,
 )
+from posekit.data.synthetic_people import sample_people_picture
 from posekit.data.tfrecord import RecordWriter, explain_write_errors
 from posekit.files import print_any_text
 from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16
 from posekit.training.config import import_tensorflow_quietly
 
-DATASETS = ("lsp", "lsp_ext", "mpii", "coco", "mocap", "h36m", "msra", "nyu", "itop")
+DATASETS = ("lsp", "lsp_ext", "mpii", "coco", "mocap", "h36m", "msra", "nyu", "itop", "coco_people")
 MARK = "sample_data.json"
 _MAX_MARK_BYTES = 16 << 20
 # Part of every mark: raise it when the same settings give other data.
 _RECIPE = 1
 _JPEG_QUALITY = 92
 _COCO_VAL_SHARE = 0.25
+# Joints that are hidden are labelled too if so much of their person is seen.
+_GUESSED = 0.5
 _FRAMES = 120
 
 flags.DEFINE_string("data_dir", "data", "Folder to write to.")
 flags.DEFINE_alias("output_dir", "data_dir")
 flags.DEFINE_integer("num_images", 200, "Images of each image dataset.", lower_bound=1, upper_bound=9999)
+flags.DEFINE_integer(
+    "num_people_images", 80, "Images of coco_people, three quarters of them for training.", 2, 9999
+)
 flags.DEFINE_integer("num_poses", 4000, "Poses of each motion-capture dataset.", lower_bound=1, upper_bound=1_000_000)
 flags.DEFINE_integer(
     "num_h36m_poses",
@@ -116,6 +123,7 @@ _LEFTOVERS = {
     "upi-s1h/data/lsp_extended": ("im?????_segmentation.png",),
     "upi-s1h/data/mpii": ("images/?????.png", "images/?????_segmentation.png"),
     "coco": ("train2017/????????????.jpg", "val2017/????????????.jpg"),
+    "coco_people": ("train2017/????????????.jpg", "val2017/????????????.jpg"),
     "mocap_neutrMosh": ("neutrSMPL_CMU_???.tfrecord", "neutrSMPL_jointLim_???.tfrecord"),
     "amass": ("SampleSet/*/*_poses.npz",),
     "h36m": ("h36m_train.pkl", "h36m_test.pkl", "h36m_sh_dt_ft.pkl"),
@@ -171,6 +179,7 @@ def _make(name, data_dir, pool):
         "lsp_ext": (["lspet_dataset", "upi-s1h/data/lsp_extended"], _write_lsp_extended),
         "mpii": (["upi-s1h/data/mpii"], _write_mpii),
         "coco": (["coco"], _write_coco),
+        "coco_people": (["coco_people"], _write_coco_people),
         "mocap": (["mocap_neutrMosh", "amass"], _write_mocap),
         "h36m": (["h36m"], _write_h36m),
         "msra": (["msra"], _write_msra),
@@ -196,11 +205,13 @@ _AMOUNTS = {
     "msra": "msra_frames_per_gesture",
     "nyu": "num_nyu_frames",
     "itop": "num_itop_frames",
+    "coco_people": "num_people_images",
 }
+_WITHOUT_IMAGE_SIZE = {*_AMOUNTS} - {"coco_people"}
 
 
 def _settings(name):
-    keys = [_AMOUNTS[name]] if name in _AMOUNTS else ["num_images", "image_size"]
+    keys = [_AMOUNTS.get(name, "num_images")] + ["image_size"] * (name not in _WITHOUT_IMAGE_SIZE)
     amounts = {key: FLAGS[key].value for key in keys}
     return {"made_by": "tools/create_sample_data.py", "recipe": _RECIPE, "seed": FLAGS.seed, **amounts}
 
@@ -374,7 +385,7 @@ def _processes():
     """Processes that draw, as a context manager; None in place of a single one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = FLAGS.num_workers or min(8, cores)
-    if workers == 1 or FLAGS.num_images < 4 or not set(_chosen()) - {"mocap", "h36m"}:
+    if workers == 1 or max(FLAGS.num_images, FLAGS.num_people_images) < 4 or not set(_chosen()) - {"mocap", "h36m"}:
         return contextlib.nullcontext()
     # Spawned, not forked: OpenCV's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -511,13 +522,40 @@ def _draw_coco(index, seed, size, folder, num_val):
     return split, entry, annotations
 
 
-def _annotate(person, rle):
+def _draw_coco_people(index, seed, size, folder, num_val):
+    """Draws and writes one COCO picture of several people; returns its image entry and annotations."""
+    rng = _generator(seed, "coco_people", index)
+    num_people = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.2, 0.25, 0.2, 0.15, 0.1, 0.1]))
+    size = size or _photo_size(rng)
+    picture = sample_people_picture(rng, sample_body(), size, num_people, num_crowd=5 * (index % 6 == 1))
+    split = "val2017" if index < num_val else "train2017"
+    number = 2000 + 3 * index
+    _write_file(f"{folder}/{split}/{number:012d}.jpg", _picture_bytes(picture.image))
+    entry = {"id": number, "file_name": f"{number:012d}.jpg", "height": size[0], "width": size[1], "license": 1}
+    annotations = [
+        _annotate(person, rle=index % 5 == 3, guess=seen >= _GUESSED)
+        for person, seen in zip(picture.people, picture.seen)
+    ]
+    if picture.crowd.any():
+        annotations.append(_annotate_crowd([picture.crowd]))
+    for place, annotation in enumerate(annotations):
+        annotation |= {"image_id": number, "category_id": 1, "id": 100 * number + place}
+    return split, entry, annotations
+
+
+def _photo_size(rng):
+    """`(height, width)` of about 240 x 320 pixels, a fifth of the pictures upright."""
+    size = int(rng.integers(224, 257)), int(rng.integers(304, 337))
+    return size[::-1] if rng.random() < 0.2 else size
+
+
+def _annotate(person, rle, guess=True):
     points, _ = COCO_PLUS19.convert(person.keypoints_px, to=COCO17)
     visible = COCO_PLUS19.convert(person.visible[:, None], to=COCO17)[0][:, 0]
     height, width = person.mask.shape
     inside = ((points >= 0) & (points <= (width - 1, height - 1))).all(-1)
     # 2 visible, 1 hidden but guessed by the annotator, 0 not labelled; faces are not guessed.
-    states = np.where(visible, 2, np.where(inside & (np.arange(len(points)) > 4), 1, 0))
+    states = np.where(visible, 2, np.where(guess & inside & (np.arange(len(points)) > 4), 1, 0))
     keypoints = np.concatenate([np.rint(points) * (states > 0)[:, None], states[:, None]], -1)
     polygons, area = _polygons(person.mask)
     return {
@@ -575,10 +613,18 @@ def _run_lengths(mask):
 
 
 def _write_coco(pool, folder):
-    num_val = max(1, round(_COCO_VAL_SHARE * FLAGS.num_images)) if FLAGS.num_images > 1 else 0
-    draw = functools.partial(_draw_coco, seed=FLAGS.seed, size=_size(), folder=str(folder.folder), num_val=num_val)
+    return _write_coco_layout(pool, folder, "coco", _draw_coco, FLAGS.num_images)
+
+
+def _write_coco_people(pool, folder):
+    return _write_coco_layout(pool, folder, "coco_people", _draw_coco_people, FLAGS.num_people_images)
+
+
+def _write_coco_layout(pool, folder, name, draw, count):
+    num_val = max(1, round(_COCO_VAL_SHARE * count)) if count > 1 else 0
+    draw = functools.partial(draw, seed=FLAGS.seed, size=_size(), folder=str(folder.folder), num_val=num_val)
     parts = {"train2017": ([], []), "val2017": ([], [])}
-    for split, entry, annotations in _pictures(pool, draw, FLAGS.num_images, "coco"):
+    for split, entry, annotations in _pictures(pool, draw, count, name):
         parts[split][0].append(entry)
         parts[split][1].extend(annotations)
         folder.add([f"{split}/{entry['file_name']}"])
@@ -599,7 +645,7 @@ def _write_coco(pool, folder):
         }
         folder.write_bytes(f"annotations/person_keypoints_{split}.json", _json(content))
     num_people = sum(annotation["num_keypoints"] > 0 for _, part in parts.values() for annotation in part)
-    return f"{FLAGS.num_images} images of {num_people} people"
+    return f"{count} images of {num_people} people"
 
 
 # --------------------------------------------------------------------------------------------------------- mocap

@@ -536,7 +536,7 @@ def sample_picture(rng, body, size=None, num_people=1):
     """
     height, width = size or rng.integers(224, 281, 2)
     image = sample_background(rng, (int(height), int(width)))
-    light = _sample_light(rng)
+    light = sample_light(rng)
     people = []
     for number in range(num_people):
         pose = sample_poses(rng, 1)[0]
@@ -544,8 +544,8 @@ def sample_picture(rng, body, size=None, num_people=1):
         posed = pose_body(body, pose, shape)
         scale, offset = _place(rng, posed.vertices, (height, width), number, num_people)
         image, person = draw_person(image, body, pose, shape, scale, offset, sample_outfit(rng), light, posed)
-        people = [_behind(earlier, person.mask) for earlier in people] + [person]
-    return _photograph(rng, image), people
+        people = [behind(earlier, person.mask) for earlier in people] + [person]
+    return photograph(rng, image), people
 
 
 def draw_person(image, body, pose, shape, scale, offset_px, outfit, light=None, posed=None):
@@ -599,7 +599,15 @@ def draw_person(image, body, pose, shape, scale, offset_px, outfit, light=None, 
     return drawn, person
 
 
-def _sample_light(rng):
+def sample_light(rng):
+    """Draws where light comes from.
+
+    Args:
+        rng: `numpy.random.Generator`.
+
+    Returns:
+        `(direction [3] towards the light, its strength, the surroundings' strength)`.
+    """
     direction = np.array([rng.uniform(-1, 1), rng.uniform(-1.1, -0.2), rng.uniform(-1, -0.3)])
     return tuple(direction), rng.uniform(0.5, 0.8), rng.uniform(0.35, 0.6)
 
@@ -646,8 +654,16 @@ def _visible(fine, keypoints, keypoints_px):
     return inside & (keypoints[:, 2] - surface < allowed)
 
 
-def _behind(person, mask):
-    """A person after someone else was drawn in front."""
+def behind(person, mask):
+    """A person after someone else was drawn in front.
+
+    Args:
+        person: A `Person`.
+        mask: Boolean `[H, W]`, true on the other one.
+
+    Returns:
+        A `Person` of whom less is seen.
+    """
     columns, rows = np.rint(person.keypoints_px).astype(int).T
     height, width = mask.shape
     covered = mask[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
@@ -734,8 +750,16 @@ def _cloud(rng, size, first=3):
     return total / 2.5
 
 
-def _photograph(rng, image):
-    """What a camera adds: a soft lens, exposure, noise; uint8."""
+def photograph(rng, image):
+    """What a camera adds: a soft lens, exposure, noise.
+
+    Args:
+        rng: `numpy.random.Generator`.
+        image: Float `[H, W, 3]` RGB from 0 to 1.
+
+    Returns:
+        Uint8 `[H, W, 3]` RGB.
+    """
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.7))
     image = np.clip(image * rng.uniform(0.85, 1.15), 0, 1) ** rng.uniform(0.85, 1.2)
     image = image + rng.normal(0, rng.uniform(0.004, 0.02), image.shape)

@@ -21,7 +21,9 @@ from posekit.data.tfrecord import count_records, read_records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COUNT = 8
+SPLITS = ("train", "val")
 H36M = ("--num_h36m_poses=301",)
+PEOPLE = ("--num_people_images=8",)
 DEPTH = ("--msra_frames_per_gesture=1", "--num_nyu_frames=5", "--num_itop_frames=5")
 
 
@@ -36,7 +38,7 @@ def run(*flags, status=0):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
-    counts = (f"--num_images={COUNT}", "--num_poses=250", *H36M, *DEPTH)
+    counts = (f"--num_images={COUNT}", "--num_poses=250", *H36M, *DEPTH, *PEOPLE)
     run(f"--data_dir={folder}", *counts, "--seed=3", "--num_workers=2")
     return folder
 
@@ -139,6 +141,36 @@ def test_mpii(data):
         mask = read(data / f"upi-s1h/data/mpii/images/{index + 1:05d}_segmentation.png")[..., 0]
         check_labels(poses[:2, :6, index].T, poses[2, :6, index] == 0, image, mask)
         np.testing.assert_allclose(poses[:2, 6, index], poses[:2, 2:4, index].mean(1))
+
+
+def test_coco_people(data):
+    from pycocotools.coco import COCO
+
+    counts, forms, crowds = [], set(), 0
+    with contextlib.redirect_stdout(io.StringIO()):
+        both = [COCO(str(data / f"coco_people/annotations/person_keypoints_{split}2017.json")) for split in SPLITS]
+    for split, coco in zip(SPLITS, both):
+        assert len(coco.imgs) == {"train": 6, "val": 2}[split]
+        for number, entry in coco.imgs.items():
+            image = read(data / f"coco_people/{split}2017/{entry['file_name']}")
+            assert image.shape[:2] == (entry["height"], entry["width"]) and 220 < min(image.shape[:2]) < 260
+            annotations = [annotation for annotation in coco.anns.values() if annotation["image_id"] == number]
+            counts.append(len(annotations))
+            covered = np.zeros(image.shape[:2], int)
+            for annotation in annotations:
+                mask = coco.annToMask(annotation) > 0
+                covered += mask
+                forms.add(type(annotation["segmentation"]))
+                crowds += annotation["iscrowd"]
+                x, y, states = np.array(annotation["keypoints"]).reshape(-1, 3).T
+                seen = states == 2
+                assert (x[seen] < image.shape[1]).all() and (y[seen] < image.shape[0]).all()
+                # What is seen of a person lies on that person, not on one in front.
+                near = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8))
+                assert not seen.any() or near[y[seen], x[seen]].mean() > 0.9
+            # Segmentations are of what is seen, so they hardly overlap.
+            assert (covered > 1).mean() < 0.03
+    assert max(counts) >= 4 and forms == {list, dict} and crowds
 
 
 def test_coco(data):
@@ -260,8 +292,8 @@ def test_same_seed_same_data_whatever_the_processes(data, tmp_path):
 
 def test_finished_data_is_not_made_again(data):
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*.jpg")}
-    text = run(f"--data_dir={data}", f"--num_images={COUNT}", "--num_poses=250", *H36M, *DEPTH, "--seed=3")
-    assert text.count("already") == 9
+    text = run(f"--data_dir={data}", f"--num_images={COUNT}", "--num_poses=250", *H36M, *DEPTH, *PEOPLE, "--seed=3")
+    assert text.count("already") == 10
     assert before == {path: path.stat().st_mtime_ns for path in data.rglob("*.jpg")}
 
 
