@@ -10,7 +10,7 @@ FLOORS = (
     ("files", "skeletons", "results", "bodies", "sample_body"),
     ("geometry",),
     ("ops",),
-    ("layers", "losses", "drawing", "drawing3d", "drawing_depth", "plots"),
+    ("layers", "losses", "drawing", "drawing3d", "drawing_depth", "drawing_people", "plots"),
     ("codecs", "models", "metrics"),  # some metrics decode what they measure
     ("data",),
     ("training",),
