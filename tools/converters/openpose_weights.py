@@ -25,6 +25,10 @@ _STAGE = re.compile(r"Mconv\d+_stage(\d+)_L\d")
 _GRAPH_SCOPES = ("MobilenetV1", "MobilenetV2", "Openpose", "TfPoseEstimator")
 _MAX_STAGES = 20
 _MAX_KERNEL = 1 << 26
+# Numbers of all kernels; the network has 52 million.
+_MAX_NUMBERS = 1 << 28
+# How many times smaller HDF5's compression makes zeros at most.
+_MAX_PACKING = 1100
 _SHOWN = 12
 
 
@@ -172,6 +176,7 @@ def read_npy(path):
         kernel, bias = (_array(path / f"{kind}_{name}.npy") for kind in "Wb")
         if kernel.ndim == 4:
             found[_posekit_name(name)] = Convolution(np.transpose(kernel, _CAFFE_AXES), bias.reshape(-1), False)
+            _check_total(found, path)
     if not found:
         raise ValueError(f"{path} has no W_*.npy with kernels; name the folder with W_conv1_1.npy, b_conv1_1.npy, ….")
     return found
@@ -194,13 +199,17 @@ def read_keras(path):
     try:
         with h5py.File(regular_file(path), "r") as file:
             groups = file["model_weights"] if "model_weights" in file else file
-            for name, group in groups.items():
+            for name in groups:
+                # Links may lead into other files.
+                own = isinstance(groups.get(name, getlink=True), h5py.HardLink)
+                group = groups[name] if own else None
                 if isinstance(group, h5py.Group) and (arrays := _datasets(group)):
                     kernels = [array for array in arrays if array.ndim == 4]
                     biases = [array for array in arrays if array.ndim == 1]
                     if len(kernels) == 1 and len(biases) <= 1:
                         bias = biases[0] if biases else np.zeros(kernels[0].shape[3], np.float32)
                         found[_posekit_name(name)] = Convolution(kernels[0], bias, False)
+                        _check_total(found, path)
     except (OSError, RuntimeError, KeyError, TypeError) as error:
         if isinstance(error, FileNotFoundError):
             raise
@@ -218,10 +227,16 @@ def _datasets(group):
     for dataset in datasets:
         if dataset.dtype.kind != "f" or dataset.ndim not in (1, 4):
             continue
-        if dataset.size > _MAX_KERNEL or dataset.nbytes > max(dataset.id.get_storage_size(), 1) * 1100:
+        elsewhere = dataset.external or dataset.is_virtual
+        if elsewhere or dataset.size > _MAX_KERNEL or dataset.nbytes > dataset.id.get_storage_size() * _MAX_PACKING:
             raise ValueError(f"{dataset.file.filename}: {dataset.name} claims the shape {dataset.shape}.")
         arrays.append(np.asarray(dataset[()], np.float32))
     return arrays
+
+
+def _check_total(found, path):
+    if sum(part.kernel.size for part in found.values()) > _MAX_NUMBERS:
+        raise ValueError(f"{path} holds more than {_MAX_NUMBERS} numbers; it is not of the CMU network.")
 
 
 READERS = {"caffe": read_caffe, "keras": read_keras, "npy": read_npy}
