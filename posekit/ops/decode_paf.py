@@ -13,8 +13,8 @@ enough.
 Four steps, each a function of its own: `smooth_maps`, `find_peaks`, `connect_limbs`, `group_people`.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -44,15 +44,17 @@ _TF_POSE_UPSAMPLING = 4
 _TF_POSE_KERNEL = 25
 
 
-class Decoded(NamedTuple):
-    """People in a picture, and what they were put together from.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoded:
+    """People in a picture, and what they were put together from. `len(decoded)` is their number.
 
     Args:
         keypoints: Float32 `[people, joints, 2]` x, y in pixels, the centre of the upper left one at (0, 0); NaN where
             a joint was not found.
         scores: Float32 `[people, joints]` values of the heatmaps, 0 where a joint was not found.
         person_scores: Float32 `[people]` mean over the joints found of peak and limb scores.
-        peaks: Float64 `[peaks, 5]`: joint, x, y, score, number. Pixels of the maps that were searched.
+        peaks: Float64 `[peaks, 5]`: joint, x, y, score, number. Not in pixels of the image, but of the maps that were
+            searched: with `mode="fast"` cells and parts of them, with `mode="tf_pose"` quarters of cells.
         candidate: Float64 `[peaks, 4]`: the same without the joint.
         subset: Float64 `[people, joints + 2]`: numbers of the peaks, -1 where missing; sum of scores; joints found.
     """
@@ -65,7 +67,6 @@ class Decoded(NamedTuple):
     subset: np.ndarray
 
     def __len__(self):
-        """Number of people."""
         return len(self.subset)
 
 

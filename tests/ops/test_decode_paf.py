@@ -105,8 +105,8 @@ def test_exact_decoding_takes_double_precision_too(fixtures):
     fixture = fixtures("rmpe_decode_people3")
     heatmaps, pafs = enlarged(fixture["heat"], fixture["paf"], tuple(fixture["image_hw"]))
     one, other = decode_paf(heatmaps, pafs), decode_paf(heatmaps.astype(np.float64), pafs.astype(np.float64))
-    for values, expected in zip(one, other):
-        np.testing.assert_array_equal(values, expected)
+    for name, values in vars(one).items():
+        np.testing.assert_array_equal(values, getattr(other, name), err_msg=name)
 
 
 def test_parts_are_the_original_after_averaging_over_scales(fixtures):
