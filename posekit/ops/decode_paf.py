@@ -150,7 +150,7 @@ def decode_paf(
     _check_finite("Heatmaps", heatmaps)
     _check_finite("Fields", pafs)
     peaks = find_peaks(heatmaps, mode, peak_threshold)
-    connections = connect_limbs(pafs, peaks, skeleton, mode, paf_threshold, stride)
+    connections = connect_limbs(pafs, peaks, skeleton, mode, paf_threshold)
     subset = group_people(connections, peaks, skeleton, min_parts, min_score)
     return _decoded(peaks, subset, skeleton.num_joints, mode, stride)
 
@@ -229,7 +229,7 @@ def find_peaks(heatmaps, mode="exact", threshold=0.1):
     return np.stack([joint, x, y, score, np.arange(len(joint))], axis=-1).astype(np.float64)
 
 
-def connect_limbs(pafs, peaks, skeleton=OPENPOSE18, mode="exact", threshold=0.05, stride=8):
+def connect_limbs(pafs, peaks, skeleton=OPENPOSE18, mode="exact", threshold=0.05):
     """Chooses for every limb which joints it connects.
 
     Args:
@@ -238,7 +238,6 @@ def connect_limbs(pafs, peaks, skeleton=OPENPOSE18, mode="exact", threshold=0.05
         skeleton: `Skeleton` whose limbs these are.
         mode: One of `MODES`: where along a limb the field is looked at.
         threshold: Smallest product of field and direction that counts as good.
-        stride: Pixels per cell of the fields, for `mode="fast"`.
 
     Returns:
         One float64 `[connections, 3]` per limb, in the order of `skeleton.limb_grouping`: numbers of both peaks, and
@@ -259,7 +258,7 @@ def connect_limbs(pafs, peaks, skeleton=OPENPOSE18, mode="exact", threshold=0.05
         rows = max(1, _PAIRS // max(1, len(end)))
         for first in range(0, len(start) if len(end) else 0, rows):
             one, other = np.divmod(np.arange(first * len(end), min(first + rows, len(start)) * len(end)), len(end))
-            one, other, score = measure(field, (height, width), start, end, one, other, threshold, stride)
+            one, other, score = measure(field, (height, width), start, end, one, other, threshold)
             found.append(np.stack([one, other, score]))
         found = np.concatenate(found, axis=1) if found else np.empty((3, 0))
         best = _best_first(*found[:, np.argsort(-found[2], kind="stable")].tolist(), min(len(start), len(end)))
@@ -556,9 +555,8 @@ def _fast_profiles():
     return profiles
 
 
-def _exact_scores(field, size, start, end, one, other, threshold, stride):
+def _exact_scores(field, size, start, end, one, other, threshold):
     """Pairs of joints that the field connects, and how well: `(one, other, score)`."""
-    del stride
     height, width = size
     begin, step = start[one, 1:3], (end[other, 1:3] - start[one, 1:3])
     norm = np.sqrt(step[:, 0] * step[:, 0] + step[:, 1] * step[:, 1])
@@ -586,8 +584,8 @@ def _exact_scores(field, size, start, end, one, other, threshold, stride):
     return one[kept], other[kept], score[kept]
 
 
-def _fast_scores(field, size, start, end, one, other, threshold, stride):
-    """`_exact_scores` between cells: fields are interpolated, lengths counted in pixels of the image."""
+def _fast_scores(field, size, start, end, one, other, threshold):
+    """`_exact_scores` between cells: fields are interpolated."""
     begin, step = start[one, 1:3], end[other, 1:3] - start[one, 1:3]
     norm = np.sqrt((step * step).sum(-1))
     kept = norm > 0
@@ -618,9 +616,8 @@ def _fast_products(field, size, begin, step, norm, points):
     return value[..., 0] * direction[..., 0] + value[..., 1] * direction[..., 1]
 
 
-def _tf_pose_scores(field, size, start, end, one, other, threshold, stride):
+def _tf_pose_scores(field, size, start, end, one, other, threshold):
     """`_exact_scores` in single precision, without the limb's end, on fields enlarged by repeating their cells."""
-    del stride
     height, width = size
     begin, step = start[one, 1:3].astype(np.float32), (end[other, 1:3] - start[one, 1:3]).astype(np.float32)
     norm = np.sqrt(step[:, 0] * step[:, 0] + step[:, 1] * step[:, 1])
