@@ -9,7 +9,7 @@ import pytest
 from posekit import drawing, testing
 from posekit.drawing import Camera, MeshRenderer, draw_people, draw_skeleton, draw_text, stage_grid, uncrop
 from posekit.geometry.crops import Crop
-from posekit.ops.rasterize import point_light_shading, vertex_normals
+from posekit.geometry.rasterize import point_light_shading, vertex_normals
 from posekit.results import People
 from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16, SMPL24, Skeleton
 

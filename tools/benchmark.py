@@ -46,11 +46,11 @@ from posekit.data.schema import ImageRecord
 from posekit.data.synthetic import sample_picture, sample_poses, sample_shapes
 from posekit.data.tfrecord import RecordWriter
 from posekit.geometry.cameras import ndc_to_px, orthographic_projection
+from posekit.geometry.rasterize import rasterize
 from posekit.layers import SMPL
 from posekit.losses import mesh_reprojection_loss
 from posekit.metrics.h36m import evaluate
 from posekit.models import HMR, LCN, Critic, V2VPoseNet
-from posekit.ops.rasterize import rasterize
 from posekit.skeletons import H36M17, LSP14
 from posekit.training.fused_adam import FusedAdam
 from posekit.training.gan import HMRTrainer

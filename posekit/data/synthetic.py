@@ -566,7 +566,7 @@ def draw_person(image, body, pose, shape, scale, offset_px, outfit, light=None, 
         `(image, person)`: the new image, float `[H, W, 3]`, and a `Person`.
     """
     # Not imported above: posekit.ops brings TensorFlow along, which poses and motions do without.
-    from posekit.ops.rasterize import rasterize
+    from posekit.geometry.rasterize import rasterize
 
     posed = posed or pose_body(body, pose, shape)
     height, width = image.shape[:2]
@@ -614,7 +614,7 @@ def sample_light(rng):
 
 def _shade(fine, body, posed, outfit, light):
     """Lit colours `[covered, 3]` of a raster's pixels."""
-    from posekit.ops.rasterize import vertex_normals
+    from posekit.geometry.rasterize import vertex_normals
 
     direction, strength, surroundings = light
     direction = np.asarray(direction) / np.linalg.norm(direction)

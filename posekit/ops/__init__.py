@@ -1,4 +1,4 @@
-"""Operations behind layers, losses and codecs: neighbours, meshes, gradients, graphs, rasterising, people in maps."""
+"""Operations behind layers, losses and codecs: neighbours, meshes, gradients, graphs, people in maps."""
 
 from posekit.ops import native
 from posekit.ops.decode_paf import Decoded, decode_paf

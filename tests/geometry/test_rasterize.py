@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from posekit import testing
-from posekit.ops import rasterize as module
-from posekit.ops.rasterize import distort, point_light_shading, project, rasterize, vertex_normals
+from posekit.geometry import rasterize as module
+from posekit.geometry.rasterize import distort, point_light_shading, project, rasterize, vertex_normals
 
 CASES = json.loads((testing.FIXTURES / "card_manifest.json").read_text())["card_opendr.npz"]["cases"]
 RAW = [name for name in CASES if name.startswith("raw_")]
