@@ -39,6 +39,7 @@ from posekit.data.people_augment import (
 )
 from posekit.data.people_hdf5 import BOX_HEIGHT, NUM_JOINTS, open_people_hdf5
 from posekit.data.people_records import TRAINABLE, PeopleRecord, joint_sources, people_set
+from posekit.data.server import explain_lost_server, served
 from posekit.data.streams import (
     BadRecordError,
     check_positive,
@@ -93,8 +94,7 @@ def people_batches(
         shuffle_buffer: Records among which the next one is drawn. They are held as they are stored: about 150 KB each;
             samples of an HDF5 file are shuffled as a whole.
         max_people: Pad all batches to so many people; a picture with more is an error. None pads each batch for itself.
-        data_service: `"host:port"` of `tools/dataset_server.py`, which then does the work; the same batches, but those
-            of neighbouring steps may change places.
+        data_service: `"host:port"` of `tools/dataset_server.py`, which then does the work; the batches are the same.
 
     Returns:
         `tf.data.Dataset` of the batches described in this module's docstring.
@@ -154,6 +154,9 @@ def people_batches(
 
     steps = max(source.trainable // batch_size, 1)
     starts, left = epoch_starts(start_epoch, start_step, num_epochs, steps)
+    if data_service is not None:
+        # Workers that take turns must never come to an end; what is too much is left in the end.
+        starts, _ = epoch_starts(start_epoch, start_step, None, steps)
 
     def epoch_records(epoch, skipped):
         first = skipped * batch_size
@@ -163,9 +166,8 @@ def people_batches(
     elements = starts.flat_map(epoch_records)
     if data_service is None:
         return ready(batched(elements, True), left)
-    from posekit.data.server import served
-
-    return ready(served(elements, functools.partial(batched, drop_remainder=True), batch_size, data_service), left)
+    made = served(elements, functools.partial(batched, drop_remainder=True), batch_size, data_service)
+    return ready(made.take(left), left)
 
 
 def people_steps(data_dir, split, batch_size):
@@ -221,6 +223,7 @@ def read_people(data_dir, split):
     yield from _source(data_dir, split).records()
 
 
+@contextlib.contextmanager
 def explain_bad_people(data_dir, split):
     """Makes a context that turns TensorFlow's errors about unreadable pictures into ones that name file and record.
 
@@ -232,8 +235,10 @@ def explain_bad_people(data_dir, split):
 
     Raises:
         BadRecordError: If an error in the block came from a bad record.
+        DataServerError: If it came from a dataset server that was lost.
     """
-    return _source(data_dir, split).explain()
+    with explain_lost_server(), _source(data_dir, split).explain():
+        yield
 
 
 def find_people_file(data_dir, split):
