@@ -64,7 +64,6 @@ from posekit.data.synthetic_people import sample_people_picture
 from posekit.data.tfrecord import RecordWriter, explain_write_errors
 from posekit.files import print_any_text
 from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, MPII16
-from posekit.training.config import import_tensorflow_quietly
 
 DATASETS = ("lsp", "lsp_ext", "mpii", "coco", "mocap", "h36m", "msra", "nyu", "itop", "coco_people")
 MARK = "sample_data.json"
@@ -407,7 +406,6 @@ def _pictures(pool, draw, count, name, unit="image"):
 def _start_worker():
     cv2.setNumThreads(1)
     leave_with_parent()
-    import_tensorflow_quietly()
 
 
 def _generator(seed, dataset, *indices):

@@ -35,8 +35,12 @@ from posekit.data.tfrecord import (
     read_records,
     summary_path,
 )
+from posekit.drawing import dataset_picture, draw_skeleton, mocap_grid, save_image
+from posekit.drawing3d import draw_skeleton_3d
+from posekit.drawing_depth import depth_picture, tint_depth
 from posekit.files import print_any_text
 from posekit.geometry.depth import world_to_pixel
+from posekit.metrics.depth_pose import dataset_protocol
 from posekit.skeletons import COCO_PLUS19, LSP14
 from posekit.training.config import import_tensorflow_quietly
 
@@ -63,10 +67,6 @@ def main(argv):
     Returns:
         Exit status: 0, or 1 if a dataset is missing or damaged.
     """
-    # Drawing brings TensorFlow with it, which talks a lot when it is imported.
-    import_tensorflow_quietly()
-    from posekit.drawing import save_image
-
     print_any_text()
     output = pathlib.Path(FLAGS.output or FLAGS.data_dir)
     names = argv[1:] or _all_names(FLAGS.data_dir)
@@ -177,7 +177,6 @@ def _show_images(name):
 
 
 def _cell(image, mask, record):
-    from posekit.drawing import dataset_picture, draw_skeleton
 
     skeleton = COCO_PLUS19 if record.keypoints.shape[1] == COCO_PLUS19.num_joints else LSP14
     joints, visibility = record.keypoints[:2].T, record.keypoints[2]
@@ -256,7 +255,6 @@ def _center_distances(frames):
 
 
 def _depth_cell(record, name):
-    from posekit.drawing_depth import depth_picture
 
     skeleton = _depth_skeleton(name, len(record.joints))
     depth, start = decode_depth(record.depth, record.unit), record.box[:2]
@@ -271,8 +269,6 @@ def _depth_cell(record, name):
 
 def _plain_depth_cell(record, depth, joints):
     """The depth alone, with dots, where no skeleton is known or no joint is labelled."""
-    from posekit.drawing_depth import tint_depth
-
     measured = depth[depth > 0]
     near, far = (measured.min(), measured.max()) if len(measured) else (0.0, 1.0)
     scale = _CELL / max(depth.shape)
@@ -287,7 +283,6 @@ def _plain_depth_cell(record, depth, joints):
 
 
 def _depth_skeleton(name, num_joints):
-    from posekit.metrics.depth_pose import dataset_protocol
 
     try:
         skeleton = dataset_protocol(name.rpartition("_")[0]).skeleton
@@ -316,8 +311,8 @@ def _show_mocap(name):
 
 
 def _bodies(poses, shapes):
+    import_tensorflow_quietly()
     from posekit.bodies import load_body
-    from posekit.drawing import mocap_grid
     from posekit.layers import SMPL
 
     chosen = np.linspace(0, len(poses) - 1, min(_BODIES, len(poses))).astype(int)
@@ -383,8 +378,6 @@ def _print_means(poses):
 
 
 def _poses_sheet(poses):
-    from posekit.drawing import draw_skeleton
-    from posekit.drawing3d import draw_skeleton_3d
 
     cells = []
     for row in np.linspace(0, len(poses) - 1, min(FLAGS.num_images, len(poses))).astype(int):
