@@ -127,10 +127,8 @@ def test_graphs_of_other_networks_are_given_by_hand(tool, tmp_path):
     (tmp_path / "graph_opt.pb").write_bytes(graph_of(network))
     assert b"MobilenetV2/expanded_conv_12/depthwise/depthwise_weights" in (tmp_path / "graph_opt.pb").read_bytes()
     tool.fetch("mobilenet_v2_small", tmp_path / "out", graph=tmp_path / "graph_opt.pb")
-    loaded = OpenPose("mobilenet_v2_small", num_stages=1)
-    load_weights(loaded, tmp_path / "out" / "model.weights.h5")
-    for mine, theirs in zip(loaded.weights, network.weights):
-        np.testing.assert_array_equal(mine, theirs)
+    network.save_weights(tmp_path / "network.weights.h5")
+    assert arrays_digest(tmp_path / "out" / "model.weights.h5") == arrays_digest(tmp_path / "network.weights.h5")
 
 
 def test_other_packages_and_graphs_are_refused(tool, wheel, network, tmp_path, monkeypatch):
@@ -167,8 +165,8 @@ def test_the_command_line(tmp_path):
     def run(*argv):
         return subprocess.run([sys.executable, TOOL, *argv], capture_output=True, text=True, check=False)
 
-    assert "--package" in run("--help").stdout
-    assert run("vgg19").returncode == 1
+    done = run("vgg19")
+    assert done.returncode == 1 and "mobilenet_v2_small, not vgg19" in done.stderr
     done = run("mobilenet_thin", f"--package={tmp_path / 'none.whl'}")
     assert done.returncode == 1 and "does not exist" in done.stderr and "Traceback" not in done.stderr
 
@@ -197,7 +195,7 @@ def test_the_real_network_gives_what_its_graph_gives_on_photographs(tool, downlo
     assert digest == read_index()["openpose_mobilenet_thin"]["arrays_sha256"]
     model = OpenPose("mobilenet_thin")
     load_weights(model, downloaded / "out" / "model.weights.h5")
-    photographs = [shared_data() / "images" / name for name in ("golf.jpg", "p1.jpg", "p3.jpg")]
+    photographs = [shared_data() / "images" / name for name in ("golf.jpg", "p3.jpg")]
     images = np.stack([cv2.resize(cv2.imread(str(path))[..., ::-1], (216, 184)) for path in photographs])
     assert tool.compare(model, downloaded / "graph.pb", images) <= 1e-4
     found, exchanged = (
