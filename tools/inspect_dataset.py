@@ -4,8 +4,9 @@
 
 Without names it shows every dataset of the folder. Each gets a picture `{name}_sheet.png` in --output: images with
 their keypoints (visible ones only) beside their silhouettes, bodies in the poses of a motion-capture set, the joints
-of a pose file as a camera sees them (detections in rings) beside the 3-D skeleton seen from the side, or the joints of
-depth crops on the tinted depth and in the world.
+of a pose file as a camera sees them (detections in rings) beside the 3-D skeleton seen from the side, the joints of
+depth crops on the tinted depth and in the world, or pictures of many people, with those in red on whom nothing is
+trained.
 """
 
 import collections
@@ -23,6 +24,8 @@ from posekit.data.example import decode_example
 from posekit.data.h36m import ACTIONS, read_pose_file
 from posekit.data.hdf5 import COLUMNS, PoseFile
 from posekit.data.image_files import ImageFileError, decode_image
+from posekit.data.people_hdf5 import open_people_hdf5
+from posekit.data.people_records import PeopleRecord
 from posekit.data.schema import ImageRecord, MocapRecord
 from posekit.data.tfrecord import (
     DatasetNotFoundError,
@@ -41,13 +44,15 @@ from posekit.drawing_depth import depth_picture, tint_depth
 from posekit.files import print_any_text
 from posekit.geometry.depth import world_to_pixel
 from posekit.metrics.depth_pose import dataset_protocol
-from posekit.skeletons import COCO_PLUS19, LSP14
+from posekit.skeletons import COCO_PLUS19, LSP14, SKELETONS, Skeleton
 from posekit.training.config import import_tensorflow_quietly
 
 _CELL = 224
 _COLUMNS = 4
 _BODIES = 8
 _SIDE_DEG = 60.0
+# How files of many people in HDF5 are called; those of poses have other names.
+_PEOPLE_FILES = ("people_train", "people_val", "train_dataset", "val_dataset")
 _RUN = 10  # poses that are read together
 
 flags.DEFINE_string("data_dir", "data", "Folder of the records.")
@@ -92,10 +97,22 @@ def _show(name):
     if name in mocap_names(FLAGS.data_dir):
         return _show_mocap(name)
     path = pathlib.Path(FLAGS.data_dir) / f"{name}.h5"
-    if path.exists():
+    if path.exists() and not name.endswith(_PEOPLE_FILES):
         return _show_poses(path)
+    if path.exists() and not _has_records(name):
+        return _show_people_file(path)
     first = next(iter(read_records(dataset_files(FLAGS.data_dir, name)[0])), b"")
-    return _show_depth(name) if "depth/encoded" in decode_example(first) else _show_images(name)
+    keys = decode_example(first)
+    if "people/joints" in keys:
+        return _show_people(name)
+    return _show_depth(name) if "depth/encoded" in keys else _show_images(name)
+
+
+def _has_records(name):
+    try:
+        return bool(dataset_files(FLAGS.data_dir, name))
+    except DatasetNotFoundError:
+        return False
 
 
 def _all_names(data_dir):
@@ -103,7 +120,8 @@ def _all_names(data_dir):
     folders = (path.parent for path in pathlib.Path(data_dir).glob("*/*_[0-9]*.tfrecord*"))
     images = {path.name.removesuffix(".tfrecords") for path in paths} | {path.name for path in folders}
     poses = sorted(path.stem for path in pathlib.Path(data_dir).glob("h36m_*.h5"))
-    return sorted(images - {"mocap_neutrMosh"}) + mocap_names(data_dir) + poses
+    images |= {path.stem for path in pathlib.Path(data_dir).glob("*.h5") if path.stem.endswith(_PEOPLE_FILES)}
+    return sorted(images - {"mocap_neutrMosh", *poses}) + mocap_names(data_dir) + poses
 
 
 def _head(name, files, summary):
@@ -194,6 +212,78 @@ def _grid(cells):
     blank = np.full_like(cells[0], 255)
     cells = cells + [blank] * (-len(cells) % _COLUMNS)
     return np.concatenate([np.concatenate(cells[row : row + _COLUMNS], 1) for row in range(0, len(cells), _COLUMNS)])
+
+
+def _show_people(name):
+    files = dataset_files(FLAGS.data_dir, name)
+    _head(name, files, summary_path(FLAGS.data_dir, name))
+    keys, tally, cells = {}, _PeopleTally(), []
+    for serialized in _records(files):
+        _note_keys(keys, serialized)
+        record = PeopleRecord.from_example(serialized)
+        tally.add(record)
+        if len(cells) < FLAGS.num_images:
+            cells.append(_people_cell(record))
+    _print_keys(keys)
+    tally.print()
+    return _grid(cells) if cells else None
+
+
+def _show_people_file(path):
+    file = open_people_hdf5(path)
+    print(f"{path.stem}: {len(file)} samples, {file.size / 2**20:.1f} MiB")
+    tally, cells = _PeopleTally(), []
+    for number in range(min(len(file), FLAGS.num_records or len(file))):
+        record = file.record(number)
+        tally.add(record)
+        if len(cells) < FLAGS.num_images:
+            cells.append(_people_cell(record))
+    tally.print()
+    return _grid(cells) if cells else None
+
+
+class _PeopleTally:
+    """What is told about pictures of many people."""
+
+    def __init__(self):
+        self._sizes, self._labels, self._others, self._crowds, self._masked, self._states = [], [], 0, 0, [], {}
+
+    def add(self, record):
+        self._sizes.append((record.height, record.width))
+        self._labels.append(int(record.trained.sum()))
+        self._others += int((~record.trained & ~record.crowd).sum())
+        self._crowds += int(record.crowd.sum())
+        self._masked.append(0.0 if record.mask is None else 1 - record.mask.mean())
+        for joint, states in zip(record.names, record.joints[record.trained][..., 2].T):
+            self._states.setdefault(joint, []).extend(states > 0)
+
+    def print(self):
+        heights, widths = np.array(self._sizes).T
+        print(f"  of {len(self._sizes)} pictures:")
+        print(f"  size: height {heights.min()}..{heights.max()}, mean {heights.mean():.0f}; width {widths.min()}.."
+              f"{widths.max()}, mean {widths.mean():.0f}")  # fmt: skip
+        print(f"  people to train on: {sum(self._labels)}, {min(self._labels)}..{max(self._labels)} a picture; masked "
+              f"out: {self._others} people and {self._crowds} crowds, {100 * np.mean(self._masked):.1f} % of the "
+              "pixels")  # fmt: skip
+        rates = {joint: 100 * np.mean(states) for joint, states in self._states.items() if states}
+        print("  labelled joints in %: " + ", ".join(f"{joint} {rate:.0f}" for joint, rate in rates.items()))
+
+
+def _people_cell(record):
+    from posekit.drawing import draw_skeleton
+
+    skeleton = next((known for known in SKELETONS.values() if known.joints == record.names), None)
+    skeleton = skeleton or Skeleton("records", record.names, ())
+    picture = record.pixels().copy()
+    if record.mask is not None:
+        picture[~record.mask] = picture[~record.mask] // 2 + np.array([127, 0, 0], np.uint8)
+    for joints in record.joints[record.trained]:
+        picture = draw_skeleton(picture, joints[:, :2], skeleton, joints[:, 2], radius=2)
+    scale = min(_CELL / picture.shape[0], 2 * _CELL / picture.shape[1])
+    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+    cell = np.full((_CELL, 2 * _CELL, 3), 255, np.uint8)
+    cell[: size[1], : size[0]] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return cell
 
 
 def _show_depth(name):

@@ -61,6 +61,7 @@ def people_batches(
     split,
     batch_size,
     *,
+    dataset="coco_people",
     skeleton=OPENPOSE18,
     augmentation=None,
     stride=8,
@@ -81,6 +82,7 @@ def people_batches(
         data_dir: Folder of the records, or an HDF5 file.
         split: `"train"` or `"val"`.
         batch_size: Pictures in a batch.
+        dataset: Name of the dataset; its files are called after it.
         skeleton: `Skeleton` of the joints wanted; a neck that the records lack lies between the shoulders.
         augmentation: A `PeopleAugmentation`; the original's if None.
         stride: Pixels to a step of the mask.
@@ -115,7 +117,7 @@ def people_batches(
     augmentation = augmentation or PeopleAugmentation()
     if augmentation.crop_size % stride:
         raise ValueError(f"crop_size={augmentation.crop_size} is no multiple of stride={stride}.")
-    source = _source(data_dir, split)
+    source = _source(data_dir, split, dataset)
     if not source.trainable:
         raise ValueError(f"{source.title} holds no person to train on; make it of other pictures.")
     sources = joint_sources(source.names, skeleton)
@@ -170,13 +172,14 @@ def people_batches(
     return ready(made.take(left), left)
 
 
-def people_steps(data_dir, split, batch_size):
+def people_steps(data_dir, split, batch_size, dataset="coco_people"):
     """Training steps in one pass over the pictures that have people to train on.
 
     Args:
         data_dir: Folder of the records, or an HDF5 file.
         split: `"train"` or `"val"`.
         batch_size: Pictures in a step.
+        dataset: Name of the dataset; its files are called after it.
 
     Returns:
         Number of full batches; 1 if there are fewer pictures than a batch takes, which then repeat to fill it.
@@ -186,15 +189,16 @@ def people_steps(data_dir, split, batch_size):
         ValueError: If the data are damaged.
     """
     check_positive(batch_size=batch_size)
-    return max(count_people_pictures(data_dir, split) // batch_size, 1)
+    return max(count_people_pictures(data_dir, split, dataset) // batch_size, 1)
 
 
-def count_people_pictures(data_dir, split):
+def count_people_pictures(data_dir, split, dataset="coco_people"):
     """Number of pictures that a stream shows in an epoch: those with people to train on.
 
     Args:
         data_dir: Folder of the records, or an HDF5 file.
         split: `"train"` or `"val"`.
+        dataset: Name of the dataset; its files are called after it.
 
     Returns:
         The count.
@@ -203,15 +207,16 @@ def count_people_pictures(data_dir, split):
         DatasetNotFoundError: If the data are not there; the message says how to make them.
         ValueError: If the data are damaged.
     """
-    return _source(data_dir, split).trainable
+    return _source(data_dir, split, dataset).trainable
 
 
-def read_people(data_dir, split):
+def read_people(data_dir, split, dataset="coco_people"):
     """Yields all pictures with all their people, in order, for evaluation and inspection.
 
     Args:
         data_dir: Folder of the records, or an HDF5 file.
         split: `"train"` or `"val"`.
+        dataset: Name of the dataset; its files are called after it.
 
     Yields:
         `PeopleRecord`; those without people to train on too. HDF5 files know labels of training only.
@@ -220,11 +225,11 @@ def read_people(data_dir, split):
         DatasetNotFoundError: If the data are not there; the message says how to make them.
         ValueError: If a record is damaged; the message names file and record.
     """
-    yield from _source(data_dir, split).records()
+    yield from _source(data_dir, split, dataset).records()
 
 
 @contextlib.contextmanager
-def explain_bad_people(data_dir, split):
+def explain_bad_people(data_dir, split, dataset="coco_people"):
     """Makes a context that turns TensorFlow's errors about unreadable pictures into ones that name file and record.
 
     Reads through the data, but only when an error of the input has occurred.
@@ -232,21 +237,23 @@ def explain_bad_people(data_dir, split):
     Args:
         data_dir: Folder of the records, or an HDF5 file.
         split: `"train"` or `"val"`.
+        dataset: Name of the dataset; its files are called after it.
 
     Raises:
         BadRecordError: If an error in the block came from a bad record.
         DataServerError: If it came from a dataset server that was lost.
     """
-    with explain_lost_server(), _source(data_dir, split).explain():
+    with explain_lost_server(), _source(data_dir, split, dataset).explain():
         yield
 
 
-def find_people_file(data_dir, split):
+def find_people_file(data_dir, split, dataset="coco_people"):
     """Finds an HDF5 file of people.
 
     Args:
         data_dir: A folder, or the file itself.
         split: `"train"` or `"val"`.
+        dataset: Name of the dataset; its files are called after it.
 
     Returns:
         `pathlib.Path`, `None` if there is none.
@@ -254,18 +261,18 @@ def find_people_file(data_dir, split):
     data_dir = pathlib.Path(data_dir)
     if data_dir.is_file():
         return data_dir
-    names = (f"{people_set(split)}.h5", f"{split}_dataset.h5", f"{split}_pre_dataset.h5")
+    names = (f"{people_set(split, dataset)}.h5", f"{split}_dataset.h5", f"{split}_pre_dataset.h5")
     return next((data_dir / name for name in names if (data_dir / name).is_file()), None)
 
 
-def _source(data_dir, split):
-    name, path = people_set(split), pathlib.Path(data_dir)
+def _source(data_dir, split, dataset):
+    name, path = people_set(split, dataset), pathlib.Path(data_dir)
     if path.is_file():
         return _Hdf5Source(path)
     try:
         return _RecordSource(path, name)
     except tfrecord.DatasetNotFoundError:
-        file = find_people_file(path, split)
+        file = find_people_file(path, split, dataset)
         if file is None:
             raise
         return _Hdf5Source(file)

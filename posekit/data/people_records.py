@@ -34,11 +34,12 @@ _MAX_PEOPLE = 10_000
 _FARTHEST = 1e6
 
 
-def people_set(split):
-    """Name of the record files of a part of the data.
+def people_set(split, dataset="coco_people"):
+    """Name of the record files of a part of a dataset.
 
     Args:
         split: `"train"` or `"val"`.
+        dataset: Name of the dataset.
 
     Returns:
         Name, such as `"coco_people_train"`.
@@ -48,7 +49,7 @@ def people_set(split):
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; choose from {', '.join(SPLITS)}.")
-    return f"coco_people_{split}"
+    return f"{dataset}_{split}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -181,11 +181,13 @@ def test_own_skeleton(tmp_path):
     own = Skeleton("OWN3", ("tip", "left_end", "right_end"), (("left_end", "tip"), ("right_end", "tip")))
     joints = np.array([[[30, 20, 2], [40, 50, 1], [10, 55, 2]]])
     entry = record(0, 1, joints=joints, names=own.joints)
-    write(tmp_path, [entry])
-    (batch,) = batches(tmp_path, 1, skeleton=own, augment=False)
+    with RecordWriter(tmp_path / "mine_train.tfrecords") as writer:
+        writer.write(entry.to_example())
+    (batch,) = batches(tmp_path, 1, skeleton=own, augment=False, dataset="mine")
     assert batch["present"].all() and batch["joints_px"].shape == (1, 1, 3, 2)
     with pytest.raises(ValueError, match="no joint 'nose'.*tip, left_end"):
-        people_batches(tmp_path, "train", 1)
+        people_batches(tmp_path, "train", 1, dataset="mine")
+    assert people_steps(tmp_path, "train", 1, "mine") == len(list(read_people(tmp_path, "train", "mine"))) == 1
 
 
 # ----------------------------------------------------------------------------------------------------- bad input

@@ -11,8 +11,11 @@ from posekit.codecs import screen_pose
 from posekit.data.depth_records import DepthRecord, encode_depth
 from posekit.data.h36m import CameraTable
 from posekit.data.hdf5 import PoseWriter
+from posekit.data.people_hdf5 import PeopleHdf5Writer
+from posekit.data.people_records import PeopleRecord
 from posekit.data.schema import ImageRecord, MocapRecord, encode_silhouette
 from posekit.data.tfrecord import RecordWriter
+from posekit.skeletons import COCO17
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -154,3 +157,32 @@ def test_sets_of_depth_crops(tmp_path):
     for name in ("msra_p0", "nyu_test"):
         sheet = cv2.imread(str(tmp_path / f"{name}_sheet.png"))
         assert sheet.shape == (224, 4 * 448, 3) and sheet[:, :448].std() > 20 and (sheet[:, 896:] == 255).all()
+
+
+def people_pictures(count, names=COCO17.joints):
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        joints = np.concatenate(
+            [rng.uniform(0, 90, (3, len(names), 2)), rng.integers(0, 3, (3, len(names), 1))], -1
+        )
+        mask = np.ones((90, 120), bool)
+        mask[:30] = False
+        yield PeopleRecord(
+            cv2.imencode(".png", rng.integers(0, 255, (90, 120, 3), np.uint8))[1].tobytes(), 90, 120, joints,
+            [[5, 5, 40, 60]] * 3, [1, 1, 0], crowd=[0, 0, number % 2], mask=mask, names=names,
+        )  # fmt: skip
+
+
+def test_pictures_of_many_people(tmp_path):
+    write(tmp_path / "coco_people_train.tfrecords", people_pictures(3))
+    write(tmp_path / "mine_train.tfrecords", people_pictures(1, ("tip", "end")))
+    with PeopleHdf5Writer(tmp_path / "val_dataset.h5") as writer:
+        for record in people_pictures(2):
+            writer.append(record)
+    text = run(f"--data_dir={tmp_path}", "coco_people_train", "mine_train", "val_dataset").stdout
+    assert "coco_people_train: 3 records" in text and "val_dataset: 2 samples" in text
+    assert "people to train on: 6, 2..2 a picture; masked out: 2 people and 1 crowds, 33.3 % of the pixels" in text
+    assert "labelled joints in %: tip" in text
+    for name in ("coco_people_train", "mine_train", "val_dataset"):
+        sheet = cv2.imread(str(tmp_path / f"{name}_sheet.png"))
+        assert sheet.shape == (224, 4 * 448, 3) and sheet[:40, :200].std() > 20
