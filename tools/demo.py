@@ -1,6 +1,7 @@
 """Runs the main job of a system end to end on sample data: `make demo`, `make demo MODEL=lcn`, `make demo MODEL=v2v`.
 
-Sample data -> records -> training -> validation -> preview and prediction, each through the command a user types.
+Sample data -> records -> training -> validation -> preview and prediction, each through the command a user types. An
+interrupted demo goes on where it was: data that are there are used, and a training of the same options is resumed.
 """
 
 import os
@@ -35,13 +36,24 @@ flags.DEFINE_integer(
 flags.DEFINE_string("backbone_weights", "hmr_sample", "hmr: where the encoder comes from: name, run, file or none")
 FLAGS = flags.FLAGS
 
+INTERRUPTED = 130
+
 
 def step(title, *command):
     """Prints a command, runs it, and stops the demo if it fails."""
     shown = [os.path.relpath(part) if os.path.isabs(part) and os.path.exists(part) else part for part in command]
     print(f"\n== {title}\n$ {shlex.join(['python', *shown])}", flush=True)
     started = time.perf_counter()
-    status = subprocess.run([sys.executable, *command], cwd=os.getcwd()).returncode
+    with subprocess.Popen([sys.executable, *command]) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            # The terminal's Ctrl-C has reached the command too, which needs a moment to save what it has.
+            process.wait()
+            status = INTERRUPTED
+    if status == INTERRUPTED:
+        print("The demo was interrupted; the same command goes on from here.", file=sys.stderr)
+        sys.exit(status)
     if status:
         sys.exit(f"The demo stopped: the command above ended with status {status}.")
     print(f"({time.perf_counter() - started:.0f} s)", flush=True)
@@ -99,10 +111,8 @@ def mesh_recovery(out):
         out: Folder for data, run and pictures.
     """
     data, run = out / "data", out / "run"
-    if not (data / "lsp_train.tfrecords").exists():
-        sets = ["--lsp", "--lsp_ext", "--mocap"]
-        sample = [str(ROOT / "tools/create_sample_data.py"), f"--data_dir={data}", f"--num_images={FLAGS.num_images}"]
-        step("Sample data: people made by code, in the datasets' own layout", *sample, *sets)
+    sets = ["--lsp", "--lsp_ext", "--mocap", f"--num_images={FLAGS.num_images}"]
+    sample_data(out, "lsp_train.tfrecords", "people made by code, in the datasets' own layout", *sets)
     records = [str(ROOT / "tools/create_dataset.py"), "--lsp", "--lsp_val", "--lsp_ext", "--mocap"]
     step("Dataset -> TFRecords", *records, f"--data_dir={data}")
     training = [f"--data_dir={data}", f"--num_epochs={FLAGS.num_epochs or 4}"]
@@ -124,9 +134,8 @@ def lifting(out):
         out: Folder for data, run and pictures.
     """
     data, run = out / "data", out / "run"
-    if not (data / "h36m_train.h5").exists():
-        sample = [str(ROOT / "tools/create_sample_data.py"), "--h36m", f"--num_h36m_poses={FLAGS.num_poses}"]
-        step("Sample data: people who move, in the layout of Human3.6M's pickles", *sample, f"--data_dir={data}")
+    poses = ["--h36m", f"--num_h36m_poses={FLAGS.num_poses}"]
+    sample_data(out, "h36m_train.h5", "people who move, in the layout of Human3.6M's pickles", *poses)
     step("Dataset -> pose files", str(ROOT / "tools/create_dataset.py"), "--h36m", f"--data_dir={data}")
     # So few steps are too few for running statistics with the original's momentum.
     training = [f"--data_dir={data}", f"--num_epochs={FLAGS.num_epochs or 12}", "--batch_norm_momentum=0.9"]
@@ -152,10 +161,8 @@ def depth_to_joints(out):
         out: Folder for data, run and pictures.
     """
     data, run = out / "data", out / "run"
-    if not (data / "msra_p8.tfrecords").exists():
-        sample = [str(ROOT / "tools/create_sample_data.py"), "--msra", f"--data_dir={data}"]
-        frames = f"--msra_frames_per_gesture={FLAGS.frames_per_gesture}"
-        step("Sample data: depth pictures of hands, in MSRA's layout", *sample, frames)
+    frames = ["--msra", f"--msra_frames_per_gesture={FLAGS.frames_per_gesture}"]
+    sample_data(out, "msra_p8.tfrecords", "depth pictures of hands, in MSRA's layout", *frames)
     step("Dataset -> records of depth crops", str(ROOT / "tools/create_dataset.py"), "--msra", f"--data_dir={data}")
     # The original's cube has 88 voxels and 16 channels; its batch of 12 frames takes half a minute on two cores.
     small = ["--head=integral", "--cropped_size=32", "--original_size=36", "--width=8", "--batch_size=8"]
@@ -185,16 +192,67 @@ def mean_pose_error(data_dir):
     return np.linalg.norm(test.joints - test.refpoints[:, None] - mean_pose, axis=-1).mean()
 
 
+def sample_data(out, record, what, *options):
+    """Makes sample data, unless an earlier demo has turned some into records already.
+
+    Args:
+        out: Folder of the demo.
+        record: A file of records that is written last.
+        what: What the data are.
+        *options: Of `create_sample_data.py`.
+    """
+    data = out / "data"
+    if (data / record).exists():
+        print(f"\n== Sample data: those in {data} are used; remove {out} to begin anew.")
+        return
+    # What was trained there has seen other data.
+    shutil.rmtree(out / "run", ignore_errors=True)
+    step(f"Sample data: {what}", str(ROOT / "tools/create_sample_data.py"), f"--data_dir={data}", *options)
+
+
 def train_and_validate(run, *options):
-    """Trains into a fresh run folder and compares what was learnt with an untrained model.
+    """Trains, or goes on with an earlier demo's training, and compares what was learnt with an untrained model.
 
     Args:
         run: The run folder.
         *options: Of the training.
     """
-    shutil.rmtree(run, ignore_errors=True)
-    step("Training", "-m", "posekit.train", f"--run_dir={run}", *options, "--verbose=2")
+    training = ["-m", "posekit.train", f"--run_dir={run}", *options, "--verbose=2"]
+    if trains_the_same(run, options):
+        step("Training: the run of an earlier demo goes on", *training, "--resume")
+    else:
+        shutil.rmtree(run, ignore_errors=True)
+        step("Training", *training)
     step("Validation, beside the untrained model", "-m", "posekit.validate", f"--run_dir={run}", "--baseline")
+
+
+def trains_the_same(run, options):
+    """Tells whether a run folder holds a training of these options, finished or not.
+
+    Args:
+        run: The run folder.
+        options: Of the training.
+
+    Returns:
+        Whether it does, and has a checkpoint to go on from.
+    """
+    if not (run / "config.json").exists():
+        return False
+    # On demand: what reads configurations imports TensorFlow, for which a fresh demo need not wait.
+    from posekit.systems import SYSTEMS
+    from posekit.train import Command
+    from posekit.training.config import import_tensorflow_quietly, load_config, parse
+
+    import_tensorflow_quietly()
+    from posekit.training.run import RunFolder
+
+    try:
+        name, system, config, _, _ = parse(list(options), SYSTEMS, Command, command_name="train")
+        stored_name, values = load_config(run / "config.json")
+        same = stored_name == name and system.Config.from_dict(values) == system.complete(config)
+    except (ValueError, OSError):
+        return False
+    return same and RunFolder(run).checkpoint("last") is not None
 
 
 def main(argv):
