@@ -17,6 +17,7 @@ from posekit.files import check_place, replacing
 ESCAPE = 27
 OUTPUTS = (".mp4", ".gif", ".png", ".jpg")
 ANIMATION_FPS = 20.0
+PICTURES_FPS = 2.0
 GIF_MAX_SIDE = 1000
 GIF_MAX_PIXELS = 150_000_000  # of all pictures together; they are kept in memory, one byte a pixel
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
@@ -33,14 +34,16 @@ def has_display():
         return False
 
 
-def check_output(output):
+def check_output(output, fps=0.0):
     """Checks before anything is predicted that what is asked for can be shown or written.
 
     Args:
         output: As for `play`.
+        fps: As for `play`.
 
     Raises:
-        ValueError: If there is neither an output nor a display, or the output's ending is another.
+        ValueError: If there is neither an output nor a display, the output's ending is another, or a rate is given for
+            pictures.
         OSError: If the output cannot be written, saying why and what to do.
     """
     if not output and not has_display():
@@ -48,6 +51,8 @@ def check_output(output):
     if output:
         if _suffix(output) not in _SINKS:
             raise ValueError(f"--output={output!s:.200} must end in {', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]}.")
+        if fps and _SINKS[_suffix(output)] is _Pictures:
+            raise ValueError(f"--fps={fps:g} goes with a video, an animation or a window, not with {output!s:.200}.")
         check_place(output)
 
 
@@ -63,6 +68,7 @@ def play(
     rotate=0,
     mirror=False,
     max_frames=0,
+    fps=0.0,
     animate=None,
 ):
     """Predicts and shows a source until it ends or ESC is pressed.
@@ -81,6 +87,8 @@ def play(
         rotate: Degrees clockwise to turn frames: 0, 90, 180 or 270.
         mirror: Whether to mirror frames.
         max_frames: Stop after so many frames, 0 for no limit.
+        fps: Frames a second of a video or animation, and of a window, which then waits for no key; 0: those of the
+            source, 2 for pictures that say nothing of time.
         animate: Function `(people, image, view) -> pictures` that makes a moving picture of a single one, such as a
             walk around it; used where the source is one picture and the output a video or an animation.
 
@@ -88,14 +96,15 @@ def play(
         `(frames shown, frames per second, paths written)`.
 
     Raises:
-        ValueError: If there is neither an output nor a display, or frames that bring keypoints are to be turned.
+        ValueError: If there is neither an output nor a display, frames that bring keypoints are to be turned, or `fps`
+            is given for pictures.
         OSError: If the output cannot be written.
     """
-    check_output(output)
+    check_output(output, fps)
     opened = source if isinstance(source, Source) else open_source(source)
     every = every or (5 if opened.kind == "camera" else 1)
     animated = animate is not None and opened.length == 1 and _suffix(output) in (".mp4", ".gif")
-    sink = _sink(output, ANIMATION_FPS if animated else opened.fps or 2.0, opened)
+    sink = _sink(output, fps, ANIMATION_FPS if animated else opened.fps or PICTURES_FPS, opened)
     people, count, ended, started = None, 0, False, time.perf_counter()
     try:
         for index, frame in enumerate(opened):
@@ -128,11 +137,12 @@ def _suffix(output):
     return pathlib.Path(output).suffix.lower()
 
 
-def _sink(output, fps, opened):
+def _sink(output, fps, usual_fps, opened):
     if not output:
-        return _Window(wait=0 if opened.kind in ("image", "folder") else 1)
+        still = opened.kind in ("image", "folder")
+        return _Window(wait=max(1, round(1000 / fps)) if fps else 0 if still else 1)
     kind = _SINKS[_suffix(output)]
-    return kind(pathlib.Path(output), opened.length == 1 if kind is _Pictures else fps)
+    return kind(pathlib.Path(output), opened.length == 1 if kind is _Pictures else fps or usual_fps)
 
 
 class _Window:

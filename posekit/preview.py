@@ -31,6 +31,9 @@ class Command(WeightsOptions):
     rotate: str = option("0", "turn frames clockwise, degrees", choices=("0", "90", "180", "270"))
     mirror: bool = option(False, "mirror frames")
     max_frames: int = option(0, "stop after so many frames; 0: no limit", lower=0)
+    fps: float = option(
+        0.0, "frames a second of a video or .gif; 0: as filmed, of photos 2, of depth pictures 5", lower=0.0, upper=1e3
+    )
 
 
 def run(name, system, config, options, rest):
@@ -41,7 +44,7 @@ def run(name, system, config, options, rest):
     no_more(rest)
     if options.view and options.view not in system.VIEWS:
         raise UsageError(f"--view={options.view} is not a view of {name}; choose from {', '.join(system.VIEWS)}.")
-    check_output(options.output)
+    check_output(options.output, options.fps)
     predictor = predictor_class(system).from_weights(name, config, options.reference)
     skipped = []
     opened = predictor.open(options.source, skipped, **further_options(system, "preview", options))
@@ -57,6 +60,7 @@ def run(name, system, config, options, rest):
         rotate=int(options.rotate),
         mirror=options.mirror,
         max_frames=options.max_frames,
+        fps=options.fps,
     )
     print(f"{count} frames, {rate:.1f} a second.")
     for path in paths:

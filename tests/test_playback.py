@@ -160,6 +160,13 @@ def test_an_animation_takes_the_time_of_its_source(tmp_path, fps, count, kept):
     assert len(frames) <= kept and (fps > 50 or len(frames) == kept)
 
 
+def test_an_animation_takes_the_time_that_is_asked_for(tmp_path):
+    _, (shown, _, paths) = play(moving(25, 4), tmp_path / "out.gif", fps=5.0)
+    assert shown == 4 and frames_of(paths[0])[1] == [200] * 4
+    with pytest.raises(ValueError, match="--fps=5 goes with a video, an animation or a window, not with .*out.png"):
+        play(moving(25, 4), tmp_path / "out.png", fps=5.0)
+
+
 def test_animations_get_new_colours_where_the_scene_changes(tmp_path):
     rng = np.random.default_rng(0)
     scenes = [np.uint8(rng.uniform(0, 90, (40, 60, 3)) + low) for low in ((0, 100, 160), (160, 0, 20))]
