@@ -403,6 +403,7 @@ class DepthPredictor(_Loaded):
         depth_scale: Millimetres that a value of 1 stands for, such as 1000 for metres; by default 1, in `.h5` 1000.
         layout: Of PNG files: `"mm16"`, or `"nyu"`, whose depth is green x 256 + blue.
         size: `(width, height)` of `.bin` files without a header.
+        left_hand: Whether the hand is a left one. The datasets show right hands; a left one is looked at in a mirror.
         batch_size: Pictures predicted together.
 
     Returns:
@@ -423,7 +424,16 @@ class DepthPredictor(_Loaded):
     """
 
     def open(
-        self, source, skipped=None, *, intrinsics=None, center=None, depth_scale=None, layout="mm16", size=None
+        self,
+        source,
+        skipped=None,
+        *,
+        intrinsics=None,
+        center=None,
+        depth_scale=None,
+        layout="mm16",
+        size=None,
+        left_hand=False,
     ):
         """Opens depth pictures.
 
@@ -435,6 +445,7 @@ class DepthPredictor(_Loaded):
             depth_scale: See there; 0 is the default, too.
             layout: See there.
             size: See there.
+            left_hand: See there.
 
         Returns:
             A `Source` of `DepthFrame`, which `stream` and `play` take.
@@ -448,7 +459,10 @@ class DepthPredictor(_Loaded):
         def frames():
             for frame in opened:
                 known = camera or self._dataset_camera(frame)
-                yield dataclasses.replace(frame, camera=_sized(known, frame), center=centers(frame.index))
+                center = centers(frame.index)
+                yield dataclasses.replace(
+                    frame, camera=_sized(known, frame), center=center, left_hand=bool(left_hand)
+                )
 
         return Source(opened.kind, frames(), opened.length, opened.fps)
 
@@ -484,7 +498,8 @@ class DepthPredictor(_Loaded):
         for batch in _batches(frames, batch_size):
             cameras = [_sized(frame.camera or self._dataset_camera(frame), frame) for frame in batch]
             centers = [None if frame.center is None else _checked_center(frame.center) for frame in batch]
-            found = self.module.predict(self.config, self.model, [frame.depth for frame in batch], cameras, centers)
+            depths, left_hands = [frame.depth for frame in batch], [frame.left_hand for frame in batch]
+            found = self.module.predict(self.config, self.model, depths, cameras, centers, left_hands)
             for frame, people in zip(batch, found):
                 people.source = frame.name
                 people.image = frame.depth
@@ -510,7 +525,7 @@ class DepthPredictor(_Loaded):
         return picture
 
 
-_DEPTH_OPTIONS = ("intrinsics", "center", "depth_scale", "layout", "size")
+_DEPTH_OPTIONS = ("intrinsics", "center", "depth_scale", "layout", "size", "left_hand")
 _NOTHING_FOUND = (
     "%s: nothing found at the distances of the dataset that the network was trained on. Say where the hand or body is: "
     "center=(x, y, z), --center=x,y,z in millimetres, y down."
@@ -536,18 +551,19 @@ def _own_camera(intrinsics):
     return DepthCamera(*numbers.tolist())
 
 
-def _placed(frame, *, intrinsics=None, center=None, **reading):
-    """A `DepthFrame` with another camera or centre, where there are any."""
+def _placed(frame, *, intrinsics=None, center=None, left_hand=None, **reading):
+    """A `DepthFrame` with another camera, centre or hand, where there are any."""
     if reading:
         raise ValueError(
-            f"{', '.join(reading)}: a DepthFrame holds millimetres and takes intrinsics= and center= only; the rest "
-            "goes with files and arrays, in the call or in open()."
+            f"{', '.join(reading)}: a DepthFrame holds millimetres and takes intrinsics=, center= and left_hand= only; "
+            "the rest goes with files and arrays, in the call or in open()."
         )
     camera, chosen = _own_camera(intrinsics), _centers(center, 1)(0)
     return dataclasses.replace(
         frame,
         camera=frame.camera if camera is None else _sized(camera, frame),
         center=frame.center if chosen is None else chosen,
+        left_hand=frame.left_hand if left_hand is None else bool(left_hand),
     )
 
 

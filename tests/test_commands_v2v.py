@@ -15,6 +15,7 @@ from posekit import predict, preview, train, validate
 from posekit.data.depth_pipeline import read_frames
 from posekit.data.depth_results import read_results, write_results
 from posekit.skeletons import MSRA21
+from posekit.systems import v2v
 from posekit.testing import shared_data
 from posekit.training.run import RunFolder
 
@@ -62,6 +63,14 @@ def test_a_small_network_learns_hands(tmp_path, capsys):
     mean_pose = np.nanmean(learning.joints - learning.refpoints[:, None], axis=0)
     off = np.linalg.norm(testing.joints - testing.refpoints[:, None] - mean_pose, axis=-1)[:, rows].mean()
     assert metrics(tmp_path)["mean_error_mm"] <= off / 4
+
+
+def test_the_run_notes_which_joint_the_centres_lie_on(run, data):
+    assert RunFolder(run).load_config(v2v.Config).center_joint == "middle_mcp"
+    some = v2v.Config(data_dir=str(data), joints=("wrist", "thumb_tip"))
+    assert v2v.complete(some).center_joint == "none"
+    with pytest.raises(ValueError, match="--center_joint=palm: msra has no such joint"):
+        v2v.Config(center_joint="palm")
 
 
 def test_validation_writes_figures_result_file_and_plots(run, tmp_path, capsys):
@@ -162,7 +171,7 @@ def test_previews_and_predictions_of_files(run, data, tmp_path, capsys):
 
 
 def test_own_camera_in_python(run):
-    pose = posekit.load("v2v", weights=str(run))
+    pose = posekit.load("v2v", weights=str(run), center_joint="none")  # it has hardly learnt where joints are
     rows, columns = np.mgrid[:120, :160]
     depth_mm = np.where(np.hypot(rows - 60, columns - 80) < 20, 500.0, 0).astype(np.float32)
     people = pose(depth_mm, intrinsics=(200.0, 200.0, 80.0, 60.0))

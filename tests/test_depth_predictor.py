@@ -1,24 +1,28 @@
 """Depth predictors: every kind of source, with its camera and centre, gives its people."""
 
+import dataclasses
 import types
 
 import cv2
 import numpy as np
 import pytest
 
+import posekit
 from posekit import preview
 from posekit.data.depth_sources import DepthFrame
+from posekit.data.synthetic_depth import draw_cones, measure
+from posekit.data.synthetic_hand import GESTURES, msra_joints, pose_hand, sample_gesture, sample_hand_shape
 from posekit.geometry.depth import DepthCamera
 from posekit.predictor import DepthPredictor, ResultFolder, predictor_class
 from posekit.results import People
-from posekit.skeletons import Skeleton
+from posekit.skeletons import MSRA21, Skeleton
 from posekit.systems import v2v
 
 DOT = Skeleton("dot", ("dot",))
 MSRA = (241.42, 241.42, 160.0, 120.0)
 
 
-def predict(config, model, depths, cameras, centers=None):
+def predict(config, model, depths, cameras, centers=None, left_hands=None):
     """One joint, at the centre or at the middle of the picture's depths."""
     found = []
     for depth, camera, center in zip(depths, cameras, centers):
@@ -238,3 +242,53 @@ def test_the_network_itself_takes_pictures(tmp_path):
     assert people.draw(tmp_path / "hand.png").shape[2] == 3
     there = network(depth, intrinsics=(150, 150, 80, 60), center=1000 * middle)
     np.testing.assert_allclose(there.joints3d, people.joints3d, atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def hands():
+    """Depth pictures of a right hand that makes every gesture, and its true joints in metres."""
+    rng, camera = np.random.default_rng(5), DepthCamera(475.1, 475.1, 315.9, 245.3, width=640, height=480)
+    somebody, pictures, joints = sample_hand_shape(np.random.default_rng(4)), [], []
+    for gesture in GESTURES:
+        angles, rotations = sample_gesture(rng, gesture, 1)
+        hand = pose_hand(somebody, angles, rotations, wrist_mm=[[20.0, 80.0, 400.0]], forearm_mm=30)
+        scene = draw_cones(hand.flesh[0], camera)
+        pictures.append(measure(rng, np.where(np.isfinite(scene), scene, 800.0), noise=1.0).astype(np.float32))
+        joints.append(msra_joints(hand.points)[0] / 1000)
+    return pictures, np.array(joints), camera
+
+
+def errors_mm(network, hands, **options):
+    pictures, joints, camera = hands
+    found = network([*pictures], intrinsics=camera, **options)
+    return 1000 * np.linalg.norm(np.array([people.joints3d[0] for people in found]) - joints, axis=-1)
+
+
+def test_estimated_centers_do_as_well_as_true_ones(hands):
+    """Estimates lie on the surface, nearer to the wrist than the joint that the network was trained around."""
+    network = posekit.load("v2v")
+    assert network.config.center_joint == "middle_mcp"
+    true = errors_mm(network, hands, center=1000 * hands[1][:, MSRA21.index("middle_mcp")])
+    twice = errors_mm(network, hands)
+    network.config = network.config.replace(center_joint="none")
+    once = errors_mm(network, hands)
+    assert true.mean() < 8 and twice.mean() < 1.15 * true.mean() and twice.mean() < once.mean()
+    tips = [MSRA21.index(f"{finger}_tip") for finger in ("index", "middle", "ring")]
+    assert twice[:, tips].mean() < 0.9 * once[:, tips].mean()
+
+
+def test_left_hands_are_looked_at_in_a_mirror(hands):
+    network = posekit.load("v2v")
+    pictures, joints, camera = hands
+    mirrored = [picture[:, ::-1] for picture in pictures], joints * [-1, 1, 1], dataclasses.replace(
+        camera, cx=camera.width - 1 - camera.cx + 2
+    )  # fmt: skip
+    right = errors_mm(network, hands)
+    np.testing.assert_allclose(errors_mm(network, mirrored, left_hand=True), right, atol=0.01)
+    assert errors_mm(network, mirrored).mean() > 2 * right.mean()
+    some = mirrored[0][:2], mirrored[1][:2], mirrored[2]
+    center = 1000 * some[1][:, MSRA21.index("middle_mcp")]
+    assert errors_mm(network, some, left_hand=True, center=center).mean() < 2 * right.mean()
+    found = network(some[0][0], intrinsics=some[2], left_hand=True)
+    px = found.joints3d[0, :, :2] / found.joints3d[0, :, 2:] * camera.fx + [some[2].cx, some[2].cy]
+    np.testing.assert_allclose(found.keypoints_px[0], px, atol=1e-3)

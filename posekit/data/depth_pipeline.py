@@ -264,7 +264,7 @@ class DepthFrames:
         return len(self.names)
 
 
-def read_frames(data_dir, dataset, split, test_subject=3):
+def read_frames(data_dir, dataset, split, test_subject=3, at_most=None):
     """Reads all about the frames but the depth, for figures and result files.
 
     Args:
@@ -272,6 +272,7 @@ def read_frames(data_dir, dataset, split, test_subject=3):
         dataset: One of `DEPTH_DATASETS`.
         split: `"train"` or `"test"`; in training, too, frames with unusable centres are among them.
         test_subject: As for `depth_sets`.
+        at_most: Frames of each record set, the first ones; None for all.
 
     Returns:
         `DepthFrames`, in the order of the numbers `frame` of `depth_batches`.
@@ -287,7 +288,8 @@ def read_frames(data_dir, dataset, split, test_subject=3):
         for name in sets:
             _check_fit(data_dir, name, dataset, split, None)
             files, row = tfrecord.dataset_files(data_dir, name), _center_row(data_dir, dataset, name, test_subject)
-            batches = read_files(files).batch(_READ_TOGETHER).map(lambda batch: _parse_labels(batch, num_joints))
+            batches = read_files(files).take(-1 if at_most is None else at_most).batch(_READ_TOGETHER)
+            batches = batches.map(lambda batch: _parse_labels(batch, num_joints))
             for part in batches.as_numpy_iterator():
                 parts.append(part)
                 rows.append(np.full(len(part["name"]), row))

@@ -42,7 +42,9 @@ from posekit.geometry.depth import DepthCamera
 
 PICTURE_SUFFIXES = (".png", ".bin", ".npy")
 SUFFIXES = (*PICTURE_SUFFIXES, ".npz", ".h5")
-FPS = 25.0
+VIDEO_FPS = 25.0
+# Of folders, lists and stacks, which say nothing of time: slowly enough to look at every picture.
+PICTURES_FPS = 5.0
 BIN_SIZES = ((320, 240), (640, 480))
 MAX_SIDE = 1 << 14
 MAX_ARRAY_BYTES = 2 << 30
@@ -67,6 +69,7 @@ class DepthFrame:
         index: Position in the stream.
         camera: `DepthCamera` that measured it, where it is known.
         center: `[3]` millimetres, camera axes (y down): about the middle of what is looked for, where it is known.
+        left_hand: Whether the hand is a left one, for networks that were trained on right ones.
     """
 
     depth: np.ndarray
@@ -74,6 +77,7 @@ class DepthFrame:
     index: int = 0
     camera: DepthCamera | None = None
     center: np.ndarray | None = None
+    left_hand: bool = False
 
     @property
     def image(self):
@@ -109,7 +113,7 @@ def open_depth(source, skipped=None, *, layout="mm16", size=None, depth_scale=No
         raise ValueError(f"layout={layout!r}: choose one of {', '.join(PNG_LAYOUTS)}.")
     reader = _Reader(layout, _checked_size(size), _checked_scale(depth_scale))
     if isinstance(source, (list, tuple)):
-        return Source("folder", reader.stream(reader.items(source), skipped), len(source), FPS)
+        return Source("folder", reader.stream(reader.items(source), skipped), len(source), PICTURES_FPS)
     if not isinstance(source, (str, os.PathLike)):
         if isinstance(source, (int, np.integer)):
             raise ValueError(_no_camera(source))
@@ -124,7 +128,7 @@ def open_depth(source, skipped=None, *, layout="mm16", size=None, depth_scale=No
                 f"{path} holds no depth picture; files with {', '.join(PICTURE_SUFFIXES)} are read from a folder."
             )
         files.sort(key=_natural)
-        return Source("folder", reader.stream(reader.items(files), skipped), len(files), FPS)
+        return Source("folder", reader.stream(reader.items(files), skipped), len(files), PICTURES_FPS)
     suffix = regular_file(path).suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return Source("video", *reader.video(path, skipped))
@@ -280,7 +284,7 @@ class _Reader:
             for index in range(len(array)):
                 yield f"{stem}_{index:06d}", partial(self.checked, array[index], f"{what}, frame {index}")
 
-        return Source("video", self.stream(pictures(), skipped), len(array), FPS)
+        return Source("video", self.stream(pictures(), skipped), len(array), PICTURES_FPS)
 
     def archive(self, path, skipped):
         """ITOP's pictures."""
@@ -292,7 +296,7 @@ class _Reader:
                 for index in range(len(archive)):
                     yield f"{path.stem}_{index:06d}", partial(_from_archive, archive, index, scale)
 
-        return Source("video", self.stream(pictures(), skipped), len(archive), FPS)
+        return Source("video", self.stream(pictures(), skipped), len(archive), PICTURES_FPS)
 
     def video(self, path, skipped):
         """Frames, their number and their rate; the first is looked at before."""
@@ -303,7 +307,7 @@ class _Reader:
             kind = "colours" if first.ndim == 3 else "8 bits a pixel"
             raise ValueError(f"{path} holds {kind}, not depth; {_LOSSLESS}.")
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        rate = capture.get(cv2.CAP_PROP_FPS) or FPS
+        rate = capture.get(cv2.CAP_PROP_FPS) or VIDEO_FPS
 
         def pictures(frame=first):
             index = 0

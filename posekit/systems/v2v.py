@@ -99,6 +99,11 @@ class Config(Options):
         1.7, "standard deviation of the heatmaps, in voxels of the output", lower=0.05, upper=100.0, training=True
     )
 
+    center_joint: str = option(
+        "", "joint around which pictures are looked at again where their centre was estimated; none: they are not; "
+        "empty: the joint that the training frames' centres lie on, if there is one"
+    )  # fmt: skip
+
     steps_per_execution: int = option(
         1, "steps in one call; what divides an epoch is taken", lower=1, upper=1000, training=True
     )
@@ -122,6 +127,11 @@ class Config(Options):
             if getattr(self, name) == _FOLLOWING[name]:
                 object.__setattr__(self, name, value)
         skeleton = depth_pose.dataset_protocol(self.dataset).skeleton
+        if self.center_joint not in ("", "none", *skeleton.joints):
+            raise ValueError(
+                f"--center_joint={self.center_joint}: {self.dataset} has no such joint; give none or one of "
+                f"{', '.join(skeleton.joints)}."
+            )
         unknown = [name for name in self.joints if name not in skeleton.joints]
         if unknown or len(set(self.joints)) < len(self.joints):
             raise ValueError(
@@ -184,6 +194,7 @@ class Depths(Options):
     depth_scale: float = option(0.0, "millimetres of a value of 1; 0: 1, and 1000 in .h5", lower=0.0, upper=1e6)
     layout: str = option("mm16", "PNG files: 16 bits, or NYU's, green x 256 + blue", choices=PNG_LAYOUTS)
     size: tuple[str, ...] = option((), "width,height of .bin files without a header, px")
+    left_hand: bool = option(False, "the hand is a left one; the datasets show right ones")
 
 
 OPTIONS = {"validate": Scoring, "preview": Depths, "predict": Depths}
@@ -259,15 +270,35 @@ def run_name(config):
 
 
 def complete(config):
-    """Fills in what depends on the data; nothing does here.
+    """Fills in what depends on the training data: the joint that the frames' centres lie on.
 
     Args:
         config: `Config`.
 
     Returns:
-        The same.
+        `Config` whose `center_joint` is a name, or `"none"`.
     """
-    return config
+    return config if config.center_joint else config.replace(center_joint=_joint_in_the_middle(config))
+
+
+def _joint_in_the_middle(config):
+    frames = depth_pipeline.read_frames(
+        config.data_dir, config.dataset, "train", config.test_subject, at_most=_FRAMES_LOOKED_AT
+    )
+    distance = np.linalg.norm(frames.joints - frames.refpoints[:, None], axis=-1)
+    distance = np.where(frames.valid, distance, np.nan)[:, _rows(config) or slice(None)]
+    known = np.isfinite(distance).any(0)
+    if not known.any():
+        return "none"
+    typical = np.full(len(known), np.inf)
+    typical[known] = np.nanmedian(distance[:, known], axis=0)
+    nearest = int(typical.argmin())
+    return skeleton(config).joints[nearest] if typical[nearest] <= _ON_A_JOINT * config.cubic_size else "none"
+
+
+# Of each record set. Centres that a network found are about so far from the joint that it was trained to find.
+_FRAMES_LOOKED_AT = 1024
+_ON_A_JOINT = 0.05
 
 
 def build_model(config, pretrained=True):
@@ -737,7 +768,7 @@ def _picture(config, crop, predicted, true):
 # ---------------------------------------------------------------------------------------------------- prediction
 
 
-def predict(config, model, depths, cameras, centers=None):
+def predict(config, model, depths, cameras, centers=None, left_hands=None):
     """Predicts the joints of one hand or body in each of some depth pictures.
 
     Args:
@@ -747,6 +778,8 @@ def predict(config, model, depths, cameras, centers=None):
         cameras: List of `DepthCamera`, one a picture; their unit and direction of y do not matter.
         centers: For each picture `[3]` millimetres, camera axes (x right, y down, z away): about the middle of the
             hand or body; or None to estimate it.
+        left_hands: For each picture whether the hand is a left one, which the network, trained on right ones, sees
+            in a mirror; none by default.
 
     Returns:
         List of `People`, of one hand or body each, or of none where no centre was found or nothing is near it:
@@ -756,27 +789,56 @@ def predict(config, model, depths, cameras, centers=None):
     home = dataset_camera(config.dataset)
     signs = np.array([1.0, -1.0 if home.y_up else 1.0, 1.0])
     scale = 1.0 if home.unit == "mm" else 0.001
-    found = []
-    for depth, camera, center in zip(depths, cameras, centers or itertools.repeat(None)):
-        camera = dataclasses.replace(
-            camera, y_up=home.y_up, unit=home.unit, width=depth.shape[1], height=depth.shape[0]
-        )
-        depth = np.asarray(depth, np.float32) * np.float32(scale)
-        if center is None:
-            center = _estimated_center(config, depth, camera)
-        else:
-            center = np.asarray(center, np.float64) * signs * scale
-        found.append((depth, camera, center))
-    cubes = [None if item[2] is None else _voxels_around(config, *item) for item in found]
-    shown = [cube is not None and cube.any() for cube in cubes]
-    results = iter(())
-    if any(shown):
-        centers = np.stack([center for (_, _, center), there in zip(found, shown) if there])
-        results = zip(*_joints_in(config, model, np.stack(list(itertools.compress(cubes, shown))), centers))
-    return [
-        _people(config, depth.shape, camera, next(results) if there else None, signs / scale / 1000)
-        for (depth, camera, _), there in zip(found, shown)
+    centers, left_hands = centers or [None] * len(depths), left_hands or [False] * len(depths)
+    cameras = [
+        dataclasses.replace(camera, y_up=home.y_up, unit=home.unit, width=depth.shape[1], height=depth.shape[0])
+        for depth, camera in zip(depths, cameras)
     ]
+    views = []
+    for depth, camera, center, left in zip(depths, cameras, centers, left_hands):
+        depth = np.asarray(depth, np.float32) * np.float32(scale)
+        center = None if center is None else np.asarray(center, np.float64) * signs * scale
+        if left:
+            depth, camera, center = _mirrored(config, depth, camera, center)
+        views.append((depth, camera, _estimated_center(config, depth, camera) if center is None else center))
+    results = _joints_in_views(config, model, views)
+    for _ in range(_TIMES_AGAIN if config.center_joint in skeleton(config).joints else 0):
+        # Estimates lie on the surface and towards the wrist; the network was trained around a joint.
+        middle = skeleton(config).index(config.center_joint)
+        again = [index for index, result in enumerate(results) if centers[index] is None and result is not None]
+        nearer = [(*views[index][:2], results[index][0][middle]) for index in again]
+        for index, result in zip(again, _joints_in_views(config, model, nearer)):
+            results[index] = results[index] if result is None else result
+    for joints, _ in (result for result, left in zip(results, left_hands) if left and result is not None):
+        joints[:, 0] *= -1
+    return [
+        _people(config, depth.shape, camera, result, signs / scale / 1000)
+        for depth, camera, result in zip(depths, cameras, results)
+    ]
+
+
+# The second time still mends what was half outside the cube the first time.
+_TIMES_AGAIN = 2
+
+
+def _mirrored(config, depth, camera, center):
+    """Picture, camera and centre as a mirror shows them: x changes its sign."""
+    last = depth.shape[1] - 1 + 2 * codec(config).first_pixel
+    center = None if center is None else center * [-1, 1, 1]
+    return depth[:, ::-1], dataclasses.replace(camera, cx=last - camera.cx), center
+
+
+def _joints_in_views(config, model, views):
+    """For each `(depth, camera, center)` the joints in the world and their scores; None where nothing is to be seen."""
+    cubes = [None if view[2] is None else _voxels_around(config, *view) for view in views]
+    shown = [index for index, cube in enumerate(cubes) if cube is not None and cube.any()]
+    results = [None] * len(views)
+    if shown:
+        centers = np.stack([views[index][2] for index in shown])
+        joints, scores = _joints_in(config, model, np.stack([cubes[index] for index in shown]), centers)
+        for index, *result in zip(shown, joints, scores):
+            results[index] = result
+    return results
 
 
 def _estimated_center(config, depth, camera):
