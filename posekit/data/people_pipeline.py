@@ -440,7 +440,11 @@ def parse_people_record(serialized, names=COCO17.joints, labels_needed=True):
 
 
 def _decoded(encoded, size, channels):
-    image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+    if channels == 1:
+        image = tf.io.decode_png(encoded, channels)
+    else:
+        # Whatever its name, it reads PNG too; so decoded, the pixels are those that OpenCV gives.
+        image = tf.io.decode_jpeg(encoded, channels, dct_method="INTEGER_ACCURATE")
     image.set_shape([None, None, channels])
     fits = tf.debugging.assert_equal(tf.shape(image)[:2], size, "a picture of another size than the record says")
     with tf.control_dependencies([fits]):

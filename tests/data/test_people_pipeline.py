@@ -190,6 +190,32 @@ def test_own_skeleton(tmp_path):
     assert people_steps(tmp_path, "train", 1, "mine") == len(list(read_people(tmp_path, "train", "mine"))) == 1
 
 
+def test_pictures_of_all_kinds(tmp_path):
+    entry = record(1, 1)
+    pixels = cv2.resize(entry.pixels()[..., ::-1], (entry.width, entry.height))
+    deep = pixels.astype(np.uint16) * 257
+    kinds = {
+        "colour.jpg": pixels,
+        "grey.jpg": pixels[..., 1],
+        "grey.png": pixels[..., 1],
+        "alpha.png": np.concatenate([pixels, pixels[..., :1]], -1),
+        "deep.png": deep,
+        "deep_grey.png": deep[..., 1],
+    }
+    images = [cv2.imencode(name[-4:], values)[1].tobytes() for name, values in kinds.items()]
+    entries = [record(1, 1, image=image, mask=None) for image in images]
+    # Hundreds of people.
+    entries.append(record(2, 300))
+    write(tmp_path / "records", entries, shard=9)
+    write_h5(tmp_path / "train_dataset.h5", entries[:-1])
+    (batch,) = batches(tmp_path / "records", 7, ordered=True, augment=False)
+    assert batch["joints_px"].shape == (7, 300, 18, 2) and batch["present"][6].any(-1).sum() > 250
+    assert batch["image"][:, 20:40].std((1, 2, 3)).min() > 5
+    # OpenCV, which wrote the samples, sees the same pixels as TensorFlow.
+    (samples,) = batches(tmp_path, 6, ordered=True, augment=False)
+    assert np.abs(samples["image"].astype(int) - batch["image"][:6]).max() <= 1
+
+
 # ----------------------------------------------------------------------------------------------------- bad input
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import os
 import pathlib
 import signal
@@ -17,6 +18,7 @@ from posekit.data.people_hdf5 import PeopleHdf5Writer
 from posekit.data.people_pipeline import explain_bad_people, people_batches
 from posekit.data.people_records import PeopleRecord
 from posekit.data.server import DataServerError, keep_to_this_machine, parse_address
+from posekit.data.streams import BadRecordError
 from posekit.data.tfrecord import RecordWriter
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -89,7 +91,7 @@ def samples(stream):
     ]
 
 
-def test_a_server_gives_the_same_and_its_loss_is_told(folder):
+def test_a_server_gives_the_same_and_its_loss_is_told(folder, tmp_path):
     with running("--num_workers=2") as (process, address):
         for split, epochs in (("train", 3), ("val", 2)):
             options = {"split": split, "num_epochs": epochs}
@@ -100,6 +102,13 @@ def test_a_server_gives_the_same_and_its_loss_is_told(folder):
         # The second epoch of `val` begins after its first four batches.
         resumed = samples(batches(folder, "val", num_epochs=2, start_epoch=1, start_step=2, data_service=address))
         assert resumed == here[6 * SIZE :]
+
+        # What is wrong with the data is told as without a server.
+        with RecordWriter(tmp_path / "coco_people_train.tfrecords") as writer:
+            writer.write(record(0).to_example())
+            writer.write(dataclasses.replace(record(1), image=record(1).image[:200]).to_example())
+        with pytest.raises(BadRecordError, match="record 1"), explain_bad_people(tmp_path, "train"):
+            samples(batches(tmp_path, data_service=address))
 
         # In the middle of a training:
         @tf.function(input_signature=[batches(folder).element_spec])
