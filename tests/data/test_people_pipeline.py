@@ -120,12 +120,10 @@ def test_resumed_training_sees_the_same(folder, epochs):
 
 
 def test_both_formats_hold_the_same(folder, h5_file):
-    for augment in (False, True):
-        same(*(batches(path, 3, ordered=True, augment=augment) for path in (folder, h5_file)))
+    same(*(batches(path, 3, ordered=True) for path in (folder, h5_file)))
     assert count_people_pictures(h5_file, "train") == COUNT
     epochs = batches(h5_file.parent, num_epochs=2)
-    assert len(epochs) == 6
-    same(batches(h5_file, num_epochs=2, start_step=1), epochs[1:])
+    assert len(epochs) == 6 and (epochs[0]["image"] != epochs[3]["image"]).any()
 
 
 def test_ordered_pictures_are_upright_in_the_middle(folder):

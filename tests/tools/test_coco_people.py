@@ -77,15 +77,6 @@ def image(number, height=120, width=160):
 # ------------------------------------------------------------------------------------- as the original does it
 
 
-def test_joints_equal_the_original():
-    truth = load_fixture("rmpe_coco")
-    width, height = truth["wh"]
-    joints = truth["keypoints"].reshape(-1, 17, 3)
-    joints_px, present = convert_joints(joints, COCO17.joints, OPENPOSE18, (height, width))
-    np.testing.assert_array_equal(present, truth["joints"][..., 2] > 0)
-    np.testing.assert_allclose(joints_px, truth["joints"][..., :2], rtol=0, atol=1e-9)
-
-
 def test_selection_and_masks_equal_the_original(tmp_path):
     truth = load_fixture("rmpe_coco")
     content = copy.deepcopy(truth["coco_json"])
@@ -223,34 +214,6 @@ def test_joints_that_are_no_numbers_are_not_labelled():
     from converters.coco_people import choose_people
 
     assert choose_people([flat])[1] == [False]
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"joints": np.zeros((1, 17, 2))}, "17, 3"),
-        ({"joints": np.full((1, 17, 3), 3)}, "states"),
-        ({"joints": [[[np.nan, 1, 1]] * 17]}, "no numbers"),
-        ({"boxes": [[0, 0, 1, -1]]}, "negative"),
-        ({"boxes": [[0, 0, np.nan, 1]]}, "boxes"),
-        ({"boxes": [[0, 0, 1, 0]]}, "no height"),
-        ({"trained": [2]}, "trained"),
-        ({"crowd": [1]}, "crowd"),
-        ({"mask": np.zeros((2, 2))}, "mask"),
-        ({"height": 1 << 20, "width": 1 << 20}, "megapixels"),
-        ({"names": ("a,b",) * 17}, "commas"),
-    ],
-)
-def test_records_that_make_no_sense(change, message):
-    sound = {"image": b"", "height": 4, "width": 5, "joints": np.ones((1, 17, 3)), "boxes": [[0, 0, 4, 4]]}
-    PeopleRecord(**sound, trained=[1])
-    with pytest.raises(ValueError, match=message):
-        PeopleRecord(**(sound | {"trained": [1]} | change))
-
-
-def test_labels_come_first():
-    with pytest.raises(ValueError, match="before"):
-        PeopleRecord(b"", 4, 5, np.ones((2, 17, 3)), np.ones((2, 4)), [0, 1])
 
 
 # -------------------------------------------------------------------------------------------------- the command
