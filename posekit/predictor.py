@@ -159,7 +159,7 @@ class Predictor(_Loaded):
             for (frame, _), people in zip(batch, found):
                 people.source = frame.name
                 people.image = frame.image
-                people.renderer = draw_people
+                people.renderer = getattr(self.module, "render", draw_people)
                 yield people
 
 
