@@ -81,6 +81,7 @@ class People:
         image: uint8 `[height, width, 3]` RGB image, for `draw`; not saved.
         renderer: Function `(people, image, path) -> picture`, for `draw`, such as `posekit.drawing.draw_people`; the
             predictor sets it.
+        maps: Dict of arrays in which a network found the people, for pictures of them; not saved.
 
     Raises:
         ValueError: If shapes do not fit together.
@@ -101,6 +102,7 @@ class People:
     source: str | None = None
     image: np.ndarray | None = dataclasses.field(default=None, repr=False)
     renderer: Callable | None = dataclasses.field(default=None, repr=False)
+    maps: dict | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
         self.keypoints_px = _float32("keypoints_px", self.keypoints_px)

@@ -1,0 +1,881 @@
+"""Realtime multi-person pose, as a whole: the joints of all people in a photograph.
+
+    python tools/fetch_weights.py mobilenet_thin
+    python -m posekit.predict --model=openpose photo.jpg
+    python tools/create_dataset.py --coco_people
+    python -m posekit.train --model=openpose
+    python -m posekit.validate --model=openpose --scales=0.5,1,1.5,2 --decoding=exact
+
+The original trains VGG19 with six stages of two branches on COCO, in steps of 10 pictures, at a learning rate of 4e-5
+that falls to a third after every 136,106 steps.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import itertools
+import json
+import math
+import sys
+import time
+
+import cv2
+import keras
+import numpy as np
+
+from posekit.codecs.paf import COMBINES, OVERLAPS, PafCodec, average_maps, pad_to_stride
+from posekit.data import people_pipeline
+from posekit.data.keypoint_json import read_json
+from posekit.data.people_augment import FLIPS, PeopleAugmentation
+from posekit.data.people_records import SPLITS, convert_joints
+from posekit.drawing import draw_text, save_image, side_by_side, uint8_image
+from posekit.drawing_people import draw_heatmaps, draw_pafs, draw_people
+from posekit.files import write_file
+from posekit.metrics import oks
+from posekit.models.openpose import BACKBONES, STRIDE, OpenPose, initialize_from_vgg19, rate_multipliers
+from posekit.ops.decode_paf import MODES, decode_paf
+from posekit.results import People
+from posekit.skeletons import COCO17, SKELETONS, Skeleton
+from posekit.systems.evaluation import Evaluation
+from posekit.training.config import Options, option
+from posekit.training.optimizers import multi_rate
+from posekit.training.people import PeopleTrainer
+from posekit.training.schedules import StepDecay
+from posekit.weights import load_model, resolve
+
+# Pixels of what the network reads at once: larger pictures are made smaller, and batches shorter.
+_MAX_INPUT = 1 << 21
+_MAX_BATCH = 1 << 22
+# Pixels of maps as large as the picture, which `exact` searches.
+_MAX_EXACT = 1 << 21
+# A side of the picture is at least this share of the other before it is scaled; thin strips are padded.
+_THINNEST = 1 / 32
+_PADDING = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+    """Options of realtime multi-person pose; defaults are the original's."""
+
+    data_dir: str = option("data", "folder with the records of create_dataset, or a file in the original's HDF5 layout")
+    dataset: str = option("coco_people", "name of the records")
+    data_service: str = option("", "host:port of tools/dataset_server.py that makes the batches", training=True)
+    num_epochs: int = option(100, "epochs to train", lower=1, upper=1_000_000, training=True)
+    batch_size: int = option(10, "pictures per step", lower=1, upper=65536)
+    optimizer: str = option("sgd", "optimizer", choices=("sgd", "adam"), training=True)
+    learning_rate: float = option(4e-5, "learning rate", lower=0.0, upper=1e3, aliases=("base_lr",), training=True)
+    momentum: float = option(0.9, "momentum of sgd", lower=0.0, upper=0.99999, training=True)
+    weight_decay: float = option(5e-4, "factor of the sum of all squared kernels", lower=0.0, upper=1e3, training=True)
+    decay: float = option(0.333, "factor of the learning rate after every --decay_steps", lower=0.0, upper=1.0,
+                          aliases=("gamma",), training=True)  # fmt: skip
+    decay_steps: int = option(136_106, "steps between falls of the learning rate", lower=1, aliases=("stepsize",),
+                              training=True)  # fmt: skip
+    layer_rates: bool = option(True, "vgg19: biases learn twice, later stages four times as fast", training=True)
+    mask_labels: bool = option(True, "mask labels as well as predictions where people are unlabelled", training=True)
+    mask_image: bool = option(False, "black out people without labels in the pictures too", training=True)
+    use_validation: bool = option(True, "validate after every epoch", training=True)
+
+    augment: bool = option(True, "scale, turn, move and mirror the pictures of training", training=True)
+    scale_min: float = option(0.5, "smallest random scale", lower=0.01, upper=100.0, training=True)
+    scale_max: float = option(1.1, "largest random scale", lower=0.01, upper=100.0, training=True)
+    target_dist: float = option(0.6, "share of the crop's height that a person has at scale 1", lower=0.01, upper=10.0,
+                                training=True)  # fmt: skip
+    rotate_max: float = option(40.0, "largest turn, degrees", lower=0.0, upper=180.0, training=True)
+    shift_max: float = option(40.0, "largest jitter of the crop, px", lower=0.0, upper=10_000.0, training=True)
+    flip_prob: float = option(0.5, "share of pictures that are mirrored", lower=0.0, upper=1.0, training=True)
+    flip: str = option("pixel", "a mirrored joint lies at width - 1 - x, or as the original's at width - x",
+                       choices=FLIPS, training=True)  # fmt: skip
+    shuffle_buffer: int = option(512, "pictures among which the next one is drawn", lower=1, upper=10_000_000,
+                                 training=True)  # fmt: skip
+
+    image_size: int = option(368, "side of the crops of training, px, a multiple of 8", lower=32, upper=4096,
+                             training=True)  # fmt: skip
+    sigma: float = option(7.0, "standard deviation of the heatmaps, px", lower=0.1, upper=1000.0, training=True)
+    limb_width: float = option(1.0, "half the width of limbs, cells", lower=0.01, upper=100.0, training=True)
+    combine: str = option("sum", "heatmaps of several people", choices=COMBINES, training=True)
+    overlap: str = option("average", "limbs of several people in one cell", choices=OVERLAPS, training=True)
+
+    backbone: str = option("vgg19", "network", choices=tuple(BACKBONES), architecture=True)
+    num_stages: int = option(6, "stages", lower=1, upper=32, aliases=("stages",), architecture=True)
+    backbone_width: float = option(0.0, "factor of the backbone's channels; 0: its own", lower=0.0, upper=8.0,
+                                   architecture=True)  # fmt: skip
+    stage_width: float = option(0.0, "factor of the stages' channels; 0: the backbone's own", lower=0.0, upper=8.0,
+                                architecture=True)  # fmt: skip
+    batch_norm: bool = option(False, "normalise batches, to train a MobileNet from the start", architecture=True)
+    backbone_weights: str = option(
+        "auto", "weights to start from: imagenet, none, a file of VGG19's, an openpose run or a name; auto: imagenet "
+        "for vgg19, else none", training=True,
+    )  # fmt: skip
+    skeleton: str = option("OPENPOSE18", "joints that are found", choices=tuple(SKELETONS), architecture=True)
+    joints: tuple[str, ...] = option((), "joints of your own instead, by name", architecture=True)
+    limbs: tuple[str, ...] = option((), "limbs of your own, as FROM:TO", architecture=True)
+
+    scales: tuple[str, ...] = option(("1",), "scales of the picture whose maps are averaged", lower=0.05, upper=16.0,
+                                     aliases=("scale_search",))  # fmt: skip
+    box_size: int = option(368, "height of the picture at scale 1, px", lower=8, upper=4096, aliases=("boxsize",))
+    flip_test: bool = option(False, "average with the maps of the mirrored picture")
+    decoding: str = option("fast", "how people are found in the maps; exact: as the original", choices=MODES)
+    peak_threshold: float = option(0.0, "smallest peak; 0: 0.1, tf_pose 0.05", lower=0.0, upper=1.0, aliases=("thre1",))
+    paf_threshold: float = option(0.05, "smallest product of field and limb", lower=0.0, upper=1.0, aliases=("thre2",))
+    min_parts: int = option(4, "joints that a person has at least", lower=1, upper=100, aliases=("min_num",))
+    min_score: float = option(0.0, "mean score that a person has at least; 0: 0.4, tf_pose 0.3", lower=0.0, upper=10.0)
+
+    mixed_precision: bool = option(False, "compute in half precision", training=True)
+    steps_per_execution: int = option(
+        1, "steps in one call; what divides an epoch is taken", lower=1, upper=1000, training=True
+    )
+    jit_compile: bool = option(False, "compile the training step with XLA", training=True)
+    strategy: str = option("none", "distribution over devices", choices=("none", "mirrored"), training=True)
+    seed: int = option(0, "seed of everything random", lower=0, upper=2**31 - 1)
+    checkpoint_every: int = option(1, "epochs between checkpoints", lower=1, upper=100_000, training=True)
+    log_img_step: int = option(1000, "steps between pictures in TensorBoard, 0 for none", lower=0, training=True)
+    debug_numerics: bool = option(False, "stop at the first NaN or infinity and name the operation", training=True)
+    run_eagerly: bool = option(False, "run step by step in Python, for a debugger", aliases=("debug",), training=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.image_size % STRIDE:
+            raise ValueError(f"--image_size={self.image_size} is no multiple of {STRIDE}, such as 368.")
+        if not self.scales:
+            raise ValueError("--scales is empty; give one or more, such as --scales=0.5,1,1.5,2.")
+        if self.jit_compile and self.debug_numerics:
+            raise ValueError("--debug_numerics cannot look into --jit_compile; leave one of them out.")
+        if bool(self.joints) != bool(self.limbs):
+            raise ValueError("--joints and --limbs go together: names, and pairs such as neck:nose.")
+        codec(self)
+        _augmentation(self)
+
+    @property
+    def scale_numbers(self):
+        """The scales as numbers."""
+        return tuple(float(scale) for scale in self.scales)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring(Options):
+    """Further options of `validate`."""
+
+    split: str = option("val", "pictures to evaluate", choices=SPLITS)
+    max_images: int = option(0, "evaluate so many pictures, the first ones; 0: all", lower=0)
+
+
+OPTIONS = {"validate": Scoring}
+
+
+@functools.lru_cache(32)
+def _own_skeleton(joints, limbs):
+    pairs = [tuple(limb.split(":")) for limb in limbs]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"--limbs={','.join(limbs)}: each is FROM:TO, such as neck:nose.")
+    bones, hanging = [], set()
+    for start, end in pairs:
+        # A joint hangs on one other; further limbs close loops.
+        if end not in hanging and start != end:
+            hanging.add(end)
+            bones.append((end, start))
+    return Skeleton("own", joints, tuple(bones), limb_names=tuple(pairs))
+
+
+def skeleton(config):
+    """The joints that are found, and the limbs between them.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        `Skeleton`.
+
+    Raises:
+        ValueError: If joints or limbs of one's own do not make a skeleton.
+    """
+    if config.joints:
+        return _own_skeleton(config.joints, config.limbs)
+    return SKELETONS[config.skeleton]
+
+
+def codec(config):
+    """Makes the representation of people as maps.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        `PafCodec`.
+    """
+    return PafCodec(
+        skeleton=skeleton(config),
+        stride=STRIDE,
+        sigma=config.sigma,
+        limb_width=config.limb_width,
+        combine=config.combine,
+        overlap=config.overlap,
+    )
+
+
+def run_name(config):
+    """Names a run folder after its options.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        Folder name, ending in the date and time.
+    """
+    parts = ["OpenPose", config.dataset, config.backbone, f"T{config.num_stages}", f"{config.num_epochs}e"]
+    parts += [f"b{config.batch_size}", f"{config.optimizer}{config.learning_rate:g}"]
+    return "_".join(parts) + datetime.datetime.now().strftime("_%b%d_%H%M%S")
+
+
+def complete(config):
+    """Fills in options that depend on the data; there are none here.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        The same `Config`.
+    """
+    return config
+
+
+# --------------------------------------------------------------------------------------------------------- model
+
+
+def build_model(config, pretrained=True):
+    """Builds the network.
+
+    Args:
+        config: `Config`.
+        pretrained: Whether to start from `config.backbone_weights`; False where weights are loaded afterwards.
+
+    Returns:
+        `OpenPose`.
+    """
+    wanted = config.backbone_weights if pretrained else "none"
+    if wanted == "auto":
+        wanted = "imagenet" if config.backbone == "vgg19" and not config.batch_norm else "none"
+    joints = skeleton(config)
+    model = OpenPose(
+        config.backbone,
+        num_stages=config.num_stages,
+        num_joints=joints.num_joints,
+        num_limbs=len(joints.limbs),
+        backbone_width=config.backbone_width or None,
+        stage_width=config.stage_width or None,
+        batch_norm=config.batch_norm,
+        weight_decay=config.weight_decay,
+    )
+    if wanted == "imagenet" or (wanted.endswith(".h5") and not wanted.endswith(".weights.h5")):
+        initialize_from_vgg19(model, wanted)
+    elif wanted != "none":
+        _borrow(model, config, wanted)
+    return model
+
+
+def _borrow(model, config, name):
+    """Takes over what fits of other weights: other joints or stages have layers of their own."""
+    lender = resolve(name, "openpose")
+    theirs = Config.from_dict(lender.config)
+    for option_name in ("backbone", "batch_norm"):
+        mine, other = getattr(config, option_name), getattr(theirs, option_name)
+        if mine != other:
+            raise ValueError(f"--backbone_weights={name} has --{option_name}={other}, not {mine}; give the same.")
+    source = load_model(sys.modules[__name__], theirs, lender)
+    layers = {layer.name: layer.get_weights() for layer in source.layers}
+    taken = 0
+    for layer in model.layers:
+        weights = layers.get(layer.name)
+        if weights and [part.shape for part in weights] == [tuple(part.shape) for part in layer.weights]:
+            layer.set_weights(weights)
+            taken += 1
+    if not taken:
+        raise ValueError(f"--backbone_weights={name} has no layer in common with this network; give the same widths.")
+
+
+def build_trainer(config, model):
+    """Makes the model that `fit` trains.
+
+    Args:
+        config: `Config`.
+        model: `OpenPose` to train.
+
+    Returns:
+        `PeopleTrainer`, compiled, with its optimizer built.
+    """
+    trainer = PeopleTrainer(model, codec(config), config.mask_labels)
+    rate = StepDecay(config.learning_rate, config.decay, config.decay_steps)
+    if config.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(rate)
+    else:
+        optimizer = keras.optimizers.SGD(rate, momentum=config.momentum)
+    rates = rate_multipliers(model) if config.layer_rates else {}
+    if rates:
+        optimizer = multi_rate(optimizer, rates)
+    trainer.compile(
+        optimizer=optimizer,
+        run_eagerly=config.run_eagerly,
+        jit_compile=config.jit_compile,
+        steps_per_execution=1 if config.run_eagerly else config.steps_per_execution,
+    )
+    trainer.optimizer.build(model.trainable_variables)
+    return trainer
+
+
+# ---------------------------------------------------------------------------------------------------------- data
+
+
+def _augmentation(config):
+    return PeopleAugmentation(
+        crop_size=config.image_size,
+        scale_min=config.scale_min,
+        scale_max=config.scale_max,
+        target_dist=config.target_dist,
+        rotate_max=config.rotate_max,
+        shift_max=config.shift_max,
+        flip_prob=config.flip_prob,
+        flip=config.flip,
+    )
+
+
+def steps_per_epoch(config):
+    """Number of training steps in an epoch: whole batches, at least one.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        The number.
+    """
+    return people_pipeline.people_steps(config.data_dir, "train", config.batch_size, config.dataset)
+
+
+def train_data(config, epoch, step):
+    """Makes the stream of training batches from any point of the run.
+
+    Args:
+        config: `Config`.
+        epoch: First epoch.
+        step: First step in it.
+
+    Returns:
+        `tf.data.Dataset`; its order and augmentation depend on seed, epoch and step alone.
+    """
+    return _batches(
+        config, "train", augment=config.augment, num_epochs=config.num_epochs, start_epoch=epoch, start_step=step,
+        seed=config.seed, shuffle_buffer=config.shuffle_buffer, data_service=config.data_service or None,
+    )  # fmt: skip
+
+
+def _batches(config, split, **options):
+    return people_pipeline.people_batches(
+        config.data_dir, split, config.batch_size, dataset=config.dataset, skeleton=skeleton(config),
+        augmentation=_augmentation(config), stride=STRIDE, mask_image=config.mask_image, **options,
+    )  # fmt: skip
+
+
+def validation_data(config, repeat=False):
+    """Makes the validation batches.
+
+    Args:
+        config: `Config`.
+        repeat: Whether to go round for ever.
+
+    Returns:
+        `tf.data.Dataset` with every validation picture once, cropped around its main person, or None without
+        validation.
+    """
+    if not config.use_validation:
+        return None
+    data = _batches(config, "val", augment=False, ordered=True)
+    return data.repeat() if repeat else data
+
+
+@contextlib.contextmanager
+def reading(config):
+    """Makes a context in which damaged records and lost servers are explained.
+
+    Args:
+        config: `Config`.
+
+    Returns:
+        Context manager.
+    """
+    splits = ("train", "val") if config.use_validation else ("train",)
+    with contextlib.ExitStack() as stack:
+        for split in splits:
+            stack.enter_context(people_pipeline.explain_bad_people(config.data_dir, split, config.dataset))
+        yield
+
+
+def recording(config, model):
+    """Tells the training loop what to record.
+
+    Args:
+        config: `Config`.
+        model: `OpenPose` in training.
+
+    Returns:
+        Keyword arguments of `RunRecorder`.
+    """
+    arguments = {"monitor": "val_loss" if config.use_validation else "loss"}
+    if config.log_img_step:
+        arguments |= {"image_every": config.log_img_step, "draw": _progress_drawer(config, model)}
+    return arguments
+
+
+def _progress_drawer(config, model):
+    """Pictures of the first four samples: people, heatmaps and fields as they should be and as they are found."""
+    split = "val" if config.use_validation else "train"
+    batch = next(iter(_batches(config, split, augment=False, ordered=True)))
+    batch = {name: value.numpy()[:4] for name, value in batch.items()}
+    labels = codec(config).encode(batch["joints_px"], batch["present"], batch["image"].shape[1:3])
+    true = [value.numpy() for value in labels]
+    joints = skeleton(config)
+
+    def draw():
+        found = model.predict_on_batch(batch["image"])
+        rows = []
+        for index, image in enumerate(batch["image"]):
+            placed = np.where(batch["present"][index][..., None], batch["joints_px"][index], np.nan)
+            maps = [(true[0][index], true[1][index]), (found["heatmaps"][index], found["pafs"][index])]
+            titles = [f"{name} {kind}" for name in ("true", "found") for kind in ("people", "heatmaps", "fields")]
+            people = [placed, _decoded(config, *maps[1]).keypoints]
+            pictures = []
+            for points, (heatmaps, pafs) in zip(people, maps):
+                pictures.append(draw_people(image, points, joints))
+                pictures += [draw_heatmaps(image, heatmaps, joints), draw_pafs(image, pafs, joints)]
+            rows.append(side_by_side(pictures, titles))
+        return np.concatenate(rows)
+
+    return draw
+
+
+# ---------------------------------------------------------------------------------------------------- prediction
+
+
+def predict(config, model, images, boxes=None):
+    """Finds all people.
+
+    Args:
+        config: `Config`.
+        model: `OpenPose`.
+        images: List of uint8 `[height, width, 3]` RGB pictures of any size.
+        boxes: Accepted for the sake of the other systems; must be None, alone or for each picture.
+
+    Returns:
+        List of `People`, one a picture.
+
+    Raises:
+        ValueError: If there are boxes.
+    """
+    if any(box is not None for box in boxes or ()):
+        raise ValueError("openpose finds the people itself: leave the boxes out, or cut the picture yourself.")
+    found, _ = predict_timed(config, model, images)
+    return found
+
+
+def predict_timed(config, model, images):
+    """Finds all people, and tells how long it took.
+
+    Args:
+        config: `Config`.
+        model: `OpenPose`.
+        images: List of uint8 `[height, width, 3]` RGB pictures.
+
+    Returns:
+        `(people, seconds)`: list of `People`, and a pair: of the network with what prepares its pictures, and of the
+        decoding.
+    """
+    started = time.perf_counter()
+    maps = _exact_maps(config, model, images) if config.decoding == "exact" else _small_maps(config, model, images)
+    between = time.perf_counter()
+    people = [_people(config, image, found) for image, found in zip(images, maps)]
+    return people, (between - started, time.perf_counter() - between)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Maps:
+    """Maps of a picture; `scale` is x, y: pixels in which they are decoded per pixel of the picture."""
+
+    heatmaps: np.ndarray
+    pafs: np.ndarray
+    scale: np.ndarray
+
+
+def _decoded(config, heatmaps, pafs, mode=None):
+    return decode_paf(
+        heatmaps,
+        pafs,
+        mode=mode or ("fast" if config.decoding == "exact" else config.decoding),
+        skeleton=skeleton(config),
+        peak_threshold=config.peak_threshold or None,
+        paf_threshold=config.paf_threshold,
+        min_parts=config.min_parts,
+        min_score=config.min_score or None,
+        stride=STRIDE,
+    )
+
+
+def _people(config, image, maps):
+    found = _decoded(config, maps.heatmaps, maps.pafs, config.decoding)
+    keypoints = (found.keypoints + 0.5) / maps.scale - 0.5
+    low, high = (np.reshape(edge, (-1, 2)) for edge in _corners(keypoints))
+    return People(
+        keypoints_px=keypoints,
+        scores=found.scores,
+        skeleton=skeleton(config),
+        image_size=image.shape[:2],
+        person_scores=found.person_scores,
+        boxes=np.concatenate([low, high - low], axis=-1),
+        maps=_kept_maps(config, image, maps),
+    )
+
+
+def _corners(keypoints):
+    seen = np.isfinite(keypoints)
+    return keypoints.min(1, where=seen, initial=np.inf), keypoints.max(1, where=seen, initial=-np.inf)
+
+
+def _kept_maps(config, image, maps):
+    """Maps for pictures of them, small ones, and how many pixels of the picture they cover."""
+    heatmaps, pafs = maps.heatmaps, maps.pafs
+    if config.decoding != "exact":
+        extent = tuple((STRIDE * np.array(heatmaps.shape[1::-1]) / maps.scale)[::-1])
+        return {"heatmaps": heatmaps, "pafs": pafs, "extent": extent}
+    factor = min(1.0, config.box_size / STRIDE / min(heatmaps.shape[:2]))
+    size = tuple(max(1, round(side * factor)) for side in heatmaps.shape[1::-1])
+    small = [cv2.resize(part, size, interpolation=cv2.INTER_LINEAR) for part in (heatmaps, pafs)]
+    return {"heatmaps": small[0], "pafs": small[1], "extent": image.shape[:2]}
+
+
+# ------------------------------------------------------------------------------------- maps of the network's size
+
+
+def _small_maps(config, model, images):
+    """Maps as the network gives them; of several scales, the averages as fine as the finest."""
+    inputs, owners = [], []
+    scales = sorted(set(config.scale_numbers), reverse=True)
+    for index, image in enumerate(images):
+        image = _not_thin(image)
+        for scale in scales:
+            size = _input_size(image, scale * config.box_size)
+            shrinks = size[0] < image.shape[0]
+            way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+            inputs.append(pad_to_stride(cv2.resize(image, size[::-1], interpolation=way), STRIDE, _PADDING)[0])
+            owners.append((index, np.array(size[::-1]) / image.shape[1::-1]))
+    outputs = _run(config, model, inputs)
+    maps = []
+    for index in range(len(images)):
+        those = [(*output, owner[1]) for output, owner in zip(outputs, owners) if owner[0] == index]
+        heatmaps, pafs, finest = those[0]
+        for other_heatmaps, other_pafs, scale in those[1:]:
+            heatmaps = heatmaps + _resampled(other_heatmaps, finest / scale, heatmaps.shape)
+            pafs = pafs + _resampled(other_pafs, finest / scale, pafs.shape)
+        maps.append(_Maps(heatmaps / len(those), pafs / len(those), finest))
+    return maps
+
+
+def _not_thin(image):
+    """Pads thin strips, so that their shorter side has pixels left when they are scaled."""
+    height, width = image.shape[:2]
+    least = math.ceil(max(height, width) * _THINNEST)
+    down, right = max(0, least - height), max(0, least - width)
+    if not down and not right:
+        return image
+    # A strip as long as pictures can be would need as much memory again.
+    return cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT, value=(_PADDING,) * 3)
+
+
+def _input_size(image, height):
+    """Height and width to which a picture is scaled."""
+    factor = min(height / image.shape[0], math.sqrt(_MAX_INPUT / (image.shape[0] * image.shape[1])))
+    return tuple(max(1, round(side * factor)) for side in image.shape[:2])
+
+
+def _resampled(maps, factor, shape):
+    """Maps of another scale at the cells of the finest one."""
+    fitted = cv2.resize(maps, None, fx=factor[0], fy=factor[1], interpolation=cv2.INTER_LINEAR)
+    fitted = fitted[: shape[0], : shape[1]]
+    missing = shape[0] - fitted.shape[0], shape[1] - fitted.shape[1]
+    return np.pad(fitted, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+
+def _run(config, model, inputs):
+    """Runs the network on pictures of any sizes, those of the same size together.
+
+    Returns `(heatmaps, pafs)` of each.
+    """
+    groups, outputs = {}, [None] * len(inputs)
+    for index, picture in enumerate(inputs):
+        groups.setdefault(picture.shape, []).append(index)
+    for (height, width, _), members in groups.items():
+        count = max(1, _MAX_BATCH // (height * width))
+        for first in range(0, len(members), count):
+            some = members[first : first + count]
+            batch = np.stack([inputs[index] for index in some])
+            heatmaps, pafs = _forward(config, model, batch)
+            for place, index in enumerate(some):
+                outputs[index] = heatmaps[place], pafs[place]
+    return outputs
+
+
+def _forward(config, model, batch):
+    found = model.predict_on_batch(batch)
+    heatmaps, pafs = found["heatmaps"], found["pafs"]
+    if config.flip_test:
+        found = model.predict_on_batch(np.ascontiguousarray(batch[:, :, ::-1]))
+        mirrored = codec(config).flip_maps(found["heatmaps"], found["pafs"])
+        heatmaps, pafs = (heatmaps + mirrored[0]) / 2, (pafs + mirrored[1]) / 2
+    return heatmaps, pafs
+
+
+# --------------------------------------------------------------------------------------- maps of the picture's size
+
+
+def _exact_maps(config, model, images):
+    def run(batch):
+        heatmaps, pafs = _forward(config, model, batch)
+        return pafs, heatmaps
+
+    maps = []
+    for image in images:
+        fitted = _not_thin(image)
+        factor = min(1.0, math.sqrt(_MAX_EXACT / (fitted.shape[0] * fitted.shape[1])))
+        if factor < 1:
+            size = [max(1, round(side * factor)) for side in fitted.shape[1::-1]]
+            fitted, before = cv2.resize(fitted, size, interpolation=cv2.INTER_AREA), fitted
+            scale = np.array(fitted.shape[1::-1]) / before.shape[1::-1]
+        else:
+            scale = np.ones(2)
+        # Wide pictures are made smaller than the original's, so that the network never reads more than it can.
+        most = math.sqrt(_MAX_INPUT * fitted.shape[0] / fitted.shape[1]) / max(config.scale_numbers)
+        box_size = min(config.box_size, most)
+        found = average_maps(run, fitted, config.scale_numbers, box_size, STRIDE, _PADDING)
+        maps.append(_Maps(*found, scale))
+    return maps
+
+
+# ---------------------------------------------------------------------------------------------------- evaluation
+
+
+def evaluate(config, model, keep=4, split="val", max_images=0):
+    """Evaluates a model on pictures of a dataset, as COCO does.
+
+    Args:
+        config: `Config`.
+        model: `OpenPose`.
+        keep: How many of the best and of the worst pictures stay in memory, to be drawn.
+        split: `"val"` or `"train"`.
+        max_images: Evaluate so many pictures, the first ones; 0 for all.
+
+    Returns:
+        `Evaluation`.
+    """
+    score = _Score(config, keep)
+    seconds, counted = np.zeros(2), 0
+    for number, some in enumerate(_chunks(_records(config, split, max_images), config.batch_size)):
+        people, times = predict_timed(config, model, [record.pixels() for record in some])
+        for record, these in zip(some, people):
+            score.add(record, these.keypoints_px, these.scores, these.person_scores, these.skeleton)
+        # The first pictures take longer: the network is compiled for them.
+        seconds, counted = (times, len(some)) if number <= 1 else (np.add(seconds, times), counted + len(some))
+    return score.evaluation(dict(zip(("network_ms", "decoding_ms"), 1000 * np.asarray(seconds) / max(counted, 1))))
+
+
+def evaluate_results(config, path, keep=4, split="val", max_images=0):
+    """Scores a file of results.
+
+    Args:
+        config: `Config`.
+        path: JSON file of COCO's results, or of another format that `posekit.data.keypoint_json` reads.
+        keep: As for `evaluate`.
+        split: As for `evaluate`.
+        max_images: As for `evaluate`.
+
+    Returns:
+        `Evaluation`.
+
+    Raises:
+        ValueError: If the file cannot be read, or is of other pictures.
+    """
+    records = _records(config, split, max_images)
+    first = next(records, None)
+    theirs = None if first is None or first.names == COCO17.joints else Skeleton("records", first.names)
+    found = {picture.name: picture for picture in read_json(path, theirs)}
+    score, joints = _Score(config, keep), skeleton(config)
+    for record in itertools.chain(() if first is None else (first,), records):
+        picture = found.pop(str(record.image_id), None) or found.pop(record.filename, None)
+        if picture is None:
+            nobody = np.zeros((0, joints.num_joints))
+            score.add(record, np.zeros((*nobody.shape, 2)), nobody, np.zeros(0), joints)
+            continue
+        scores = np.ones(picture.points.shape[:2]) if picture.scores is None else picture.scores
+        whole = scores.mean(-1) if picture.person_scores is None else picture.person_scores
+        score.add(record, picture.points, scores, whole, picture.skeleton)
+    if found and not max_images:
+        raise ValueError(
+            f"{path} has results of picture {next(iter(found))!r:.60} and {len(found) - 1} others that are not among "
+            f"those of {config.dataset}'s {split} in {config.data_dir}."
+        )
+    return score.evaluation({})
+
+
+def _records(config, split, max_images):
+    records = people_pipeline.read_people(config.data_dir, split, config.dataset)
+    return itertools.islice(records, max_images or None)
+
+
+def _chunks(items, size):
+    items = iter(items)
+    while some := list(itertools.islice(items, size)):
+        yield some
+
+
+class _Score:
+    """Gathers truth and predictions of pictures, and keeps those that are drawn."""
+
+    def __init__(self, config, keep):
+        self.config, self.keep = config, keep
+        self.joints, self.pictures, self.results = None, [], []
+        self.names, self.errors, self.shown = [], [], {}
+        self.found = self.true = 0
+
+    def add(self, record, keypoints_px, scores, person_scores, joints):
+        """Adds a picture: its record, and what was found in it."""
+        self.joints = self.joints or record.names
+        if record.names != self.joints:
+            raise ValueError(f"{record.filename} has other joints than the pictures before it: {record.names}.")
+        number = len(self.pictures)
+        self.pictures.append({
+            "image_id": record.image_id, "height": record.height, "width": record.width, "joints": record.joints,
+            "boxes": record.boxes, "areas": record.areas, "crowd": record.crowd,
+        })  # fmt: skip
+        points, placed = _by_name(joints, record.names, keypoints_px, scores)
+        self.results.append((points, placed, person_scores * np.maximum((placed > 0).sum(-1), 1)))
+        self.names.append(record.filename or str(record.image_id))
+        labelled = (record.joints[..., 2] > 0) & ~record.crowd[:, None]
+        sigmas = oks.joint_sigmas(record.names)
+        similarity = oks.keypoint_similarity(points, record.joints[..., :2], labelled, record.areas, sigmas)
+        best = similarity.max(0, initial=0.0)[labelled.any(-1)]
+        self.found, self.true = self.found + len(points), self.true + len(best)
+        self.errors.append(1 - best.mean() if len(best) else np.nan)
+        if self.keep and len(best):
+            self.shown[number] = record, keypoints_px, joints
+            order = sorted(self.shown, key=self.errors.__getitem__)
+            for index in order[self.keep : max(self.keep, len(order) - self.keep)]:
+                del self.shown[index]
+
+    def evaluation(self, times):
+        """The `Evaluation` of all pictures; `times` are further figures."""
+        if not self.pictures:
+            raise ValueError(f"There are no pictures to evaluate in {self.config.data_dir}; make the records again.")
+        ids = [picture["image_id"] for picture in self.pictures]
+        if len(set(ids)) < len(ids):
+            # Datasets of one's own may have no numbers.
+            ids = range(1, len(ids) + 1)
+        results = []
+        for image_id, picture, found in zip(ids, self.pictures, self.results):
+            picture["image_id"] = image_id
+            results += oks.coco_results(image_id, *found)
+        truth = oks.coco_truth(self.pictures, self.joints)
+        metrics = oks.average_precision(truth, results)
+        counts = {"people_found": self.found, "people_labelled": self.true}
+        labels = {
+            "people_found": "people found", "people_labelled": "people labelled",
+            "network_ms": "network, ms a picture", "decoding_ms": "decoding, ms a picture",
+        }  # fmt: skip
+        values = {**metrics, **counts, **times}
+        return Evaluation(
+            values,
+            {name: label for name, label in {**oks.METRICS, **labels}.items() if name in values},
+            {"oks": (np.array(self.errors), "1 - OKS")},
+            self.names,
+            self._picture,
+            {"results.json": lambda path: write_file(path, (json.dumps(results) + "\n").encode())},
+        )
+
+    def _picture(self, index):
+        record, keypoints_px, joints = self.shown[index]
+        image = np.ascontiguousarray(record.pixels())
+        true, present = convert_joints(record.joints, record.names, joints, image.shape[:2])
+        true = np.where(present[..., None], true, np.nan)
+        pictures = [draw_people(image, points, joints) for points in (true, keypoints_px)]
+        return side_by_side(pictures, ["true", "found"])
+
+
+def _by_name(joints, names, keypoints_px, scores):
+    """Keypoints and scores in the order of names; NaN and 0 where a joint is not there."""
+    places = {name: place for place, name in enumerate(joints.joints)}
+    there = [name in places for name in names]
+    source = [places.get(name, 0) for name in names]
+    known = np.isfinite(keypoints_px).all(-1)[:, source] & there
+    points = np.where(known[..., None], np.asarray(keypoints_px)[:, source], np.nan)
+    return points, np.where(known, np.asarray(scores)[:, source], 0.0)
+
+
+# -------------------------------------------------------------------------------------------------------- pictures
+
+INPUT = "pictures"
+VIEWS = ("people", "heatmaps", "fields")
+KEYS = {view[0]: view for view in VIEWS}
+
+
+def drawer():
+    """Makes the function with which one source is drawn.
+
+    Returns:
+        `draw`.
+    """
+    return draw
+
+
+def draw(people, image, view="people"):
+    """Draws predictions in one of the preview's views.
+
+    Args:
+        people: `People` of `predict`.
+        image: Uint8 `[height, width, 3]` RGB.
+        view: `"people"`, or the `"heatmaps"` or part affinity `"fields"` in which they were found.
+
+    Returns:
+        Uint8 `[height, width, 3]`.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view={view!r}: choose one of {', '.join(VIEWS)}.")
+    if view == "people":
+        return draw_people(image, people)
+    if people.maps is None:
+        return draw_text(image, {"no maps": 0})
+    height, width = image.shape[:2]
+    extent = [max(side, round(covered)) for side, covered in zip((height, width), people.maps["extent"])]
+    # The network has read a little beyond the right and the lower border.
+    image = uint8_image(image)
+    whole = cv2.copyMakeBorder(image, 0, extent[0] - height, 0, extent[1] - width, cv2.BORDER_CONSTANT)
+    if view == "heatmaps":
+        picture = draw_heatmaps(whole, people.maps["heatmaps"], people.skeleton)
+    else:
+        picture = draw_pafs(whole, people.maps["pafs"], people.skeleton)
+    return np.ascontiguousarray(picture[:height, :width])
+
+
+def render(people, image, path=None):
+    """Draws people over their picture, for `People.draw`.
+
+    Args:
+        people: `People` of `predict`.
+        image: The picture.
+        path: Picture to write; none by default.
+
+    Returns:
+        Uint8 `[height, width, 3]`.
+
+    Raises:
+        ValueError: If there is no picture.
+    """
+    if image is None:
+        raise ValueError("These people carry no image; pass one: people.draw('out.png', image=image).")
+    picture = draw(people, uint8_image(image))
+    if path is not None:
+        save_image(path, picture)
+    return picture
