@@ -9,7 +9,8 @@ from posekit.drawing import save_image
 
 _HEIGHT = 4.2
 _GRID = 0.3
-_STYLES = ("-", "--", "-.", ":")
+_ENOUGH = 0.99
+_SHORTEST = 20.0
 _ALL = "0.15"
 
 
@@ -17,6 +18,8 @@ def plot_success_curves(
     curves, path=None, xlabel="allowed error of the worst joint, mm", ylabel="frames, %", title=None
 ):
     """Plots the share of frames, or of joints, whose error is less than a threshold, for several methods.
+
+    The plot ends where all curves have come to 99 %. A single method needs no legend.
 
     Args:
         curves: Dict of labels, such as methods, to `(thresholds [n], shares [n])`, shares from 0 to 1. Where a share is
@@ -40,8 +43,8 @@ def plot_success_curves(
     canvas, axes = _figure(6.4)
     for label, (thresholds, shares) in curves.items():
         axes.plot(*_curve(label, thresholds, shares), label=label, linewidth=1.8)
-    _share_axes(axes, xlabel, ylabel, title)
-    if curves:
+    _share_axes(axes, xlabel, ylabel, title, _end(curves.values()))
+    if len(curves) > 1:
         axes.legend(frameon=False, loc="lower right", fontsize="small")
     return _drawn(canvas, path)
 
@@ -51,8 +54,7 @@ def plot_joint_curves(
 ):
     """Plots the share of frames in which a joint is nearer than a threshold, a curve for every joint.
 
-    Joints of one finger, or of both sides of the body, share a colour and differ by the kind of line; the mean of the
-    joints is black.
+    Joints of one finger, or of both sides of the body, share a panel; the mean of all joints is dashed in each.
 
     Args:
         thresholds: `[n]`.
@@ -72,19 +74,23 @@ def plot_joint_curves(
     joints, shares = _names(joints), np.asarray(shares, np.float64)
     if shares.ndim != 2 or len(shares) != len(joints):
         raise ValueError(f"shares have the shape {shares.shape}; with {len(joints)} joints give [{len(joints)}, n].")
-    canvas, axes = _figure(8.2)
-    groups, seen = {}, {}
-    for joint, row in zip(joints, shares):
-        group = _group(joint)
-        color, style = groups.setdefault(group, len(groups)), seen.get(group, 0)
-        seen[group] = style + 1
-        look = {"color": f"C{color % 10}", "linestyle": _STYLES[style % len(_STYLES)], "linewidth": 1.3}
-        axes.plot(*_curve(joint, thresholds, row), label=joint.replace("_", " "), **look)
+    groups = _groups(joints)
+    canvas, panels = _panels(len(groups))
+    curves = {joint: _curve(joint, thresholds, row) for joint, row in zip(joints, shares)}
     counted = ~np.isnan(shares).all(1)
-    if counted.any():
-        axes.plot(*_curve("mean", thresholds, shares[counted].mean(0)), label="mean", color=_ALL, linewidth=2.4)
-    _share_axes(axes, xlabel, ylabel, title)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5, handlelength=2.8)
+    mean = _curve("mean", thresholds, shares[counted].mean(0)) if counted.any() else None
+    end = _end([(thresholds, row) for row in shares])
+    for axes, (group, members) in zip(panels, groups.items()):
+        for joint, label in members.items():
+            axes.plot(*curves[joint], label=label, linewidth=1.4)
+        if mean:
+            axes.plot(*mean, label="all joints", color=_ALL, linewidth=1.2, linestyle="--")
+        _share_axes(axes, "", "", group, end)
+        axes.set_yticks(range(0, 101, 20))
+        axes.legend(frameon=False, loc="lower right", fontsize=7.5, handlelength=1.6)
+    canvas.figure.supxlabel(xlabel, fontsize="medium")
+    canvas.figure.supylabel(ylabel, fontsize="medium")
+    canvas.figure.suptitle(title or "", x=0.02, ha="left", fontsize="large")
     return _drawn(canvas, path)
 
 
@@ -174,6 +180,25 @@ def _figure(width):
     return FigureCanvasAgg(figure), axes
 
 
+def _panels(count):
+    """A row of plots beside each other for every four of them, which share their axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = max(1, -(-count // 4))
+    columns = -(-count // rows) or 1
+    size = (0.6 + 2.3 * columns, 0.6 + 2.1 * rows)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    for axes in panels[max(0, count - columns) : count]:
+        axes.tick_params(labelbottom=True)
+    return FigureCanvasAgg(figure), panels[:count]
+
+
 def _bars(errors, names, width, text, path, ylabel, title):
     """Groups of bars, and the mean of each label's last: `errors` are labels to `[names]`, NaN for none."""
     canvas, axes = _figure(max(4.0, width))
@@ -193,7 +218,7 @@ def _bars(errors, names, width, text, path, ylabel, title):
     axes.margins(x=0.01, y=0.12)
     axes.grid(axis="y", alpha=_GRID)
     axes.set_axisbelow(True)
-    if errors:
+    if len(errors) > 1:
         place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}
         axes.legend(frameon=False, fontsize="small", ncols=min(len(errors), 4), **place)
     return _drawn(canvas, path)
@@ -217,10 +242,12 @@ def _logarithmic(axis):
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
-def _share_axes(axes, xlabel, ylabel, title):
+def _share_axes(axes, xlabel, ylabel, title, end):
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 101))
     axes.set_title(title or "", loc="left")
     axes.margins(x=0)
+    if end:
+        axes.set_xlim(0, end)
     axes.set_yticks(range(0, 101, 10))
     axes.grid(alpha=_GRID)
 
@@ -235,8 +262,42 @@ def _curve(label, thresholds, shares):
     return thresholds, 100.0 * shares
 
 
+def _end(curves):
+    """Threshold at which all curves of shares have come to 99 %, in tens; the last one where some have not."""
+    ends = [_SHORTEST]
+    for thresholds, shares in curves:
+        thresholds, shares = np.asarray(thresholds, np.float64), np.asarray(shares, np.float64)
+        if not len(thresholds) or np.isnan(shares).all():
+            continue
+        reached = thresholds[np.nan_to_num(shares) >= _ENOUGH]
+        ends.append(min(10 * np.ceil(reached[0] / 10), thresholds[-1]) if len(reached) else thresholds[-1])
+    return max(ends)
+
+
 def _names(joints):
     return tuple(map(str, getattr(joints, "joints", joints)))
+
+
+def _groups(joints):
+    """Dict of fingers, or parts of the body, to a dict of their joints to short labels; lone joints are together."""
+    parts = {}
+    for joint in joints:
+        parts.setdefault(_group(joint), []).append(joint)
+    groups, lone = {}, {}
+    for part, members in parts.items():
+        if len(members) == 1:
+            lone[members[0]] = members[0].replace("_", " ")
+        else:
+            groups[part] = {joint: _within(joint, part) for joint in members}
+    if lone:
+        groups[", ".join(lone.values()) if len(lone) < 4 else "others"] = lone
+    return groups
+
+
+def _within(joint, part):
+    """What tells a joint from others of its part: `tip` of `thumb_tip`, `left` of `left_knee`."""
+    rest = joint.removesuffix(f"_{part}") if joint.endswith(f"_{part}") else joint.removeprefix(f"{part}_")
+    return rest.replace("_", " ")
 
 
 def _group(joint):

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from posekit import plots
 from posekit.plots import (
     plot_errors_by_action,
     plot_joint_curves,
@@ -48,19 +49,42 @@ def test_success_curves_of_several_methods(tmp_path):
 def test_every_joint_has_a_curve(skeleton, monkeypatch):
     from matplotlib.axes import Axes
 
-    drawn, plot = [], Axes.plot
+    drawn, plot = {}, Axes.plot
 
-    def spy(axes, *args, **kwargs):
-        drawn.append((kwargs["label"], kwargs["color"], kwargs.get("linestyle")))
-        return plot(axes, *args, **kwargs)
+    def spy(axes, x, y, **kwargs):
+        drawn.setdefault(axes, {})[kwargs["label"]] = y
+        return plot(axes, x, y, **kwargs)
 
     monkeypatch.setattr(Axes, "plot", spy)
     shares = np.stack([share(5 + joint) for joint in range(skeleton.num_joints)])
     picture = plot_joint_curves(THRESHOLDS, shares, skeleton)
     assert len(where(picture, BLACK)[0]) > 300  # the mean of the joints
-    labels, looks = [label for label, *_ in drawn], [tuple(look) for _, *look in drawn]
-    assert labels == [*(joint.replace("_", " ") for joint in skeleton.joints), "mean"]
-    assert len(set(looks)) == len(looks)
+    panels = {axes.get_title(loc="left"): curves for axes, curves in drawn.items()}
+    # A panel of at most five curves for every finger, and all joints somewhere.
+    assert len(panels) == len(drawn) and max(map(len, panels.values())) <= 5
+    assert sum(map(len, panels.values())) == skeleton.num_joints + len(panels)
+    part, side = {"ITOP15": ("knee", "left"), "MSRA21": ("thumb", "tip"), "ICVL16": ("thumb", "tip")}[skeleton.name]
+    joint = "left_knee" if part == "knee" else "thumb_tip"
+    np.testing.assert_allclose(panels[part][side], 100 * shares[skeleton.index(joint)])
+
+
+@pytest.mark.parametrize("scale, end", [(2, 20), (5, 30), (30, 80)])
+def test_plots_of_shares_end_where_all_have_come_to_99_percent(scale, end, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_drawn", lambda canvas, path: drawn.extend(canvas.figure.axes))
+    plot_success_curves({"fast": (THRESHOLDS, share(2)), "slow": (THRESHOLDS, share(scale))})
+    plot_joint_curves(THRESHOLDS, np.stack([share(2), share(scale)]), ("wrist", "palm"))
+    assert [axes.get_xlim() for axes in drawn] == [(0, end)] * 2
+
+
+def test_a_single_method_needs_no_legend(monkeypatch):
+    from matplotlib.axes import Axes
+
+    legends = []
+    monkeypatch.setattr(Axes, "legend", lambda axes, **options: legends.append(axes))
+    plot_success_curves({"posekit": (THRESHOLDS, share(5))})
+    plot_joint_errors({"posekit": np.full(16, 5.0)}, ICVL16)
+    assert not legends
 
 
 def test_joint_curves_without_some_joints(tmp_path):
