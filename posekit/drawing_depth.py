@@ -56,6 +56,7 @@ _LIMBS = {
 _HEAD = _RAMPS["middle"][1]
 _BACKGROUND, _WALL, _GRID = (250, 251, 252), (243, 245, 248), (219, 224, 231)
 _INK, _TRUTH = (70, 76, 84), (150, 154, 160)
+_TRUTH_ON_DEPTH = (214, 217, 222)
 _SHADOW = (20, 20, 40)
 _BITS = 4
 _FAR_PX = 1 << 14  # farther out is drawn as if there: OpenCV's coordinates are whole numbers
@@ -474,8 +475,10 @@ def _depth_panel(depth, people, truth, camera, skeleton, start_px, colors, heigh
     drawn = np.concatenate([drawn, pixels[..., 2:]], -1)
     width = max(2.0, 0.013 * height)
     for figure in drawn[len(people) :]:
-        gray = [(_TRUTH, _TRUTH)] * skeleton.num_joints
-        panel = draw_depth_skeleton(panel, figure, skeleton, width=0.75 * width, colors=gray)
+        # Light with a dark rim: hands are of all greys in between.
+        for color, share in ((_SHADOW, 1.15), (_TRUTH_ON_DEPTH, 0.7)):
+            colors = [(color, color)] * skeleton.num_joints
+            panel = draw_depth_skeleton(panel, figure, skeleton, width=share * width, colors=colors)
     for figure in drawn[: len(people)]:
         panel = draw_depth_skeleton(panel, figure, skeleton, width=width)
     return panel
@@ -532,11 +535,9 @@ def _reference(depth, people, reference, reach):
 
 
 def _captions(people, truth, camera, azimuth_deg):
-    first = "depth and joints" if np.isfinite(people).all(-1).any() else "depth: no joints"
-    side = "left" if azimuth_deg < 0 else "right"
-    second = f"3-D joints from {abs(azimuth_deg):.0f}\N{DEGREE SIGN} to the {side}"
-    if abs(azimuth_deg) < 0.5:
-        second = "3-D joints from the front"
+    found = np.isfinite(people).all(-1).any()
+    first = "depth and joints" if found else "depth: no joints"
+    second = f"3-D joints from {_side(azimuth_deg)}" if found or np.isfinite(truth).all(-1).any() else ""
     if len(truth):
         second += " (grey: truth)"
         if truth.shape == people.shape:
@@ -544,6 +545,16 @@ def _captions(people, truth, camera, azimuth_deg):
             error = error[np.isfinite(error)]
             first += f", mean error {error.mean():.1f} mm" if len(error) else ""
     return first, second
+
+
+def _side(azimuth_deg):
+    """Where the viewer stands, in words."""
+    turn = round((azimuth_deg + 180) % 360 - 180)
+    if turn == 0:
+        return "the front"
+    if abs(turn) == 180:
+        return "behind"
+    return f"{abs(turn)}\N{DEGREE SIGN} to the {'left' if turn < 0 else 'right'}"
 
 
 def _captioned(picture, text):

@@ -155,6 +155,26 @@ def test_picture_shows_the_hand_enlarged_with_its_error():
     assert (same[:240, 240:] != whole[:240, 240:]).mean() < 0.02
 
 
+def test_captions_tell_from_where_one_looks(monkeypatch):
+    from posekit import drawing_depth
+
+    texts = []
+    monkeypatch.setattr(drawing_depth, "_captioned", lambda panel, text: texts.append(text) or panel)
+    joints, picture, camera = toy_hand()
+    for azimuth in (-28.0, 272.0, 332.4, 0.2, 180.0):
+        depth_picture(picture, joints, camera, MSRA21, height=60, azimuth_deg=azimuth, view="3d")
+    depth_picture(picture, None, camera, MSRA21, height=60, azimuth_deg=50.0)
+    sides = ("28° to the left", "88° to the left", "28° to the left", "the front", "behind")
+    assert texts == [*(f"3-D joints from {side}" for side in sides), "depth: no joints", ""]
+
+
+def test_the_truth_is_seen_on_near_and_far_surfaces():
+    joints, picture, camera = toy_hand()
+    for tint in (picture, np.where(picture > 0, joints[:, 2].min() - 90, 0)):
+        drawn = depth_picture(tint, joints + [40.0, 0, 0], camera, MSRA21, truth=joints, height=240, view="depth")
+        assert len(near(drawn, (214, 217, 222), 3)[0]) > 200 and len(near(drawn, (20, 20, 40), 20)[0]) > 200
+
+
 @pytest.mark.parametrize("camera", ["msra", "icvl"])
 def test_views_stand_upright_whichever_way_y_points(camera):
     joints, picture, camera = toy_hand(camera)

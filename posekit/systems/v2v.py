@@ -759,9 +759,11 @@ def _picture(config, crop, predicted, true):
         left, top, right, bottom = crop["box"]
         depth = crop["depth"][: bottom - top, : right - left] * np.float32(DEPTH_STEP[camera.unit])
         options = {"start_px": (left, top)}
+    # The error is in the title of every picture.
+    captions = ("depth and joints (grey: truth)", "3-D joints from the side (grey: truth)")
     return depth_picture(
         depth, predicted, camera, skeleton(config), truth=true, reach=config.cubic_size / 2, height=400,
-        from_above=config.dataset == "itop_top", **options,
+        from_above=config.dataset == "itop_top", captions=captions, **options,
     )  # fmt: skip
 
 
