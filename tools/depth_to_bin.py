@@ -30,9 +30,17 @@ from posekit.data.shards import NothingUsableError, Skip, Tally
 
 EXIT_SKIPS = 3
 EXIT_INTERRUPTED = 130
+CONVERTED = ("icvl", "nyu", "hands2017")
+# Datasets without pictures in PNG, and what they have.
+NOTHING_TO_CONVERT = {"msra": ".bin files already", "itop_front": ".h5 files", "itop_top": ".h5 files"}
 _AHEAD = 256
 
-flags.DEFINE_enum("dataset", None, ["icvl", "nyu", "hands2017"], "Dataset whose pictures are converted.")
+flags.DEFINE_enum(
+    "dataset",
+    None,
+    [*CONVERTED, *NOTHING_TO_CONVERT],
+    "Dataset whose pictures are converted. The last ones have none: msra is of .bin files already, itop of .h5.",
+)
 flags.DEFINE_string("data_dir", "data", "Folder of the raw datasets.")
 flags.DEFINE_string("dataset_dir", None, "The dataset's folder; {data_dir}/{dataset} if not given.")
 flags.DEFINE_list("split", ["train", "test"], "Which parts of it are converted.")
@@ -54,6 +62,14 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments {argv[1:]}; choose a dataset with --dataset.")
     if FLAGS.dataset is None:
         raise app.UsageError("No dataset chosen; give --dataset=icvl, --dataset=nyu or --dataset=hands2017.")
+    if FLAGS.dataset in NOTHING_TO_CONVERT:
+        print(
+            f"Nothing to convert: {FLAGS.dataset} comes as {NOTHING_TO_CONVERT[FLAGS.dataset]}, which tools/"
+            f"create_dataset.py --{FLAGS.dataset} and the original's code read; pictures in PNG are those of "
+            f"{', '.join(CONVERTED)}.",
+            file=sys.stderr,
+        )
+        return 1
     if wrong := sorted(set(FLAGS.split) - {"train", "test"}):
         raise app.UsageError(f"--split={','.join(wrong)} is not train or test.")
     folder = pathlib.Path(FLAGS.dataset_dir or pathlib.Path(FLAGS.data_dir) / FLAGS.dataset)
