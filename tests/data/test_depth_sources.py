@@ -98,7 +98,7 @@ def test_folders_come_in_the_order_of_their_numbers(tmp_path):
     (tmp_path / "joint.txt").write_text("1")
     (tmp_path / "folder.png").mkdir()
     source = open_depth(tmp_path)
-    assert (source.kind, source.length) == ("folder", 4) and source.fps
+    assert (source.kind, source.length) == ("folder", 4) and source.fps == 5
     frames = list(source)
     assert [frame.name for frame in frames] == ["frame1.png", "frame2.npy", "frame9.png", "frame10.png"]
     assert [frame.index for frame in frames] == [0, 1, 2, 3]
@@ -111,7 +111,7 @@ def test_stacks_are_read_lazily(tmp_path):
     np.savez_compressed(tmp_path / "s.npz", stack)
     for given in (stack, tmp_path / "s.npy", tmp_path / "s.npz"):
         source = open_depth(given)
-        assert (source.kind, source.length) == ("video", 12)
+        assert (source.kind, source.length, source.fps) == ("video", 12, 5)
         frames = list(source)
         np.testing.assert_array_equal([frame.depth for frame in frames], stack)
         assert frames[11].name.endswith("_000011")
