@@ -51,7 +51,8 @@ def run(name, system, config, options, sources):
             for people in predictor.stream(opened, boxes=[[box]] if box else None, batch_size=options.batch):
                 name = ascii(people.source)[1:-1] if not people.source.isprintable() else people.source
                 try:
-                    print(f"{name:.200}: {len(people)} people -> {', '.join(map(str, folder.write(people)))}")
+                    count = "1 person" if len(people) == 1 else f"{len(people)} people"
+                    print(f"{name:.200}: {count} -> {', '.join(map(str, folder.write(people)))}")
                     written += 1
                 except ValueError as error:
                     skipped.append(f"{name:.200} of {source}: {error}")
