@@ -1,11 +1,12 @@
 """Turns checkpoints of the originals into posekit weights, and shows how far the outputs are apart.
 
-    python tools/convert_checkpoint.py --model=lcn --from=tf1 experiment/test1/checkpoints/best/model-7798
-    python tools/convert_checkpoint.py --model=v2v --from=torch checkpoint/epoch14.pth
-    python tools/convert_checkpoint.py --model=openpose --from=caffe pose_iter_440000.caffemodel
-    python tools/convert_checkpoint.py --model=openpose --from=keras model.h5
-    python tools/convert_checkpoint.py --model=openpose --from=npy model/caffe/layers
+    python tools/convert_checkpoint.py --from=tf1 experiment/test1/checkpoints/best/model-7798
+    python tools/convert_checkpoint.py --from=torch checkpoint/epoch14.pth
+    python tools/convert_checkpoint.py --from=caffe pose_iter_440000.caffemodel
+    python tools/convert_checkpoint.py --from=keras model.h5
+    python tools/convert_checkpoint.py --from=npy model/caffe/layers
 
+What wrote a checkpoint tells the model: lcn (tf1), v2v (torch), openpose (caffe, keras, npy); without --from it is lcn.
 Sizes are read from the checkpoint; what it does not tell (which joints are connected, residual connections, clipping;
 the dataset, the size of the cube) is taken from the system's options, such as --knn=3 or --dataset=nyu. Neither Caffe
 nor an old TensorFlow, Keras or PyTorch is needed. The result is a run folder:
@@ -36,6 +37,7 @@ from posekit.training.config import (
 
 # Systems, and by what their originals' checkpoints were written, the usual one first.
 SOURCES = {"lcn": ("tf1",), "v2v": ("torch",), "openpose": ("caffe", "keras", "npy")}
+_MODELS = {source: model for model, sources in SOURCES.items() for source in sources}
 # Modules of `converters` that read them; one that reads several takes `source`.
 _READERS = {"lcn": "tf1_checkpoint", "v2v": "torch_checkpoint", "openpose": "openpose_weights"}
 # What a conversion writes; a folder with anything else is left alone.
@@ -153,6 +155,27 @@ def _difference(reader, model, config, inputs, expected):
         ) from None
 
 
+def _source_of(argv):
+    """What `--from` says, before there are options; None without it."""
+    for position, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--from", "--source"):
+            return value if equals else "".join(argv[position + 1 : position + 2])
+    return None
+
+
+def _overview():
+    """Help for those who have not said yet what they have."""
+    lines = [__doc__.strip(), "", "options of this command:"]
+    for field in dataclasses.fields(Command):
+        names = ", ".join(f"--{name}" for name in (*field.metadata["aliases"], field.name))
+        choices = f" ({', '.join(filter(None, field.metadata['choices']))})" if field.metadata["choices"] else ""
+        lines.append(f"  {names}: {field.metadata['help']}{choices}\n      (default: {field.default!r})")
+    lines += ["", "options of the models, by what wrote the checkpoint:"]
+    lines += [f"  --from={source} --help  ({model})" for source, model in _MODELS.items()]
+    return "\n".join(lines)
+
+
 def main(argv=None):
     """Runs the command; returns its exit status."""
     from posekit.systems import SYSTEMS
@@ -160,7 +183,12 @@ def main(argv=None):
     systems = {name: SYSTEMS[name] for name in SOURCES if name in SYSTEMS}
     argv = sys.argv[1:] if argv is None else list(argv)
     if not any(argument.startswith("--model") for argument in argv):
-        argv = ["--model=lcn", *argv]
+        source = _source_of(argv)
+        if source is None and {"--help", "-h", "-help"} & set(argv):
+            print(_overview())
+            return 0
+        # Every source is of one model; what is wrong with others is said where options are checked.
+        argv = [f"--model={_MODELS.get(source, 'lcn')}", *argv]
     return run_command("convert_checkpoint", systems, Command, run, argv)
 
 

@@ -399,3 +399,14 @@ def test_what_is_not_of_the_port_is_explained(tmp_path, convert):
 def write_bytes(path, content):
     path.write_bytes(content)
     return path
+
+
+def test_what_wrote_a_checkpoint_tells_the_model(tmp_path, convert):
+    help_text = convert("--help").stdout
+    for source in ("tf1", "torch", "caffe", "keras", "npy"):
+        assert f"convert_checkpoint.py --from={source} " in help_text and f"--from={source} --help" in help_text
+    assert "--output" in help_text and "--max_norm" not in help_text
+    with pytest.raises(SystemExit):
+        convert("--help", "--from", "torch")
+    lost = convert("--from=torch", tmp_path / "lost.pth", f"--output={tmp_path / 'converted'}")
+    assert lost.returncode == 1 and "lost.pth" in lost.stderr and "--model" not in lost.stderr
