@@ -92,20 +92,33 @@ def _write_keras(model, path):
 
 
 def _write_tflite(model, path):
+    # Known without the better part of a minute that a conversion takes.
+    _check_tflite({_NOT_IN_TFLITE.get(type(layer)) for layer in _layers(model)} - {None})
     with tempfile.TemporaryDirectory() as folder:
         _write_saved_model(model, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         # Asked for its own operations only, the converter would print pages about the first that it lacks.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
         content = converter.convert()
-    lacking = sorted({name.decode() for name in re.findall(rb"Flex([A-Z]\w{2,})\0", content)})
-    if lacking:
-        others = [form for form in SUFFIXES if form != "tflite"]
-        raise ValueError(
-            f"TFLite cannot hold this model: its runtime lacks the operations {', '.join(lacking)}. Take --format="
-            f"{', '.join(others[:-1])} or {others[-1]}."
-        )
+    _check_tflite({name.decode() for name in re.findall(rb"Flex([A-Z]\w{2,})\0", content)})
     path.write_bytes(content)
+
+
+def _layers(model):
+    """All layers, those inside others too."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+
+
+def _check_tflite(lacking):
+    if lacking:
+        *others, last = (form for form in SUFFIXES if form != "tflite")
+        raise ValueError(
+            f"TFLite cannot hold this model: its runtime lacks the operations {', '.join(sorted(lacking))}. "
+            f"Take --format={', '.join(others)} or {last}."
+        )
 
 
 def _write_onnx(model, path):
@@ -157,6 +170,7 @@ def _run_onnx(path, inputs):
     return dict(zip(names, session.run(names, {session.get_inputs()[0].name: inputs})))
 
 
+_NOT_IN_TFLITE = {keras.layers.MaxPooling3D: "MaxPool3D", keras.layers.AveragePooling3D: "AvgPool3D"}
 _WRITERS = {
     "saved_model": _write_saved_model,
     "keras": _write_keras,

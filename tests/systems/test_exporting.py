@@ -46,7 +46,7 @@ def test_full_disk_is_an_error_of_the_output(model, tmp_path, monkeypatch):
 
 def test_what_tflite_lacks_is_named_and_leaves_nothing_behind(tmp_path):
     inputs = keras.Input((4, 4, 4, 1))
-    pooled = keras.Model(inputs, keras.layers.MaxPooling3D()(inputs))
+    pooled = keras.Model(inputs, keras.ops.max_pool(inputs, 2))
     message = "its runtime lacks the operations MaxPool3D. Take --format=saved_model, keras or onnx"
     with pytest.raises(ValueError, match=message):
         export(pooled, tmp_path / "out.tflite", "tflite")
@@ -55,3 +55,11 @@ def test_what_tflite_lacks_is_named_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match=message):
         export(pooled, tmp_path / "out.tflite", "tflite")
     assert (tmp_path / "out.tflite").read_text() == "an earlier one"
+
+
+def test_what_tflite_lacks_is_known_before_it_is_built(tmp_path, monkeypatch):
+    inputs = keras.Input((4, 4, 4, 1))
+    nested = keras.Model(inputs, keras.layers.MaxPooling3D()(inputs))
+    monkeypatch.setattr(exporting, "_write_saved_model", None)
+    with pytest.raises(ValueError, match="lacks the operations MaxPool3D"):
+        export(keras.Model(inputs, nested(inputs)), tmp_path / "out.tflite", "tflite")
