@@ -254,7 +254,7 @@ def test_eight_real_images_are_learnt_by_heart(tmp_path):
     run = tmp_path / "run"
     data = [f"--data_dir={tmp_path}", "--datasets=lsp_ext", "--nouse_validation", "--noaugment", "--body=sample"]
     encoder = ["--backbone=MobileNetV3Small", "--backbone_weights=hmr_sample", "--freeze_backbone", "--encoder_only"]
-    steps = ["--num_epochs=300", "--checkpoint_every=300", "--generator_lr=0.0005", "--dropout=0", "--log_img_step=0"]
+    steps = ["--num_epochs=200", "--checkpoint_every=200", "--generator_lr=0.0005", "--dropout=0", "--log_img_step=0"]
     assert train.main([f"--run_dir={run}", "--verbose=0", *data, *encoder, *steps]) == 0
     assert validate.main([f"--run_dir={run}", "--val_datasets=lsp_ext", "--num_pictures=1"]) == 0
     metrics = json.loads((run / "validation" / "metrics.json").read_text())["trained"]
