@@ -1,9 +1,17 @@
-"""Plays predictions: in a window with keys, or into a video, an animation or pictures where there is no display."""
+"""Plays predictions: in a window with keys, or into a video, an animation or pictures where there is no display.
 
+Frames of videos and cameras are read and predicted in a thread of its own, a little ahead of those that are drawn and
+shown or written meanwhile.
+"""
+
+import contextlib
 import os
 import pathlib
+import queue
 import sys
+import threading
 import time
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,7 +28,25 @@ ANIMATION_FPS = 20.0
 PICTURES_FPS = 2.0
 GIF_MAX_SIDE = 1000
 GIF_MAX_PIXELS = 150_000_000  # of all pictures together; they are kept in memory, one byte a pixel
+_AHEAD = 2  # frames predicted ahead of the one that is drawn
+_LOOK = 0.2  # seconds
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+class Played(NamedTuple):
+    """What was played.
+
+    Args:
+        count: Frames shown.
+        rate: Frames per second.
+        paths: Paths written.
+        latency_ms: Mean time from a frame's reading until it was shown or written, in milliseconds.
+    """
+
+    count: int
+    rate: float
+    paths: list
+    latency_ms: float
 
 
 def has_display():
@@ -105,25 +131,80 @@ def play(
     every = every or (5 if opened.kind == "camera" else 1)
     animated = animate is not None and opened.length == 1 and _suffix(output) in (".mp4", ".gif")
     sink = _sink(output, fps, ANIMATION_FPS if animated else opened.fps or PICTURES_FPS, opened)
-    people, count, ended, started = None, 0, False, time.perf_counter()
+    count, ended, waited, started = 0, False, 0.0, time.perf_counter()
+    predicted = _predicted(opened, predictor, every, rotate, mirror)
+    if opened.kind in ("video", "camera"):
+        predicted = _ahead(predicted, opened.kind == "camera")
     try:
-        for index, frame in enumerate(opened):
-            image = _turned(frame, rotate, mirror)
-            if people is None or index % every == 0:
-                people = predictor(image if isinstance(frame, Frame) else frame)
-            for picture in animate(people, image, view) if animated else (draw(people, image, view),):
-                key = sink.show(picture, (count + 1) / (time.perf_counter() - started))
-                count += not sink.full
-                ended = key == ESCAPE or count == max_frames or sink.full
+        with contextlib.closing(predicted):
+            for image, people, read in predicted:
+                for picture in animate(people, image, view) if animated else (draw(people, image, view),):
+                    now = time.perf_counter()
+                    key = sink.show(picture, {"fps": (count + 1) / (now - started), "ms": 1000 * (now - read)})
+                    if not sink.full:
+                        count, waited = count + 1, waited + time.perf_counter() - read
+                    ended = key == ESCAPE or count == max_frames or sink.full
+                    if ended:
+                        break
+                    view = keys.get(chr(key), view) if key > 0 else view
                 if ended:
                     break
-                view = keys.get(chr(key), view) if key > 0 else view
-            if ended:
-                break
         paths = sink.finish()
     finally:
         sink.close()
-    return count, count / (time.perf_counter() - started), paths
+    return Played(count, count / (time.perf_counter() - started), paths, 1000 * waited / max(count, 1))
+
+
+def _predicted(opened, predictor, every, rotate, mirror):
+    """Yields every frame's picture, the people in it and the time at which it was read."""
+    people = None
+    for index, frame in enumerate(opened):
+        read = time.perf_counter()
+        image = _turned(frame, rotate, mirror)
+        if people is None or index % every == 0:
+            people = predictor(image if isinstance(frame, Frame) else frame)
+        yield image, people, read
+
+
+def _ahead(items, live):
+    """Takes items from an iterator in a thread; `live` ones are left out where they are not taken in time."""
+    waiting, stop, end = queue.Queue(_AHEAD), threading.Event(), object()
+
+    def put(item):
+        while not stop.is_set():
+            try:
+                return waiting.put(item, timeout=_LOOK)
+            except queue.Full:
+                continue
+
+    def work():
+        try:
+            for item in items:
+                if live and waiting.full():
+                    with contextlib.suppress(queue.Empty):
+                        waiting.get_nowait()
+                put((item, None))
+                if stop.is_set():
+                    return
+            put((end, None))
+        except BaseException as error:  # raised where the items are taken
+            put((end, error))
+        finally:
+            items.close()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _turned(frame, rotate, mirror):
@@ -153,8 +234,8 @@ class _Window:
     def __init__(self, wait):
         self.wait = wait
 
-    def show(self, picture, rate):
-        cv2.imshow("posekit", draw_text(picture, {"fps": rate})[..., ::-1])
+    def show(self, picture, timing):
+        cv2.imshow("posekit", draw_text(picture, timing)[..., ::-1])
         return cv2.waitKey(self.wait) & 0xFF
 
     def finish(self):
@@ -177,7 +258,7 @@ class _Video:
         self.count = 0
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def show(self, picture, rate):
+    def show(self, picture, timing):
         if self.size is None:
             height, width = picture.shape[:2]
             self.size = (max(2, width - width % 2), max(2, height - height % 2))
@@ -217,7 +298,7 @@ class _Animation:
         self.size = None
         self.full = False
 
-    def show(self, picture, rate):
+    def show(self, picture, timing):
         # Players take whole hundredths of a second and play anything below two of them slowly: frames that come
         # faster are left out, and rounding never adds up.
         until_cs = round(100.0 * (self.count + 1) / self.fps)
@@ -291,7 +372,7 @@ class _Pictures:
         self.single = single
         self.written = []
 
-    def show(self, picture, rate):
+    def show(self, picture, timing):
         number = len(self.written)
         path = self.path if self.single else self.path.with_stem(f"{self.path.stem}_{number:06d}")
         save_image(path, picture)

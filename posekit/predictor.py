@@ -24,7 +24,7 @@ def load(system, weights="default", **options):
     """Loads a system, ready to predict.
 
     Args:
-        system: `"hmr"`, `"lcn"` or `"v2v"`.
+        system: `"hmr"`, `"lcn"`, `"openpose"` or `"v2v"`.
         weights: A name of the index, a run folder, a `.weights.h5` file, `"default"` for the index's default, or None
             for an untrained model.
         **options: Options of the system that override those stored with the weights, such as `body="sample"`.
@@ -105,7 +105,10 @@ class Predictor(_Loaded):
             list of both; a folder, a video or a camera number.
         batch_size: Pictures predicted together.
         boxes: For one image: `[people, 4]` boxes x_min, y_min, x_max, y_max in pixels; for a list, one such array
-            (or None) an image. Without boxes the whole picture is taken as one person.
+            (or None) an image. Without boxes, human mesh recovery takes the whole picture as one person; openpose
+            finds the people itself and takes no boxes.
+        people: Instead of boxes: `People` that another system found in the picture, such as openpose; for a list, one
+            an image. The boxes are those of their joints.
 
     Returns:
         `People` for one image, a list of `People` for a list or a folder, an iterator of `People` for a video or
@@ -124,8 +127,12 @@ class Predictor(_Loaded):
         """
         return open_source(source, skipped)
 
-    def __call__(self, source, *, boxes=None, batch_size=8):
+    def __call__(self, source, *, boxes=None, people=None, batch_size=8):
         """See the class."""
+        if people is not None:
+            if boxes is not None:
+                raise ValueError("Give boxes= or people=, not both.")
+            boxes = people_boxes(people) if isinstance(people, People) else [people_boxes(these) for these in people]
         if isinstance(source, (list, tuple)):
             if boxes is not None and len(boxes) != len(source):
                 raise ValueError(f"{len(boxes)} sets of boxes for {len(source)} images; give one (or None) an image.")
@@ -161,6 +168,42 @@ class Predictor(_Loaded):
                 people.image = frame.image
                 people.renderer = getattr(self.module, "render", draw_people)
                 yield people
+
+
+def people_boxes(people, min_score=0.2):
+    """Boxes around people, for systems that look at one person at a time.
+
+    Args:
+        people: `People`, or None.
+        min_score: Joints with a lower score are left out, where two others span a person.
+
+    Returns:
+        Float64 `[people, 4]` x_min, y_min, x_max, y_max in pixels; None for None.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If the joints of a person do not span anything.
+
+    Example:
+        >>> from posekit.skeletons import COCO17
+        >>> joints = np.tile([[10.0, 20.0], [40.0, 90.0]], (9, 1))[None, :17]
+        >>> people_boxes(People(joints, np.ones((1, 17)), COCO17, (100, 100))).tolist()
+        [[10.0, 20.0, 40.0, 90.0]]
+    """
+    if people is None:
+        return None
+    if not isinstance(people, People):
+        raise TypeError(f"people={people!r:.60}: give the People that a predictor found, for a list one an image.")
+    boxes = np.zeros((len(people), 4))
+    for index, (points, scores) in enumerate(zip(people.keypoints_px.astype(np.float64), people.scores)):
+        there = np.isfinite(points).all(-1) & (scores > 0)
+        for chosen in (there & (scores >= min_score), there):
+            if chosen.any() and (np.ptp(points[chosen], axis=0) > 0).all():
+                boxes[index] = *points[chosen].min(0), *points[chosen].max(0)
+                break
+        else:
+            raise ValueError(f"The joints of person {index} do not span a box; leave this person out.")
+    return boxes
 
 
 def _batches(items, size):

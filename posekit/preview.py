@@ -7,14 +7,7 @@ import dataclasses
 import sys
 
 from posekit.systems import SYSTEMS
-from posekit.training.config import (
-    UsageError,
-    further_options,
-    import_tensorflow_quietly,
-    no_more,
-    option,
-    run_command,
-)
+from posekit.training.config import UsageError, further_options, import_tensorflow_quietly, no_more, option, run_command
 from posekit.weights import WeightsOptions, stored_with_weights
 
 
@@ -25,9 +18,11 @@ class Command(WeightsOptions):
     source: str = option("0", "camera number, video, image or folder; lcn: keypoints; v2v: depth")
     output: str = option("", "write a video (.mp4, .gif) or pictures (.png, .jpg) instead of opening a window")
     view: str = option(
-        "", "view to begin with; hmr: mesh, skeleton, both, rotated; lcn: both, skeleton, rotated; v2v: both, depth, 3d"
+        "", "view to begin with; hmr: mesh, skeleton, both, rotated; lcn: both, skeleton, rotated; v2v: both, depth, "
+        "3d; openpose: people, heatmaps, fields",
     )
-    predict_every: int = option(0, "predict every so many frames; 0: every 5 for a camera, else every frame", lower=0)
+    predict_every: int = option(0, "predict every so many frames; 0: every 5 for a camera, else every frame", lower=0,
+                                aliases=("frame_ratio",))  # fmt: skip
     rotate: str = option("0", "turn frames clockwise, degrees", choices=("0", "90", "180", "270"))
     mirror: bool = option(False, "mirror frames")
     max_frames: int = option(0, "stop after so many frames; 0: no limit", lower=0)
@@ -48,7 +43,7 @@ def run(name, system, config, options, rest):
     predictor = predictor_class(system).from_weights(name, config, options.reference)
     skipped = []
     opened = predictor.open(options.source, skipped, **further_options(system, "preview", options))
-    count, rate, paths = play(
+    played = play(
         predictor,
         at_least_one(opened, skipped),
         options.output,
@@ -62,8 +57,8 @@ def run(name, system, config, options, rest):
         max_frames=options.max_frames,
         fps=options.fps,
     )
-    print(f"{count} frames, {rate:.1f} a second.")
-    for path in paths:
+    print(f"{played.count} frames, {played.rate:.1f} a second, each shown {played.latency_ms:.0f} ms after reading.")
+    for path in played.paths:
         print(f"Wrote {path}")
     for reason in skipped:
         print(f"posekit.preview: skipped {reason}", file=sys.stderr)

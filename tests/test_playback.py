@@ -1,3 +1,4 @@
+import threading
 import types
 
 import cv2
@@ -42,7 +43,8 @@ def video(tmp_path):
 def play(source, output="", **options):
     predictor = CountingPredictor()
     result = playback.play(predictor, source, str(output), view="mesh", keys=KEYS, draw=draw, **options)
-    return predictor, result
+    assert result.latency_ms >= 0
+    return predictor, result[:3]
 
 
 def test_video_to_video(video, tmp_path):
@@ -56,6 +58,45 @@ def test_video_to_video(video, tmp_path):
 def test_prediction_every_few_frames(video, tmp_path):
     predictor, _ = play(video, tmp_path / "out.mp4", every=2)
     assert len(predictor.images) == 3
+
+
+def test_prediction_goes_on_while_pictures_are_drawn(tmp_path):
+    """The next frame's prediction ends before this one's picture is drawn."""
+    second, drawn = threading.Event(), []
+
+    def predictor(image):
+        predictor.count += 1
+        if predictor.count == 2:
+            second.set()
+
+    def slow(people, image, view):
+        drawn.append(second.wait(20))
+        return image
+
+    predictor.count = 0
+    options = {"view": "mesh", "keys": KEYS, "draw": slow}
+    assert playback.play(predictor, moving(10, 2), str(tmp_path / "out.gif"), **options).count == 2
+    assert drawn == [True, True]
+
+
+def test_cameras_leave_out_frames_that_cannot_be_shown_in_time(tmp_path):
+    read = threading.Event()
+
+    def frames():
+        for index in range(50):
+            yield Frame(np.full((40, 60, 3), index, np.uint8), "camera0", index)
+        read.set()
+
+    def slow(people, image, view):
+        read.wait(20)
+        shown.append(int(image[0, 0, 0]))
+        return image
+
+    shown = []
+    source = Source("camera", frames(), None, 30.0)
+    options = {"view": "mesh", "keys": KEYS, "draw": slow, "every": 1}
+    played = playback.play(CountingPredictor(), source, str(tmp_path / "out.gif"), **options)
+    assert played.count == len(shown) <= 4 and shown[-1] == 49
 
 
 def test_frame_limit(video, tmp_path):
@@ -185,7 +226,7 @@ def test_large_pictures_are_scaled_down_for_animations(tmp_path, monkeypatch):
 def test_long_animations_end_with_a_word(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(playback, "GIF_MAX_PIXELS", 3 * 40 * 60)
     predictor, (count, _, paths) = play(moving(10, 9), tmp_path / "out.gif")
-    assert count == 3 and len(frames_of(paths[0])[0]) == 3 and len(predictor.images) == 4
+    assert count == 3 and len(frames_of(paths[0])[0]) == 3 and len(predictor.images) < 9
     assert "first 3 pictures" in caplog.text and "out.mp4" in caplog.text
     caplog.clear()
     play(moving(10, 3), tmp_path / "whole.gif")

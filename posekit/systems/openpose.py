@@ -680,7 +680,8 @@ def evaluate(config, model, keep=4, split="val", max_images=0):
             score.add(record, these.keypoints_px, these.scores, these.person_scores, these.skeleton)
         # The first pictures take longer: the network is compiled for them.
         seconds, counted = (times, len(some)) if number <= 1 else (np.add(seconds, times), counted + len(some))
-    return score.evaluation(dict(zip(("network_ms", "decoding_ms"), 1000 * np.asarray(seconds) / max(counted, 1))))
+    milliseconds = (1000 * np.asarray(seconds) / max(counted, 1)).tolist()
+    return score.evaluation(dict(zip(("network_ms", "decoding_ms"), milliseconds)))
 
 
 def evaluate_results(config, path, keep=4, split="val", max_images=0):

@@ -54,4 +54,5 @@ def test_the_help_of_preview_names_the_views_of_all_systems():
 
 def test_systems_without_result_files_name_those_that_have_them(capsys):
     assert validate.main(["--model=hmr", "--results=result.txt"]) == 2
-    assert "hmr has no result files; did you mean --model=lcn or --model=v2v?" in capsys.readouterr().err
+    told = "hmr has no result files; did you mean --model=lcn or --model=openpose or --model=v2v?"
+    assert told in capsys.readouterr().err
