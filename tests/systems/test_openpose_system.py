@@ -1,0 +1,192 @@
+import types
+
+import cv2
+import numpy as np
+import pytest
+
+from posekit.predictor import Predictor, people_boxes
+from posekit.results import People
+from posekit.skeletons import COCO17, OPENPOSE18
+from posekit.systems import openpose
+
+JOINTS = np.array([
+    (50, 20), (50, 34), (36, 34), (30, 50), (26, 66), (64, 34), (70, 50), (74, 66), (42, 68), (40, 92), (38, 116),
+    (58, 68), (60, 92), (62, 116), (46, 14), (54, 14), (40, 17), (60, 17),
+], np.float64) * 2  # fmt: skip
+COLORS = [(int(level), 255 - int(level), 40) for level in np.linspace(20, 235, 18)]
+
+
+def photograph(size=(280, 220), offset=(0, 0), scale=1.0):
+    """Grey, with a disc of a colour of its own at each joint."""
+    image = np.full((*size, 3), 128, np.uint8)
+    for (x, y), color in zip(JOINTS * scale + offset, COLORS):
+        cv2.circle(image, (round(x), round(y)), max(2, round(6 * scale)), color, -1, cv2.LINE_8)
+    return image
+
+
+class SeesColors:
+    """Stands in for a network: finds the discs in what it is given, and answers with the maps that are right."""
+
+    def __init__(self):
+        self.seen = []
+
+    def predict_on_batch(self, batch):
+        self.seen.append(batch.shape)
+        maps = [self.maps(picture) for picture in np.asarray(batch, np.float64)]
+        return dict(zip(("heatmaps", "pafs"), (np.float32(part) for part in zip(*maps))))
+
+    def maps(self, picture):
+        places, there = np.zeros((1, 18, 2)), np.zeros((1, 18), bool)
+        for joint, color in enumerate(COLORS):
+            y, x = np.nonzero(np.abs(picture - color).max(-1) < 5)
+            if len(x) > 3:
+                places[0, joint], there[0, joint] = (x.mean(), y.mean()), True
+        if places[0, 2, 0] > places[0, 5, 0]:  # a mirrored person's left is what was the right
+            order = OPENPOSE18.flip_permutation
+            places, there = places[:, order], there[:, order]
+        return openpose.PafCodec().encode_numpy(places, there, picture.shape[:2])
+
+
+def found(image, **options):
+    model = SeesColors()
+    (people,) = openpose.predict(openpose.Config(**options), model, [image])
+    return people, model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"decoding": "exact"}, {"decoding": "tf_pose", "min_score": 0.1}, {"scales": ("1", "1.5", "0.75")},
+     {"flip_test": True}, {"decoding": "exact", "flip_test": True, "scales": ("1", "1.5")}, {"box_size": 280}],
+    ids=str,
+)  # fmt: skip
+def test_joints_lie_where_they_are_in_the_picture(options):
+    people, model = found(photograph(), **options)
+    assert len(people) == 1 and people.skeleton == OPENPOSE18 and people.image_size == (280, 220)
+    error = np.linalg.norm(people.keypoints_px[0] - JOINTS, axis=-1)
+    # tf-pose's peaks lie on a grid of two pixels of the network's input, from the corner of its cells.
+    assert error.max() < (6 if options.get("decoding") == "tf_pose" else 2.0)
+    assert np.abs((people.keypoints_px[0] - JOINTS).mean(0)).max() < (6 if "tf_pose" in options.values() else 0.7)
+    assert all(height % 8 == 0 and width % 8 == 0 for _, height, width, _ in model.seen)
+    low, high = JOINTS.min(0), JOINTS.max(0)
+    np.testing.assert_allclose(people.boxes[0], [*low, *(high - low)], atol=8)
+
+
+def test_options_of_decoding_are_used():
+    assert len(found(photograph(), min_parts=19)[0]) == 0
+    assert len(found(photograph(), peak_threshold=1.0)[0]) == 0
+    assert len(found(photograph(), decoding="exact", min_score=5.0)[0]) == 0
+
+
+@pytest.mark.parametrize("decoding", openpose.MODES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (3, 5)], ids=str)
+def test_pictures_of_any_shape(size, decoding, monkeypatch):
+    monkeypatch.setattr(openpose, "_MAX_INPUT", 1 << 17)
+    people, model = found(np.full((*size, 3), 90, np.uint8), decoding=decoding)
+    assert len(people) == 0 and people.image_size == size
+    assert all(height * width <= 1.25 * openpose._MAX_INPUT for _, height, width, _ in model.seen)
+
+
+@pytest.mark.parametrize("decoding", ["fast", "exact"])
+def test_large_pictures_take_bounded_memory(decoding):
+    """48 million pixels; maps of that size would take 10 GB."""
+    image = np.zeros((6000, 8000, 3), np.uint8)
+    image[:] = 128
+    scale = 6000 / 280
+    small = photograph()
+    image[:, : small.shape[1] * 21] = cv2.resize(small, (small.shape[1] * 21, 6000), interpolation=cv2.INTER_NEAREST)
+    people, model = found(image, decoding=decoding)
+    assert max(height * width for _, height, width, _ in model.seen) <= openpose._MAX_INPUT
+    error = np.linalg.norm(people.keypoints_px[0] - JOINTS * (21, scale), axis=-1)
+    assert error.max() < 3 * scale
+    assert sum(people.maps[name].nbytes for name in ("heatmaps", "pafs")) < 8 << 20
+
+
+def test_wide_pictures_are_not_read_larger_than_the_network_can(monkeypatch):
+    monkeypatch.setattr(openpose, "_MAX_INPUT", 1 << 16)
+    people, model = found(photograph((280, 900)))
+    assert all(height * width < 1.2 * (1 << 16) for _, height, width, _ in model.seen)
+    assert np.linalg.norm(people.keypoints_px[0] - JOINTS, axis=-1).max() < 6
+
+
+def test_pictures_of_one_size_are_read_together():
+    pictures = [photograph(), photograph((280, 300)), photograph(offset=(5, 7))]
+    model = SeesColors()
+    people = openpose.predict(openpose.Config(), model, pictures, [None] * 3)
+    assert sorted(shape[0] for shape in model.seen) == [1, 2]
+    for these, offset in zip(people, ((0, 0), (0, 0), (5, 7))):
+        assert np.abs(these.keypoints_px[0] - JOINTS - offset).max() < 2
+    with pytest.raises(ValueError, match="finds the people itself"):
+        openpose.predict(openpose.Config(), model, pictures[:1], [[[0, 0, 5, 5]]])
+
+
+def test_views_show_people_heatmaps_and_fields(tmp_path):
+    image = photograph()
+    people, _ = found(image)
+    pictures = {view: openpose.draw(people, image, view) for view in openpose.VIEWS}
+    assert all(picture.shape == image.shape and picture.dtype == np.uint8 for picture in pictures.values())
+    x, y = JOINTS[4].astype(int)  # the right wrist: its heatmap and the end of its limb's field, nothing around
+    for view in ("heatmaps", "fields"):
+        spread = np.ptp(pictures[view].astype(int), axis=-1)
+        assert spread[y - 3 : y + 4, x - 3 : x + 4].mean() > 40 > spread[:20, :20].mean()
+    people.image, people.renderer = image, openpose.render
+    assert np.array_equal(people.draw(tmp_path / "out.png"), pictures["people"])
+    assert (tmp_path / "out.png").exists()
+    people.maps = None
+    assert openpose.draw(people, image, "fields").shape == image.shape
+    with pytest.raises(ValueError, match="carry no image"):
+        openpose.render(people, None)
+
+
+def test_a_skeleton_of_one_s_own():
+    config = openpose.Config(joints=("head", "left_hand", "right_hand", "tail"), limbs=(
+        "head:left_hand", "head:right_hand", "left_hand:right_hand", "head:tail",
+    ))  # fmt: skip
+    own = openpose.skeleton(config)
+    assert own.num_joints == 4 and len(own.limbs) == 4
+    assert own.bone_names == (("left_hand", "head"), ("right_hand", "head"), ("tail", "head"))
+    assert openpose.Config.from_dict(config.to_dict()) == config
+    assert openpose.skeleton(openpose.Config(skeleton="COCO17")) == COCO17
+    for wrong, words in (
+        ({"joints": ("head",)}, "go together"),
+        ({"joints": ("head", "tail"), "limbs": ("head-tail",)}, "FROM:TO"),
+        ({"joints": ("head", "tail"), "limbs": ("head:foot",)}, "foot"),
+        ({"scales": ()}, "scales"),
+        ({"scales": ("0",)}, "scales"),
+        ({"image_size": 100}, "multiple"),
+        ({"scale_min": 2.0}, "scale_min"),
+        ({"jit_compile": True, "debug_numerics": True}, "debug_numerics"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            openpose.Config(**wrong)
+
+
+def test_boxes_of_people():
+    points, scores = JOINTS[None].copy(), np.ones((1, 18))
+    points[0, 10], scores[0, 10] = np.nan, 0
+    points[0, 13], scores[0, 13] = (500, 500), 0.1
+    people = People(points, scores, OPENPOSE18, (600, 600))
+    np.testing.assert_allclose(people_boxes(people), [[52, 28, 148, 184]])
+    people.scores[:] = 0.1
+    assert people_boxes(people)[0, 2] == 500
+    assert people_boxes(None) is None and people_boxes(people[:0]).shape == (0, 4)
+    people.keypoints_px[:] = np.nan
+    with pytest.raises(ValueError, match="person 0"):
+        people_boxes(people)
+    with pytest.raises(TypeError, match="give the People"):
+        people_boxes([[0, 0, 5, 5]])
+
+
+def test_people_of_one_system_are_the_boxes_of_another():
+    def predict(config, model, images, boxes):
+        given.extend(boxes)
+        return [People(np.zeros((0, 17, 2)), np.zeros((0, 17)), COCO17, image.shape[:2]) for image in images]
+
+    given, image = [], photograph()
+    predictor = Predictor("fake", types.SimpleNamespace(predict=predict), None, None)
+    people, _ = found(image)
+    predictor(image, people=people)
+    predictor([image, image], people=[people, None])
+    np.testing.assert_allclose(given[0], given[1])
+    assert given[2] is None and given[0].shape == (1, 4)
+    with pytest.raises(ValueError, match="not both"):
+        predictor(image, people=people, boxes=[[0, 0, 1, 1]])
