@@ -3,11 +3,12 @@
     python tools/benchmark.py --model=hmr
     python tools/benchmark.py --model=lcn
     python tools/benchmark.py --model=v2v
+    python tools/benchmark.py --model=openpose
 
 Each row runs the original's formulation (written anew in `tools/benchmark_originals.py`) and posekit's, in turns, and
 prints medians and quartiles of the times, how posekit's median relates to the original's, and how much memory each
 takes at its peak, measured in a process of its own. V2V-PoseNet's network is compared in PyTorch where that is
-installed; elsewhere its times are told as they were measured.
+installed; elsewhere its times, and those of OpenPose's network, are told as they were measured.
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import benchmark_originals as originals
 
 from posekit.bodies import load_body
+from posekit.codecs.paf import PafCodec, average_maps
 from posekit.codecs.screen_pose import camera_to_image
 from posekit.codecs.voxel_heatmap import VoxelCodec
 from posekit.data import pipeline
@@ -51,15 +53,19 @@ from posekit.layers import SMPL
 from posekit.losses import mesh_reprojection_loss
 from posekit.metrics.h36m import evaluate
 from posekit.models import HMR, LCN, Critic, V2VPoseNet
-from posekit.skeletons import H36M17, LSP14
+from posekit.models.openpose import OpenPose
+from posekit.ops import decode_paf
+from posekit.skeletons import COCO_PLUS19, H36M17, LSP14, OPENPOSE18
+from posekit.systems import openpose
 from posekit.training.fused_adam import FusedAdam
 from posekit.training.gan import HMRTrainer
 from posekit.training.torch_optimizers import TorchAdam
 from posekit.training.volumetric import VolumetricTrainer
 
 BFLOAT16 = "posekit_bfloat16"
+DECODERS = ("original", "posekit", "posekit_fast")
 
-flags.DEFINE_enum("model", "hmr", ["hmr", "lcn", "v2v"], "System to measure.")
+flags.DEFINE_enum("model", "hmr", ["hmr", "lcn", "v2v", "openpose"], "System to measure.")
 flags.DEFINE_list("rows", None, "Rows to measure, by name; all by default.")
 flags.DEFINE_integer("repeats", 11, "Runs of each side, of which the median counts.", lower_bound=1)
 flags.DEFINE_bool("memory", True, "Measure peak memory too.")
@@ -92,12 +98,20 @@ class Sizes:
     width: int = 16
     depth_records: int = 2048
     depth_batches: int = 200
+    cells: tuple[int, int] = (46, 82)
+    label_cells: int = 46
+    label_people: int = 5
+    label_batch: int = 10
+    stages: int = 6
+    network_width: float | None = None
+    frame: tuple[int, int] = (368, 432)
 
 
 QUICK = Sizes(
     smpl_batch=2, batch=2, image_size=48, silhouette_pixels=300, critic_steps=2, pictures=4, batches=2,
     poses=8, channels=4, blocks=1, stored_poses=100, pose_batches=5, scored_poses=60,
     depth_batch=2, cube_size=16, width=2, depth_records=24, depth_batches=3,
+    cells=(10, 16), label_cells=8, label_people=2, label_batch=2, stages=1, network_width=0.05, frame=(48, 64),
 )  # fmt: skip
 # The original scores one pose after the other: as many are timed, and multiplied.
 _SCORED_BY_ORIGINAL = 2000
@@ -432,6 +446,73 @@ def depth_pipeline(side, sizes):
     return run
 
 
+def decode_one(side, sizes, people=1):
+    """Decoding of the maps of 1 person, 368 x 656."""
+    heatmaps, pafs = _people_maps(people, *sizes.cells)
+    if side == "posekit_fast":
+        return _timed_alone(lambda: decode_paf(heatmaps, pafs, mode="fast"))
+    picture = np.zeros((8 * sizes.cells[0], 8 * sizes.cells[1], 3), np.uint8)
+    maps = average_maps(lambda batch: (pafs[None], heatmaps[None]), picture, box_size=len(picture))
+    if side == "posekit":
+        return _timed_alone(lambda: decode_paf(*maps))
+    maps = [part.astype(np.float64) for part in maps]
+    joints = OPENPOSE18.limbs, OPENPOSE18.limb_grouping, OPENPOSE18.limb_opens
+    return _timed_alone(lambda: originals.decode_people(*maps, *joints))
+
+
+def decode_eight(side, sizes):
+    """Decoding of the maps of 8 people, 368 x 656."""
+    return decode_one(side, sizes, people=8)
+
+
+def decode_twenty(side, sizes):
+    """Decoding of the maps of 20 people, 368 x 656."""
+    return decode_one(side, sizes, people=20)
+
+
+def people_labels(side, sizes):
+    """Heatmaps and fields of 10 pictures of 5 people, 368 x 368."""
+    codec, cells = PafCodec(), (sizes.label_cells,) * 2
+    joints = np.stack([_people_joints(sizes.label_people, *cells, seed) for seed in range(sizes.label_batch)])
+    if side == "original":
+        pictures = joints.tolist()
+
+        def encode():
+            for people in pictures:
+                originals.people_maps(people, cells, OPENPOSE18.limbs)
+
+        return _timed_alone(encode)
+    size = tuple(codec.stride * side for side in cells)
+    step = tf.function(lambda joints, present: codec.encode(joints, present, size))
+    inputs = tf.constant(joints, tf.float32), tf.ones(joints.shape[:-1], tf.bool)
+    return _timed_alone(lambda: step(*inputs))
+
+
+def people_forward(side, sizes):
+    """Forward of the network of VGG19 and six stages, 368 x 656."""
+    width = sizes.network_width
+    model = OpenPose(num_stages=sizes.stages, backbone_width=width, stage_width=width)
+    picture = np.full((1, 8 * sizes.cells[0], 8 * sizes.cells[1], 3), 128, np.uint8)
+    return _timed_alone(lambda: model.predict_on_batch(picture))
+
+
+def people_frame(side, sizes):
+    """A frame to 3 people with MobileNet-thin, 432 x 368, from photograph to keypoints."""
+    config = openpose.Config(backbone="mobilenet_thin", box_size=sizes.frame[0])
+    model = OpenPose("mobilenet_thin", num_stages=sizes.stages, backbone_width=sizes.network_width)
+    heatmaps, pafs = _people_maps(3, *(side // 8 for side in sizes.frame))
+    photograph = np.random.default_rng(0).integers(0, 256, (2 * sizes.frame[0], 2 * sizes.frame[1], 3), np.uint8)
+
+    class Seeing:
+        """The network with its weights untrained, and what a trained one would have found."""
+
+        def predict_on_batch(self, batch):
+            model.predict_on_batch(batch)
+            return {"heatmaps": heatmaps[None], "pafs": pafs[None]}
+
+    return _timed_alone(lambda: openpose.predict(config, Seeing(), [photograph]))
+
+
 ROWS = {
     "hmr": {
         row.__name__: Row(row)
@@ -453,7 +534,38 @@ ROWS = {
         "train_step_batch": Row(voxel_train_step_batch, ("posekit",)),
         "input_pipeline": Row(depth_pipeline, ("posekit",)),
     },
+    "openpose": {
+        "decode_1": Row(decode_one, DECODERS, same_work=False),
+        "decode_8": Row(decode_eight, DECODERS, same_work=False),
+        "decode_20": Row(decode_twenty, DECODERS, same_work=False),
+        "labels": Row(people_labels),
+        "forward": Row(people_forward, ("posekit",), given_ms=2428.0),
+        "frame": Row(people_frame, ("posekit",)),
+    },
 }
+
+
+def _people_joints(count, height, width, seed=0):
+    """Joints of people who stand beside each other in rows, in pixels: `[people, joints, 2]`."""
+    rng = np.random.default_rng(seed)
+    pose, shape = sample_poses(rng, count), sample_shapes(rng, count, _body().num_shape)
+    bodies = SMPL(_body()).keypoints(tf.constant(pose, tf.float32), tf.constant(shape, tf.float32))["keypoints"].numpy()
+    points, _ = COCO_PLUS19.convert(bodies[..., :2], to=OPENPOSE18)
+    points -= points.mean(1, keepdims=True)
+    rows = int(np.ceil(np.sqrt(count * height / width / 2)))
+    columns = -(-count // rows)
+    cell = 8 * np.array([width / columns, height / rows])
+    places = np.array([[number % columns + 0.5, number // columns + 0.5] for number in range(count)]) * cell
+    return points * (0.8 * cell[1] / 1.8) + (places + rng.normal(0, 0.05, (count, 2)) * cell)[:, None]
+
+
+@functools.cache
+def _people_maps(count, height, width):
+    """What a network would say of these people: heatmaps and fields, a little noisy."""
+    joints = _people_joints(count, height, width)
+    maps = PafCodec().encode_numpy(joints, np.ones(joints.shape[:2], bool), (8 * height, 8 * width))
+    rng = np.random.default_rng(1)
+    return [(part + rng.normal(0, 0.02, part.shape)).astype(np.float32) for part in maps]
 
 
 @functools.cache
@@ -700,7 +812,7 @@ def _print_row(result):
     print(result["title"], flush=True)
     given = result.get("given", {}).get("original")
     if given:
-        print(f"  {'original':<20}{given:>10.2f}   as measured elsewhere on two cores; PyTorch is not installed here")
+        print(f"  {'original':<20}{given:>10.2f}   as measured elsewhere on two cores, not here")
     original = result["milliseconds"].get("original", given)
     for side, median in result["milliseconds"].items():
         low, high = result["quartiles"][side]
@@ -765,6 +877,8 @@ def _rounded(rate):
 def _setting(sizes):
     if FLAGS.model == "v2v":
         return f"cubes of {sizes.cube_size} voxels, width {sizes.width}, 21 joints, batches of {sizes.depth_batch}"
+    if FLAGS.model == "openpose":
+        return f"maps of {sizes.cells[0]} x {sizes.cells[1]} cells, {sizes.stages} stages"
     if FLAGS.model == "lcn":
         return f"{sizes.poses} poses, {sizes.channels} channels, {sizes.blocks} blocks, neighbours within 3 bones"
     return (
@@ -780,6 +894,8 @@ def _amounts(sizes):
     if FLAGS.model == "v2v":
         batches = dict.fromkeys(("voxels_and_heatmaps", "train_step_batch", "input_pipeline"), sizes.depth_batch)
         return {row: (frames, "frames/s") for row, frames in batches.items()} | {"forward": (1, "frames/s")}
+    if FLAGS.model == "openpose":
+        return {"labels": (sizes.label_batch, "pictures/s"), "forward": (1, "frames/s"), "frame": (1, "frames/s")}
     wide = 17 * sizes.channels
     # With the zeros of the mask, as the original multiplies them too; a training step has three products a layer.
     gigaflops = 2e-9 * sizes.poses * (34 * wide + 2 * sizes.blocks * wide**2 + wide * 51)

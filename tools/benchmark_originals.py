@@ -5,13 +5,17 @@ batch, one joint after the other along the kinematic chain, a mesh for every sta
 space between all samples, one call of the critic a group of samples, one backward pass a critic input, and whole
 pixels x vertices matrices; for lifted poses, dense kernels clipped and masked in every call, one pose scored after the
 other, and indices popped from a queue; for depth crops, voxels and every joint's volume one frame after the other in
-NumPy, and the network in PyTorch where that is installed. They are compared for speed and memory only; posekit itself
-never uses them.
+NumPy, and the network in PyTorch where that is installed; for people in photographs, labels one cell after the other,
+and maps as large as the picture that are smoothed and searched as a whole. They are compared for speed and memory only;
+posekit itself never uses them.
 """
 
 import collections
+import itertools
+import math
 
 import numpy as np
+import scipy.ndimage
 import tensorflow as tf
 
 from posekit.skeletons import COCO_PLUS19
@@ -570,3 +574,149 @@ def torch_voxel_network(num_joints=21, width=16):
         residual(double, double), Sum(outer, residual(double, double), nn.Identity()), residual(double, double),
         basic(double, double, 1), basic(double, double, 1), nn.Conv3d(double, num_joints, 1),
     )  # fmt: skip
+
+
+def people_maps(people, size, limbs, stride=8, sigma=7.0, thickness=1.0):
+    """Heatmaps and part affinity fields, one cell after the other.
+
+    Args:
+        people: For each person a list of joints, `(x, y)` in pixels or None.
+        size: Cells of the maps, `(height, width)`.
+        limbs: Pairs of numbers of joints.
+        stride: Pixels per cell.
+        sigma: Of the Gaussians, in pixels.
+        thickness: Half the width of limbs, in cells.
+
+    Returns:
+        `(heatmaps, pafs)`: `[height, width, joints + 1]` and `[height, width, 2 limbs]`, float64.
+
+    Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:training/label_maps.py.
+    """
+    height, width = size
+    heatmaps = np.zeros((height, width, len(people[0]) + 1))
+    pafs, counts = np.zeros((height, width, 2 * len(limbs))), np.zeros((height, width, len(limbs)), np.uint8)
+    for person in people:
+        for channel, joint in enumerate(person):
+            if joint is None:
+                continue
+            for row, column in itertools.product(range(height), range(width)):
+                dx = (stride - 1) / 2 + stride * column - joint[0]
+                dy = (stride - 1) / 2 + stride * row - joint[1]
+                exponent = (dx * dx + dy * dy) / 2 / sigma / sigma
+                if exponent > 4.6052:
+                    continue
+                heatmaps[row, column, channel] += math.exp(-exponent)
+                if heatmaps[row, column, channel] > 1:
+                    heatmaps[row, column, channel] = 1
+    heatmaps[:, :, -1] = np.clip(1 - heatmaps.max(axis=2), 0, 1)
+    for person in people:
+        for channel, (first, second) in enumerate(limbs):
+            if person[first] is None or person[second] is None:
+                continue
+            start, end = ([value / stride for value in person[joint]] for joint in (first, second))
+            along = [b - a for a, b in zip(start, end)]
+            length = math.hypot(*along)
+            if length < 1e-8:
+                continue
+            ux, uy = (part / length for part in along)
+            low = [max(0, round(min(pair) - thickness)) for pair in zip(start, end)]
+            high = [min(side, round(max(pair) + thickness)) for side, pair in zip((width, height), zip(start, end))]
+            for row, column in itertools.product(range(low[1], high[1]), range(low[0], high[0])):
+                if abs((column - start[0]) * uy - (row - start[1]) * ux) > thickness:
+                    continue
+                seen = counts[row, column, channel]
+                for axis, part in enumerate((ux, uy)):
+                    before = pafs[row, column, 2 * channel + axis]
+                    pafs[row, column, 2 * channel + axis] = (before * seen + part) / (seen + 1)
+                counts[row, column, channel] += 1
+    return heatmaps, pafs
+
+
+def decode_people(heatmaps, pafs, limbs, grouping, opens, peak_threshold=0.1, field_threshold=0.05):
+    """People in maps as large as the picture, each of them smoothed as a whole, pair of joints after pair.
+
+    Args:
+        heatmaps: `[height, width, joints + 1]`.
+        pafs: `[height, width, 2 limbs]`.
+        limbs: Pairs of numbers of joints.
+        grouping: Numbers of limbs in the order in which people are put together.
+        opens: Whether each of these may begin a person.
+        peak_threshold: Smallest smoothed peak.
+        field_threshold: Smallest product of field and direction.
+
+    Returns:
+        `(peaks, people)`: `[peaks, 4]` x, y, score and number, and `[people, joints + 2]`: numbers of the peaks, -1
+        where there is none, the sum of scores, and the number of joints.
+
+    Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:processing.py (extract_parts).
+    """
+    joints = heatmaps.shape[-1] - 1
+    peaks, number = [], 0
+    for joint in range(joints):
+        smooth = scipy.ndimage.gaussian_filter(heatmaps[:, :, joint], sigma=3)
+        highest = smooth > peak_threshold
+        for axis in (0, 1):
+            for step in (1, -1):
+                beside = np.zeros_like(smooth)
+                there, here = [slice(None)] * 2, [slice(None)] * 2
+                there[axis], here[axis] = (slice(None, -1), slice(1, None))[::step]
+                beside[tuple(there)] = smooth[tuple(here)]
+                highest &= smooth >= beside
+        found = [(x, y, heatmaps[y, x, joint]) for y, x in zip(*np.nonzero(highest))]
+        peaks.append([(*peak, number + place) for place, peak in enumerate(found)])
+        number += len(found)
+    everything = np.array([peak for some in peaks for peak in some]).reshape(-1, 4)
+    people = []
+    for limb, may_open in zip(grouping, opens):
+        first, second = limbs[limb]
+        for a, b, score in _limb_connections(peaks[first], peaks[second], pafs[..., 2 * limb : 2 * limb + 2],
+                                             field_threshold):  # fmt: skip
+            owners = [person for person in people if person[first] == a or person[second] == b]
+            if len(owners) == 1:
+                if owners[0][second] != b:
+                    owners[0][second] = b
+                    owners[0][-1] += 1
+                    owners[0][-2] += everything[b, 2] + score
+            elif len(owners) >= 2:
+                one, other = owners[:2]
+                if ((one[:-2] >= 0) & (other[:-2] >= 0)).any():
+                    one[second] = b
+                    one[-1] += 1
+                    one[-2] += everything[b, 2] + score
+                else:
+                    one[:-2] += other[:-2] + 1
+                    one[-2:] += other[-2:]
+                    one[-2] += score
+                    people = [person for person in people if person is not other]
+            elif may_open:
+                person = np.full(joints + 2, -1.0)
+                person[[first, second]] = a, b
+                person[-2:] = everything[[a, b], 2].sum() + score, 2
+                people.append(person)
+    whole = [person for person in people if person[-1] >= 4 and person[-2] / person[-1] >= 0.4]
+    return everything, np.array(whole).reshape(-1, joints + 2)
+
+
+def _limb_connections(starts, ends, field, threshold, points=10):
+    """The best pairs `(number, number, score)`, each joint in one of them at most."""
+    pairs = []
+    for i, j in itertools.product(range(len(starts)), range(len(ends))):
+        along = np.subtract(ends[j][:2], starts[i][:2])
+        length = math.hypot(*along)
+        if length == 0:
+            continue
+        places = zip(*(np.linspace(starts[i][axis], ends[j][axis], points) for axis in (0, 1)))
+        seen = np.array([field[int(round(y)), int(round(x))] for x, y in places])
+        products = seen @ (along / length)
+        score = products.mean() + min(0.5 * field.shape[0] / length - 1, 0)
+        if np.count_nonzero(products > threshold) > 0.8 * points and score > 0:
+            pairs.append((i, j, score))
+    chosen, taken = [], (set(), set())
+    for i, j, score in sorted(pairs, key=lambda pair: pair[2], reverse=True):
+        if i not in taken[0] and j not in taken[1]:
+            taken[0].add(i)
+            taken[1].add(j)
+            chosen.append((starts[i][3], ends[j][3], score))
+            if len(chosen) >= min(len(starts), len(ends)):
+                break
+    return chosen

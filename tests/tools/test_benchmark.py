@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from posekit.codecs.paf import PafCodec, average_maps
 from posekit.codecs.screen_pose import camera_to_image
 from posekit.codecs.voxel_heatmap import Augmentation, VoxelCodec
 from posekit.geometry.depth import depth_to_points
@@ -20,8 +21,8 @@ from posekit.losses import mesh_reprojection_loss
 from posekit.metrics.h36m import evaluate
 from posekit.models import HMR, LCN, Critic, V2VPoseNet
 from posekit.models.lcn import original_variables
-from posekit.skeletons import H36M17, LSP14
-from posekit.testing import tiny_body
+from posekit.skeletons import H36M17, LSP14, OPENPOSE18
+from posekit.testing import load_fixture, tiny_body
 from posekit.training.fused_adam import FusedAdam
 from posekit.training.gan import HMRTrainer
 
@@ -31,6 +32,7 @@ LIFTING = (
     "input_pipeline",
 )  # fmt: skip
 VOXELS = ("voxels_and_heatmaps", "forward", "train_step", "train_step_batch", "input_pipeline")
+PEOPLE = ("decode_1", "decode_8", "decode_20", "labels", "forward", "frame")
 TIMED = ("smpl_forward", "critic_step", "train_step", "mesh_loss", "input_pipeline", "input_pipeline_large")
 
 
@@ -77,6 +79,18 @@ def test_quick_run_of_voxels_prints_every_row(tmp_path):
     assert "original" in numbers["voxels_and_heatmaps"]["milliseconds"] and "frames/s" in done.stdout
     there = importlib.util.find_spec("torch") is not None
     assert ("original" in numbers["forward"]["milliseconds"]) == there
+
+
+def test_quick_run_of_people_prints_every_row(tmp_path):
+    done = run("--model=openpose", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert tuple(numbers) == PEOPLE
+    for name, row in numbers.items():
+        sides = {"original": name not in ("forward", "frame"), "posekit": True, "posekit_fast": "decode" in name}
+        assert list(row["milliseconds"]) == [side for side, there in sides.items() if there]
+        assert row["title"] in done.stdout and min(row["milliseconds"].values()) > 0
+    assert "pictures/s" in done.stdout and "frames/s" in done.stdout
 
 
 def test_memory_is_measured_in_processes_of_their_own(tmp_path):
@@ -273,3 +287,25 @@ def test_voxel_network_has_the_weights_of_ours(originals):
     model = V2VPoseNet(num_joints=5, width=2)
     ours = sorted(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     assert sorted(parameter.numel() for parameter in network.parameters()) == ours
+
+
+def test_labels_of_people_are_the_codec_s(originals):
+    people = np.random.default_rng(0).uniform(10, 110, (3, 18, 2))
+    present = np.random.default_rng(1).random((3, 18)) < 0.8
+    joints = [[tuple(point) if there else None for point, there in zip(*person)] for person in zip(people, present)]
+    maps = originals.people_maps(joints, (15, 16), OPENPOSE18.limbs)
+    for ours, theirs in zip(PafCodec().encode_numpy(people, present, (120, 128)), maps):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["rmpe_decode_people3", "rmpe_decode_people20"])
+def test_people_are_decoded_as_the_original_does(originals, name):
+    fixture = load_fixture(name)
+    picture = np.zeros((*fixture["image_hw"], 3), np.uint8)
+    maps = average_maps(lambda batch: (fixture["paf"][None], fixture["heat"][None]), picture, box_size=len(picture))
+    maps = [part.astype(np.float64) for part in maps]
+    joints = OPENPOSE18.limbs, OPENPOSE18.limb_grouping, OPENPOSE18.limb_opens
+    peaks, people = originals.decode_people(*maps, *joints)
+    np.testing.assert_allclose(peaks, fixture["candidate"], atol=1e-5)
+    np.testing.assert_array_equal(people[:, :18], fixture["subset"][:, :18])
+    np.testing.assert_allclose(people[:, 18:], fixture["subset"][:, 18:], rtol=1e-4)
