@@ -321,6 +321,8 @@ def skeleton_config(skeleton):
         "joints": list(skeleton.joints),
         "bone_names": [list(pair) for pair in skeleton.bone_names],
         "link_names": [list(pair) for pair in skeleton.link_names],
+        "limb_names": [list(pair) for pair in skeleton.limb_names],
+        "grouping_names": [list(pair) for pair in skeleton.grouping_names],
     }
 
 

@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import tensorflow as tf
 
 from posekit.geometry.graphs import laplacian, limb_lengths, row_normalized
 from posekit.layers import LocallyConnectedGraph, NeighbourMask
+from posekit.layers.locally_connected import find_skeleton, skeleton_config
 from posekit.ops.locally_connected import _faster_form
 from posekit.skeletons import COCO17, H36M17, Skeleton
 from posekit.testing import check_half_precision, check_layer, check_model
@@ -266,3 +269,10 @@ def test_wrong_features_are_refused():
     layer(random_features())
     with pytest.raises(ValueError, match="incompatible"):
         layer(random_features(features=6))
+
+
+def test_the_configuration_of_a_skeleton_holds_all_of_it():
+    grouping = (("c", "d"), ("a", "b"))
+    own = Skeleton("own", CHAIN.joints, CHAIN.bone_names[:1], (("b", "d"),), grouping[::-1], grouping)
+    for skeleton in (own, CHAIN):
+        assert find_skeleton(json.loads(json.dumps(skeleton_config(skeleton)))) == skeleton
