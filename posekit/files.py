@@ -39,11 +39,15 @@ def replacing(path):
     Yields:
         `pathlib.Path` to write to; it must be closed when the block ends.
 
+    Raises:
+        OSError: If the name is that of a pipe, a device or a socket, which a file must not take.
+
     Example:
         >>> with replacing("body.npz") as temporary, open(temporary, "wb") as file:
         ...     np.savez(file, weights=np.zeros(3))
     """
     path = pathlib.Path(path)
+    _refuse_devices(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -51,6 +55,12 @@ def replacing(path):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _refuse_devices(path):
+    """Who may write to /dev could otherwise put a file where /dev/null was."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise OSError(errno.EINVAL, "it is a pipe, a device or a socket", str(path))
 
 
 def write_file(path, content):
@@ -92,6 +102,7 @@ def _explaining(path):
     try:
         if not path.name or path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        _refuse_devices(path)
         yield path
     except (OSError, ValueError) as error:  # no file system takes a name with a NUL byte
         kind, reason = type(error) if isinstance(error, OSError) else OSError, getattr(error, "strerror", None) or error
@@ -297,7 +308,7 @@ def load_weights(model, path):
                     "was trained with other options"
                 )
             model.load_weights(path)
-    except (ValueError, OSError, KeyError, UserWarning) as error:
+    except (ValueError, OSError, KeyError, TypeError, RuntimeError, UserWarning) as error:  # HDF5 has all of them
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} does not fit {model.name!r}, or is damaged: {reason}") from error
 

@@ -498,14 +498,13 @@ class DepthPredictor(_Loaded):
             depth_scale = None
         opened = open_depth(source, skipped, layout=layout, size=size, depth_scale=depth_scale)
         camera, centers = _own_camera(intrinsics), _centers(center, opened.length)
+        mirrored = _checked_hand(left_hand)
 
         def frames():
             for frame in opened:
                 known = camera or self._dataset_camera(frame)
                 center = centers(frame.index)
-                yield dataclasses.replace(
-                    frame, camera=_sized(known, frame), center=center, left_hand=bool(left_hand)
-                )
+                yield dataclasses.replace(frame, camera=_sized(known, frame), center=center, left_hand=mirrored)
 
         return Source(opened.kind, frames(), opened.length, opened.fps)
 
@@ -606,7 +605,7 @@ def _placed(frame, *, intrinsics=None, center=None, left_hand=None, **reading):
         frame,
         camera=frame.camera if camera is None else _sized(camera, frame),
         center=frame.center if chosen is None else chosen,
-        left_hand=frame.left_hand if left_hand is None else bool(left_hand),
+        left_hand=frame.left_hand if left_hand is None else _checked_hand(left_hand),
     )
 
 
@@ -622,6 +621,14 @@ def _sized(camera, frame):
             f"{reach:g}, all in pixels."
         )
     return dataclasses.replace(camera, width=width, height=height, y_up=False, unit="mm")
+
+
+def _checked_hand(left_hand):
+    if not isinstance(left_hand, (bool, np.bool_)):
+        raise ValueError(
+            f"left_hand={left_hand!r:.80}: give True or False; where hands differ, predict left and right ones apart."
+        )
+    return bool(left_hand)
 
 
 def _centers(center, count):
@@ -667,7 +674,7 @@ def _numbers(values):
     """Float64 array; empty where these are no numbers."""
     try:
         return np.asarray(values, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return np.zeros(0)
 
 

@@ -243,7 +243,7 @@ def _from_path(path, index):
         files = [path]
         candidates = [parent / "config.json" for parent in list(path.parents)[:3]]
         config = next((candidate for candidate in candidates if candidate.exists()), candidates[0])
-    file = next((file for file in files if file.exists()), None)
+    file = next((file for file in files if file.is_file()), None)
     if file is None:
         names = ", ".join(sorted(index)) or "none"
         raise FileNotFoundError(

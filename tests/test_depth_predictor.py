@@ -129,6 +129,7 @@ def test_centers_go_with_their_pictures(predictor):
         ("abc", "center='abc': give x, y, z"),
         (5, "center=5.0: give x, y, z"),
         ({}, "x, y, z"),
+        ((10**400, 0, 500), "x, y, z"),
         ((0, 0, 100_001), "farther away than 100 m"),
         ((1e6, 0, 500), "farther away"),
         ((0, -1e30, 500), "farther away"),
@@ -162,6 +163,10 @@ def test_matrices_with_skew_or_another_scale_are_refused(predictor):
 
 
 def test_options_that_are_none(predictor):
+    for hand in ("left", [True, False], np.array([True]), 1, np.nan):
+        for picture in (flat(400), DepthFrame(flat(400).astype(np.float32), "a")):
+            with pytest.raises(ValueError, match="left_hand=.*True or False"):
+                predictor(picture, left_hand=hand)
     with pytest.raises(TypeError, match="foo: no option; these are: intrinsics, center"):
         predictor(flat(400), foo=1)
     for scale in ("x", [1], -1):

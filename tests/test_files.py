@@ -6,7 +6,16 @@ import zipfile
 import numpy as np
 import pytest
 
-from posekit.files import check_place, npz_entries, npz_entry, read_npz, reading_npz, regular_file, write_file
+from posekit.files import (
+    check_place,
+    npz_entries,
+    npz_entry,
+    read_npz,
+    reading_npz,
+    regular_file,
+    replacing,
+    write_file,
+)
 
 GOOD = {"descr": "<f8", "fortran_order": False, "shape": (2, 3)}
 
@@ -124,17 +133,25 @@ def test_memory_that_is_not_there_is_said(tmp_path):
         ("file/a.gif", "Not a directory"),
         ("folder.gif", "it is a folder"),
         ("", "it is a folder"),
+        ("pipe", "it is a pipe"),
     ],
 )
 def test_places_that_take_no_file_are_said_beforehand(tmp_path, name, words):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.gif").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     for write in (check_place, lambda path: write_file(path, b"x")):
         with pytest.raises(OSError, match="Cannot write"):
             write(tmp_path / name)
     with pytest.raises(OSError, match=f"{words}.*Give"):
         check_place(tmp_path / name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.gif"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.gif", "pipe"]
+    assert not os.path.isfile(tmp_path / "pipe")
+
+
+def test_devices_are_not_replaced():
+    with pytest.raises(OSError, match="a device.*null"), replacing("/dev/null"):
+        raise AssertionError("nothing was to be written")
 
 
 def test_checking_a_place_leaves_nothing(tmp_path):

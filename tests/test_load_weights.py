@@ -37,6 +37,22 @@ def test_damaged_files_are_refused(tmp_path, kept):
         load_weights(model(4, 2), path)
 
 
+def test_damage_inside_files_is_refused(tmp_path):
+    path, rng = tmp_path / "a.weights.h5", np.random.default_rng(0)
+    model(4, 2).save_weights(path)
+    data, refused = path.read_bytes(), 0
+    for _ in range(20):
+        damaged = bytearray(data)
+        for place in rng.integers(len(data), size=60):
+            damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            load_weights(model(4, 2), path)
+        except ValueError as error:
+            refused += "or is damaged" in str(error)
+    assert refused > 5
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="none"):
         load_weights(model(4), tmp_path / "none.weights.h5")

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 
 import h5py
 import numpy as np
@@ -81,6 +82,15 @@ def test_run_folder_prefers_best(tmp_path):
 
 def test_run_folder_without_best_gives_last(tmp_path):
     assert weights.resolve(make_run(tmp_path / "run", "last"), "hmr").path.read_bytes() == b"last"
+
+
+def test_a_pipe_is_no_weights_file(tmp_path):
+    run = make_run(tmp_path / "run", "best", "last")
+    (run / "checkpoints/best/model.weights.h5").unlink()
+    os.mkfifo(run / "checkpoints/best/model.weights.h5")
+    assert weights.resolve(run, "hmr").path.parent.name == "last"
+    with pytest.raises(FileNotFoundError, match="No weights at"):
+        weights.resolve(run / "checkpoints/best", "hmr")
 
 
 def test_what_is_not_there_lists_the_names(index):

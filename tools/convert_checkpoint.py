@@ -42,6 +42,7 @@ _MODELS = {source: model for model, sources in SOURCES.items() for source in sou
 _READERS = {"lcn": "tf1_checkpoint", "v2v": "torch_checkpoint", "openpose": "openpose_weights"}
 # What a conversion writes; a folder with anything else is left alone.
 _FOLDERS = ("", "checkpoints", "checkpoints/best")
+_MAX_REFERENCE_BYTES = 512 << 20
 _WRITTEN = {*_FOLDERS, "config.json", "checkpoints/best/model.weights.h5", "checkpoints/best/progress.json"}
 
 
@@ -132,7 +133,7 @@ def _write(output, name, config, model):
 
 def _read_reference(options):
     keys = (options.reference_input, options.reference_output)
-    arrays = read_npz(options.reference, keys)
+    arrays = read_npz(options.reference, keys, _MAX_REFERENCE_BYTES)
     for key in keys:
         if key not in arrays:
             raise ValueError(f"{options.reference} has no {key!r}; name what it has with --reference_input, _output.")

@@ -23,6 +23,7 @@ from posekit.geometry.depth import DepthCamera, dataset_camera, pixel_to_world, 
 from posekit.metrics.depth_pose import dataset_protocol
 
 DATASETS = ("msra", "icvl", "nyu", "hands2017", "itop", "itop_front", "itop_top")
+_FOCAL_PX = 1.0, 1e6
 
 flags.DEFINE_enum("dataset", None, DATASETS, "Dataset of the file: its camera, and how many joints a line must have.")
 flags.DEFINE_enum("to", None, ("world", "pixel"), "What to write.", required=True)
@@ -122,6 +123,12 @@ def camera_of(dataset=None, intrinsics=None, y_up=None):
             values = []
         if len(values) != 4:
             raise ValueError(f"--intrinsics={','.join(intrinsics)} must be four numbers: fx,fy,cx,cy in pixels.")
+        # What comes out of other numbers is rounded to 0, or has hundreds of digits.
+        if 0 < min(values[:2]) < _FOCAL_PX[0] or max(map(abs, values)) > _FOCAL_PX[1]:
+            raise ValueError(
+                f"--intrinsics={','.join(intrinsics)} are no camera's: focal lengths are {_FOCAL_PX[0]:g} to "
+                f"{_FOCAL_PX[1]:g} pixels, and the principal point lies within {_FOCAL_PX[1]:g} pixels."
+            )
     size = (known.width, known.height) if known else (640, 480)
     return DepthCamera(*values, y_up, *size, unit=known.unit if known else "mm")
 

@@ -70,7 +70,8 @@ def main(argv):
             file=sys.stderr,
         )
         return 1
-    if wrong := sorted(set(FLAGS.split) - {"train", "test"}):
+    wrong = sorted(set(FLAGS.split) - {"train", "test"})
+    if wrong or not FLAGS.split:
         raise app.UsageError(f"--split={','.join(wrong)} is not train or test.")
     folder = pathlib.Path(FLAGS.dataset_dir or pathlib.Path(FLAGS.data_dir) / FLAGS.dataset)
     status = 0

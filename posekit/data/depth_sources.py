@@ -289,6 +289,9 @@ class _Reader:
     def archive(self, path, skipped):
         """ITOP's pictures."""
         archive = DepthArchive(path, _archive_size(path))
+        if not len(archive):
+            archive.close()
+            raise ValueError(f"{path} holds no depth picture: its 'data' has no frames. Write or download it again.")
         scale = 1000.0 if self.depth_scale is None else self.depth_scale
 
         def pictures():

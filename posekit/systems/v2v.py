@@ -135,7 +135,8 @@ class Config(Options):
         unknown = [name for name in self.joints if name not in skeleton.joints]
         if unknown or len(set(self.joints)) < len(self.joints):
             raise ValueError(
-                f"--joints={','.join(self.joints)}: {', '.join(unknown) or 'a name twice'} is not right; the joints of "
+                f"--joints={','.join(self.joints):.200}: {', '.join(unknown) or 'a name twice':.200} is not right; the "
+                "joints of "
                 f"{self.dataset} are {', '.join(skeleton.joints)}."
             )
         if self.cropped_size % 8:

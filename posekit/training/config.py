@@ -16,9 +16,10 @@ import sys
 
 from absl import flags
 
-from posekit.files import write_file
+from posekit.files import regular_file, write_file
 
 _LIST = tuple[str, ...]
+_MAX_CONFIG_BYTES = 1 << 20
 
 
 # What TensorFlow and NumPy take for a seed, and more than any other count can mean.
@@ -111,6 +112,8 @@ def load_config(path):
         ValueError: If the file is not such a configuration.
     """
     try:
+        if (size := regular_file(path).stat().st_size) > _MAX_CONFIG_BYTES:
+            raise ValueError(f"it has {size} bytes, more than {_MAX_CONFIG_BYTES}")
         values = json.loads(pathlib.Path(path).read_text())
         if not isinstance(values, dict) or not isinstance(values.get("model"), str):
             raise ValueError("it does not say which model it is of")
@@ -423,7 +426,7 @@ def _check_number(field, value):
         number = value if field.type is int else float(value)
     except (ValueError, OverflowError):
         raise ValueError(f"{given} must be numbers separated by commas.") from None
-    if not math.isfinite(number):
+    if field.type is not int and not math.isfinite(number):
         raise ValueError(f"{given} is not a finite number; the default is {_shown_default(field)}.")
     if lower is not None and not number >= lower:
         raise ValueError(f"{given} is too small; the smallest allowed value is {lower}.")

@@ -176,7 +176,7 @@ class RunFolder:
             List of `(epoch, folder)`, oldest first.
         """
         numbers = {folder: folder.name.removeprefix(_EPOCH) for folder in self.checkpoints.glob(f"{_EPOCH}*")}
-        return sorted((int(number), folder) for folder, number in numbers.items() if number.isdigit())
+        return sorted((int(number), folder) for folder, number in numbers.items() if number.isdecimal())
 
     def restore(self, model, trainer):
         """Loads the checkpoint `last` into a model and its trainer.

@@ -135,6 +135,10 @@ def test_itops_archives_are_metres(tmp_path):
     source = open_depth(tmp_path / "ITOP_side_test_depth_map.h5")
     assert (source.kind, source.length) == ("video", 3)
     np.testing.assert_allclose([frame.depth for frame in source], depth.astype(np.float32) * 1000, rtol=1e-6)
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file["data"] = np.zeros((0, 240, 320), np.float16)
+    with pytest.raises(ValueError, match="empty.h5 holds no depth picture"):
+        open_depth(tmp_path / "empty.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["pixels"] = depth
     with pytest.raises(ValueError, match="no array 'data'"):

@@ -50,6 +50,7 @@ def test_part_of_the_joints_in_the_order_of_the_dataset():
     [
         ({"joints": ("wrist", "toe")}, "toe is not right; the joints of msra are wrist"),
         ({"joints": ("wrist", "wrist")}, "a name twice"),
+        ({"joints": ("toe",) * 1000}, "^.{,800}$"),
         ({"cropped_size": 84}, "no multiple of 8"),
         ({"cropped_size": 88, "original_size": 80}, "--original_size=80 is smaller"),
         ({"convention": "lua", "head": "integral"}, "no integral head"),

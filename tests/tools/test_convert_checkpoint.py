@@ -377,6 +377,7 @@ def test_what_is_not_of_the_port_is_explained(tmp_path, convert):
         (narrow(**{"output_layer.bias": np.full(21, np.inf, np.float32)}), "not finite"),
         (narrow(**{"front_layers.0.block.1.running_var": -np.ones(1, np.float32)}), "negative variances"),
         (Pickled("torch.nn.modules.conv", "Conv3d"), "torch.nn.modules.conv.Conv3d"),
+        (good | {f"basic_model.{name}": value for name, value in good.items()}, "holds two networks: both 'front_lay"),
     ):
         write_torch(path, content)
         result = convert("--model=v2v", path, f"--output={tmp_path / 'out'}")
@@ -391,6 +392,12 @@ def test_what_is_not_of_the_port_is_explained(tmp_path, convert):
     ):
         result = convert("--model=v2v", *argv, f"--output={tmp_path / 'out'}")
         assert result.returncode in (1, 2) and message in result.stderr, result.stderr
+    write_torch(path, good | {"\x1b[31m" + "x" * 10_000: np.zeros(3, np.float32)})
+    result = convert("--model=v2v", path, f"--output={tmp_path / 'other'}")
+    assert result.returncode == 0 and "Not used: ?[31mxx" in result.stdout and len(result.stdout) < 1000
+    np.savez_compressed(tmp_path / "large.npz", x=np.zeros((1, 264, 256, 256), bool), pred_eval=np.zeros((1, 21, 3)))
+    result = convert("--model=v2v", path, f"--reference={tmp_path / 'large.npz'}", f"--output={tmp_path / 'out'}")
+    assert result.returncode == 1 and "17301504 voxels is more than" in result.stderr, result.stderr
     path.write_bytes(path.read_bytes()[:-400])
     assert "damaged" in convert("--model=v2v", path, f"--output={tmp_path / 'out'}").stderr
     assert not (tmp_path / "out").exists()

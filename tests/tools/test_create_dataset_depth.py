@@ -681,6 +681,7 @@ def test_hands2017_converted_to_bin(tmp_path):
     source = tmp_path / "raw" / "training" / "images" / "image_D00000001"
     np.testing.assert_array_equal(read_depth_bin(f"{source}.bin", (640, 480)), read_depth_png(f"{source}.png"))
     assert "No dataset chosen" in run("depth_to_bin.py", status=1).stderr
+    assert "--split= is not" in run("depth_to_bin.py", "--dataset=nyu", "--split=", status=1).stderr
     assert "msra comes as .bin files already" in run("depth_to_bin.py", "--dataset=msra", status=1).stderr
 
 

@@ -119,6 +119,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path):
         (("--dataset=icvl", "--to=pixel", tmp_path / "icvl.txt", tmp_path), "folder"),
         (("--intrinsics=1,2,3", "--to=pixel", tmp_path / "icvl.txt", target), "four numbers"),
         (("--intrinsics=0,2,3,4", "--to=pixel", tmp_path / "icvl.txt", target), "focal lengths"),
+        (("--intrinsics=9,1e300,3,4", "--to=pixel", tmp_path / "icvl.txt", target), "focal lengths are 1 to 1e+06"),
         (("--to=pixel", tmp_path / "icvl.txt", target), "--dataset="),
         (("--dataset=icvl", "--to=pixel", tmp_path / "icvl.txt"), "file to write"),
         (("--dataset=icvl", tmp_path / "icvl.txt", target), "--to"),

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import types
 
 import pytest
@@ -109,6 +110,15 @@ def test_broken_config_files_are_refused(tmp_path, text):
         parse(["--model=toy", f"--run_dir={tmp_path}"], SYSTEMS, Command, stored_in_run)
 
 
+def test_config_files_that_are_none_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(3 << 30)
+    for name, message in (("pipe", "not a regular file"), ("large", "3221225472 bytes, more than")):
+        with pytest.raises(ValueError, match=f"{name} is not a posekit configuration .*{message}"):
+            load_config(tmp_path / name)
+
+
 def test_stored_values_out_of_range_name_the_folder(tmp_path):
     (tmp_path / "config.json").write_text('{"model": "toy", "num_epochs": 0}')
     with pytest.raises(UsageError, match=rf"config.json of {tmp_path} cannot be used: --num_epochs=0 is too small"):
@@ -124,6 +134,8 @@ def test_memory_that_runs_out_is_no_traceback(capsys):
 
 
 def test_whole_numbers_too_large_for_a_float_are_refused():
+    with pytest.raises(ValueError, match=r"--num_epochs=1000.*… is too large"):
+        Config.from_dict({"num_epochs": 10**400})
     with pytest.raises(ValueError, match=r"generator_lr=1000.*… is not a float"):
         Config.from_dict({"generator_lr": 10**400})
 

@@ -124,6 +124,7 @@ def test_the_last_epochs_stay_for_an_ensemble(tmp_path, toy, monkeypatch):
     recording = toy.recording
     monkeypatch.setattr(toy, "recording", lambda *given: {**recording(*given), "keep_epochs": 2})
     assert command(f"--run_dir={tmp_path}", "--num_epochs=3") == 0
+    (tmp_path / "checkpoints" / "epoch_²").mkdir()
     assert [epoch for epoch, _ in RunFolder(tmp_path).epochs()] == [2, 3]
     models = load_ensemble("toy", toy_without_pretraining(toy), toy.Config(), tmp_path, 2)
     first, last = (model.get_weights()[0] for model in models)

@@ -9,6 +9,7 @@ import numpy as np
 
 from converters.checkpoints import assign, completed
 from posekit.data.torch_files import load_torch
+from posekit.files import printable
 from posekit.metrics.depth_pose import dataset_protocol
 from posekit.models.v2v import original_variables
 
@@ -23,6 +24,8 @@ _PLACES = tuple(f"spatial_softmax.pos_{axis}" for axis in "xyz")
 # Counts of training steps, which only PyTorch's cumulative averages need.
 _COUNTER = ".num_batches_tracked"
 _SHOWN = 20
+# 24 cubes of the original's 88 voxels: the widest layer of all takes a gigabyte for them.
+_MOST_VOXELS = 1 << 24
 
 
 def convert(system, config, path):
@@ -66,7 +69,7 @@ def convert(system, config, path):
     unused = [name for name in unused if name not in _PLACES and not name.endswith(_COUNTER)]
     if unused:
         more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
-        print(f"Not used: {', '.join(unused[:_SHOWN])}{more}")
+        print(f"Not used: {', '.join(printable(name[:80]) for name in unused[:_SHOWN])}{more}")
     return config, model
 
 
@@ -85,6 +88,8 @@ def difference(model, config, inputs, expected):
     Raises:
         ValueError: If the shapes do not fit the model.
     """
+    if inputs.size > _MOST_VOXELS:
+        raise ValueError(f"an input of {inputs.size} voxels is more than the {_MOST_VOXELS} that are compared at once")
     voxels = inputs.reshape(len(inputs), *inputs.shape[-3:], 1)
     # The same network for cubes of any size.
     free = type(model).from_config({**model.get_config(), "cube_size": None})
@@ -112,7 +117,13 @@ def _state(content, path):
     if all(name.startswith(_PARALLEL) for name in state):
         state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
     integral = any(name.startswith(_INTEGRAL) for name in state)
-    return {name.removeprefix(_INTEGRAL): value for name, value in state.items()}, integral
+    plain = {name.removeprefix(_INTEGRAL): value for name, value in state.items()}
+    if len(plain) < len(state):
+        twice = next(name for name in state if _INTEGRAL + name in state)
+        raise ValueError(
+            f"{path} holds two networks: both {twice[:80]!r} and {_INTEGRAL + twice[:80]!r}. Save one of them alone."
+        )
+    return plain, integral
 
 
 def _told(state, integral, path):
