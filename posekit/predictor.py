@@ -784,7 +784,7 @@ def at_least_one(source, skipped):
         skipped: List that takes what is wrong with pictures that cannot be used.
 
     Returns:
-        `Source` of the same frames; it raises a `ValueError` at its end where there were none.
+        `Source` of the same frames; it raises a `ValueError` at its end where there were none at all.
     """
 
     def frames():
@@ -794,6 +794,8 @@ def at_least_one(source, skipped):
         if frame is None and skipped:
             several = f"None of {len(skipped)} pictures can be used; the first: " if len(skipped) > 1 else ""
             raise ValueError(several + skipped[0])
+        if frame is None:
+            raise ValueError("There is not a single picture in it.")
 
     return Source(source.kind, frames(), source.length, source.fps)
 

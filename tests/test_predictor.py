@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 import posekit
-from posekit.predictor import Predictor, write
+from posekit.data.sources import Source
+from posekit.predictor import Predictor, at_least_one, write
 from posekit.results import People
 from posekit.skeletons import LSP14
 
@@ -101,3 +102,8 @@ def test_tensorflows_notices_are_only_shown_where_they_are_asked_for():
     environment["TF_CPP_MIN_LOG_LEVEL"] = "1"
     found = subprocess.run([sys.executable, "-c", script.format("pass")], env=environment, **options)
     assert found.stdout == "1\n"
+
+
+def test_a_source_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="not a single picture"):
+        list(at_least_one(Source("folder", iter(()), None, None), []))
