@@ -20,8 +20,8 @@ from posekit.systems import openpose
 SIZE = (112, 144)
 SMALL = [
     "--model=openpose", "--backbone_width=0.05", "--stage_width=0.05", "--num_stages=2", "--backbone_weights=none",
-    "--batch_size=2", "--image_size=64", "--shift_max=6", "--optimizer=adam", "--learning_rate=0.001", "--verbose=0",
-    "--log_img_step=4", "--sigma=4",
+    "--batch_size=2", "--image_size=64", "--shift_max=6", "--verbose=0", "--log_img_step=4",
+    "--sigma=4",
 ]  # fmt: skip
 # With these, a network that has learned next to nothing finds somebody almost anywhere.
 ANYBODY = {"peak_threshold": 1e-6, "paf_threshold": 0.0, "min_parts": 1, "min_score": 1e-6, "box_size": 112}
@@ -60,10 +60,11 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
-    """Two epochs of two steps, the second one resumed."""
+    """Two epochs of two steps with the original's optimizer, the second one resumed, on the original's HDF5."""
     folder = tmp_path_factory.mktemp("runs") / "a"
     assert train.main([*SMALL, f"--data_dir={data}", f"--run_dir={folder}", "--num_epochs=1"]) == 0
-    assert train.main([f"--run_dir={folder}", "--resume", "--num_epochs=2", "--verbose=0"]) == 0
+    resumed = [f"--run_dir={folder}", "--resume", "--num_epochs=2", "--verbose=0", f"--data_dir={data / 'five.h5'}"]
+    assert train.main(resumed) == 0
     return folder
 
 
@@ -89,11 +90,8 @@ def test_training_writes_losses_of_all_maps_and_pictures(run):
     assert b"vis_images" in next((run / "events").iterdir()).read_bytes()
 
 
-def test_training_on_the_original_s_hdf5_with_its_optimizer(data, tmp_path, capsys):
-    argv = ["--model=openpose", "--backbone_width=0.05", "--stage_width=0.05", "--backbone_weights=none"]
-    argv += ["--num_stages=2", "--batch_size=2", "--image_size=64", "--nouse_validation", "--dry_run"]
-    assert train.main([*argv, f"--data_dir={data / 'five.h5'}"]) == 0
-    assert "stage2_L2" in capsys.readouterr().out
+def test_training_without_data_or_server_says_what_to_do(data, tmp_path, capsys):
+    argv = [*SMALL, "--nouse_validation", "--dry_run"]
     assert train.main([*argv, f"--data_dir={data}", "--data_service=localhost:9"]) == 1
     assert "python tools/dataset_server.py" in capsys.readouterr().err
     assert train.main([*argv, f"--data_dir={tmp_path}"]) == 1

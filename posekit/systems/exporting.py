@@ -61,7 +61,7 @@ def check(model, output, form):
     Returns:
         Largest absolute difference over all outputs.
     """
-    shape = (1, *model.inputs[0].shape[1:])
+    shape = (1, *(side or _ANY_SIDE for side in model.inputs[0].shape[1:]))
     inputs = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     expected = _named(model.predict_on_batch(inputs))
     found = _RUNNERS[form](str(output), inputs)
@@ -70,6 +70,9 @@ def check(model, output, form):
     else:
         pairs = [_matching(value, expected) for value in found.values()]
     return max(float(np.max(np.abs(np.asarray(a) - b))) for a, b in pairs)
+
+
+_ANY_SIDE = 64  # of the input, where the model takes any
 
 
 def _named(outputs):
@@ -156,8 +159,11 @@ def _run_tflite(path, inputs):
         # TensorFlow announces that the interpreter moves to a package of its own.
         warnings.simplefilter("ignore")
         interpreter = tf.lite.Interpreter(model_path=path)
+    details = interpreter.get_input_details()[0]
+    if tuple(details["shape"]) != inputs.shape:
+        interpreter.resize_tensor_input(details["index"], inputs.shape)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs)
+    interpreter.set_tensor(details["index"], inputs)
     interpreter.invoke()
     return {item["name"]: interpreter.get_tensor(item["index"]) for item in interpreter.get_output_details()}
 

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from posekit.systems import exporting
-from posekit.systems.exporting import export
+from posekit.systems.exporting import check, export
 
 
 @pytest.fixture
@@ -25,6 +25,15 @@ def test_an_earlier_export_is_replaced(model, tmp_path):
         export(model, tmp_path / "exported", "saved_model")
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
     assert (tmp_path / "exported" / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize("form", ["keras", "tflite"])
+def test_models_of_pictures_of_any_size_are_checked(tmp_path, form):
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 3, strides=2)(inputs))
+    output = tmp_path / f"any{exporting.SUFFIXES[form]}"
+    export(model, output, form)
+    assert check(model, output, form) < 1e-5
 
 
 def test_unknown_formats_are_named(model, tmp_path):
