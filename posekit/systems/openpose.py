@@ -103,6 +103,8 @@ class Config(Options):
     stage_width: float = option(0.0, "factor of the stages' channels; 0: the backbone's own", lower=0.0, upper=8.0,
                                 architecture=True)  # fmt: skip
     batch_norm: bool = option(False, "normalise batches, to train a MobileNet from the start", architecture=True)
+    batch_norm_momentum: float = option(0.0, "momentum of --batch_norm, 0: its own, 0.999; short runs need 0.9",
+                                        lower=0.0, upper=0.9999, training=True)  # fmt: skip
     backbone_weights: str = option(
         "auto", "weights to start from: imagenet, none, a file of VGG19's, an openpose run or a name; auto: imagenet "
         "for vgg19, else none", training=True,
@@ -271,6 +273,9 @@ def build_model(config, pretrained=True):
         batch_norm=config.batch_norm,
         weight_decay=config.weight_decay,
     )
+    for layer in model.layers if config.batch_norm_momentum else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = config.batch_norm_momentum
     if wanted == "imagenet" or (wanted.endswith(".h5") and not wanted.endswith(".weights.h5")):
         initialize_from_vgg19(model, wanted)
     elif wanted != "none":
