@@ -21,7 +21,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         ValueError: If a value is out of range.
 
     Example:
-        >>> StepDecay(4e-5).value(136_106)
+        >>> round(StepDecay(4e-5).value(136_106), 12)
         1.332e-05
 
     Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation training/train_pose.py:step_decay.
