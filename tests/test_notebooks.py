@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NOTEBOOKS = {"00_quickstart": 6, "01_hmr": 12, "02_v2v": 12, "03_lcn": 11}  # figures that each draws at least
+NOTEBOOKS = {"00_quickstart": 6, "01_hmr": 12, "02_v2v": 12, "03_lcn": 11, "04_openpose": 10}  # figures that each draws at least
 KERNEL = "posekit-test"
 MAX_BYTES = 600_000
 MINUTES = 10  # for one cell: machines that test are often busy
@@ -17,6 +17,7 @@ SHORTER = {
     r"--num_epochs=\d+": "--num_epochs=2",
     r"--num_h36m_poses=\d+": "--num_h36m_poses=2000",
     r"--num_images=32": "--num_images=16",
+    r"--num_people_images=32": "--num_people_images=8",
 }
 
 
