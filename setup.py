@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["posekit", "posekit.*"]),
-    package_data={"posekit": ["assets/*"]},
+    package_data={"posekit": ["assets/*", "ops/native/*.md", "ops/native/src/*", "ops/native/cuda/*"]},
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.18",

@@ -1,16 +1,150 @@
-"""The table of implementations tells the truth about this machine."""
+"""Compiled ops: built once, kept, switched off, missing; and the table tells the truth about this machine."""
 
+import concurrent.futures
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
 import tensorflow as tf
 
 import posekit.ops
 from posekit.ops import native
+from posekit.ops.native import build
+
+needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
 
 
-def test_every_op_runs_in_plain_tensorflow():
+def run_python(code, **environment):
+    """Runs code in a process of its own and returns what it printed."""
+    environment = {**os.environ, "POSEKIT_NATIVE": "", **environment}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert not done.returncode, done.stderr
+    return done
+
+
+def test_the_table_has_a_row_for_every_op(monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "0")
     rows = native.status()
     assert [row["op"] for row in rows] == list(native.OPS)
-    assert set(native.OPS) <= set(posekit.ops.__all__)
     for row in rows:
-        assert row["implementation"] == "plain"
-        assert tf.config.list_logical_devices(row["device"])
-        assert row["reason"]
+        assert row["implementation"] == "plain" and "POSEKIT_NATIVE=0" in row["reason"]
+        assert row["op"] in repr(rows)
+    assert native.kernels() is None and native.ops() is None
+
+
+def test_a_choice_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "yes")
+    with pytest.raises(ValueError, match="POSEKIT_NATIVE is 'yes'"):
+        native.ops()
+
+
+@needs_compiler
+def test_compiled_ops_run_here(monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
+    assert native.kernels().posekit_num_threads() >= 1
+    assert native.ops().posekit_threads() == native.kernels().posekit_num_threads()
+    with native.disabled():
+        assert native.ops() is None and native.kernels() is None
+    assert native.ops() is not None
+
+
+@needs_compiler
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="ops run on the GPU")
+def test_programs_for_xla_have_no_compiled_ops():
+    seen = {}
+
+    @tf.function
+    def inner(name):
+        seen[name] = native.ops()
+        return 0
+
+    tf.function(inner.python_function, jit_compile=True)("compiled by XLA")
+    tf.function(lambda: inner("called from XLA"), jit_compile=True)()
+    tf.function(inner.python_function)("graph")
+    assert seen["compiled by XLA"] is None and seen["called from XLA"] is None
+    assert (seen["graph"] is None) == (os.environ.get("POSEKIT_NATIVE") == "0")
+
+
+@needs_compiler
+def test_two_builds_at_once_give_one_library(tmp_path, monkeypatch):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: build.build(tmp_path / "both", with_ops=False), range(2)))
+    assert made[0] == made[1]
+    assert [path.name for path in (tmp_path / "both").iterdir()] == [build.KERNELS]
+
+
+def fake_compiler(folder, text):
+    path = folder / "fake-g++"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ('case "$*" in *--version*) echo 1;; *) echo "x.cc:1: error: no space" >&2; exit 1;; esac', "no space"),
+        ('case "$*" in *--version*) echo 2;; *-shared*) kill -9 $$;; *) exit 0;; esac', "ended with -9"),
+        ("exit 0", "No such file"),
+    ],
+    ids=["fails", "killed at the end", "writes nothing"],
+)
+def test_a_compiler_that_fails_leaves_nothing(tmp_path, monkeypatch, script, told):
+    monkeypatch.setenv("CXX", fake_compiler(tmp_path, script))
+    with pytest.raises(build.BuildError, match=told):
+        build.build(tmp_path / "made")
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_without_a_compiler_the_plain_path_runs_and_says_so_once(tmp_path):
+    code = (
+        "from posekit.ops import native; native.kernels(); native.kernels(); native.ops();"
+        "print({row['implementation'] for row in native.status()})"
+    )
+    done = run_python(code, CXX="there-is-none", POSEKIT_CACHE=str(tmp_path), POSEKIT_NATIVE_DIR="")
+    assert done.stdout.strip() == "{'plain'}"
+    assert done.stderr.count("runs without compiled ops") == 1 and "no C++ compiler" in done.stderr
+
+
+def test_demanding_what_is_not_there_is_an_error(tmp_path):
+    code = "from posekit.ops import native\ntry:\n native.kernels()\nexcept native.NativeError as e:\n print(e)"
+    done = run_python(code, CXX="there-is-none", POSEKIT_CACHE=str(tmp_path), POSEKIT_NATIVE="1", POSEKIT_NATIVE_DIR="")
+    assert "tools/build_ops.py" in done.stdout and "no C++ compiler" in done.stdout
+
+
+@needs_compiler
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(build.BuildError, match="cannot be written"):
+        build.build(tmp_path / "file" / "made")
+
+
+@needs_compiler
+def test_a_library_that_is_none_is_not_loaded(tmp_path):
+    (tmp_path / build.KERNELS).write_bytes(b"not a library")
+    code = "from posekit.ops import native; print(native.kernels())"
+    done = run_python(code, POSEKIT_NATIVE_DIR=str(tmp_path))
+    assert done.stdout.strip() == "None" and "runs without compiled ops" in done.stderr
+
+
+def test_everything_that_has_a_kernel_is_public():
+    assert {op for op in native.OPS if op != "rasterize"} <= set(posekit.ops.__all__)
+    for name in posekit.ops.__all__:
+        assert getattr(posekit.ops, name) is not None
+
+
+def test_the_key_depends_on_sources_and_tensorflow(monkeypatch, tmp_path):
+    if build.compiler() is None:
+        pytest.skip("no C++ compiler on this machine")
+    before = build.key()
+    monkeypatch.setattr(build, "_tensorflow_version", lambda: "2.0.0")
+    assert build.key() != before
+    monkeypatch.undo()
+    copy = tmp_path / "src"
+    copy.mkdir()
+    for path in pathlib.Path(build.SOURCES).iterdir():
+        (copy / path.name).write_bytes(path.read_bytes() + b"\n")
+    monkeypatch.setattr(build, "SOURCES", copy)
+    assert build.key() != before

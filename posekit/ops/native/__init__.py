@@ -1,0 +1,249 @@
+"""Which implementation of every op runs, and on what device.
+
+Every op is complete in plain TensorFlow or NumPy. Compiled kernels do the same work faster; they are built once, on
+first use, with the C++ compiler of the machine, and kept in the user's cache. Without a compiler the plain path runs,
+and says so once.
+
+`POSEKIT_NATIVE` in the environment chooses: `0` for the plain path always, `1` for the compiled one or an error, unset
+for the compiled one where there is one.
+"""
+
+import contextlib
+import contextvars
+import ctypes
+import os
+import pathlib
+import sys
+import threading
+
+from absl import logging
+
+from posekit.ops.native import build as _build
+
+# Where each op's compiled form is, and its name there.
+OPS = {
+    "nearest_neighbors": (_build.OPS, "posekit_nearest_neighbors"),
+    "mesh_reprojection": (_build.OPS, "posekit_mesh_reprojection"),
+    "gradient_penalty": (_build.OPS, "posekit_gradient_penalty"),
+    "locally_connected": (_build.OPS, "posekit_locally_connected"),
+    "decode_paf": (_build.KERNELS, "posekit_decode_paf"),
+    "rasterize": (_build.KERNELS, "posekit_rasterize"),
+}
+
+# Libraries that were built beforehand, by tools/build_ops.py, stand here or in $POSEKIT_NATIVE_DIR.
+_BUILT = pathlib.Path(__file__).parent / "lib"
+_lock = threading.RLock()
+_loaded = {}  # name of a library -> what was loaded, or the reason why not
+_disabled = contextvars.ContextVar("posekit_native_disabled", default=False)
+
+
+class NativeError(RuntimeError):
+    """A compiled op was demanded by POSEKIT_NATIVE=1 and there is none."""
+
+
+def kernels():
+    """Compiled functions for NumPy arrays.
+
+    Returns:
+        `ctypes.CDLL`, or None where the plain path is to run.
+
+    Raises:
+        NativeError: If `POSEKIT_NATIVE` is 1 and there is no compiled library.
+        ValueError: If `POSEKIT_NATIVE` is something else than 0, 1 or empty.
+    """
+    return _library(_build.KERNELS) if _wanted() else None
+
+
+def ops():
+    """Compiled ops for TensorFlow's CPU tensors.
+
+    Returns:
+        Module with a function for each op, or None where the plain path is to run: in a program that XLA compiles,
+        where a GPU is at hand, or where there is no compiled library.
+
+    Raises:
+        NativeError: If `POSEKIT_NATIVE` is 1 and there is no compiled library.
+        ValueError: If `POSEKIT_NATIVE` is something else than 0, 1 or empty.
+    """
+    if not _wanted() or _on_gpu() or _in_xla():
+        return None
+    return _library(_build.OPS)
+
+
+@contextlib.contextmanager
+def disabled():
+    """Within this context the plain path runs: for graphs that leave posekit, such as exported models.
+
+    Example:
+        >>> with disabled():
+        ...     ops() is None
+        True
+    """
+    token = _disabled.set(True)
+    try:
+        yield
+    finally:
+        _disabled.reset(token)
+
+
+def check(code):
+    """Turns the exit code of a function of `kernels` into an exception.
+
+    Args:
+        code: What the function returned.
+
+    Raises:
+        ValueError: If the input was refused.
+        MemoryError: If there was not enough memory.
+        RuntimeError: If anything else went wrong.
+    """
+    if code == 0:
+        return
+    message = _loaded[_build.KERNELS].posekit_last_error().decode(errors="replace")
+    raise {1: ValueError, 2: MemoryError}.get(code, RuntimeError)(message)
+
+
+class Status(list):
+    """Rows of `status`, which show as a table."""
+
+    def __repr__(self):
+        heads = ("op", "implementation", "device", "cuda", "reason")
+        rows = [heads, *(tuple(row[head] for head in heads) for row in self)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def status():
+    """Tells for every op what runs when it is called, and where.
+
+    Builds the compiled ops if they are not there yet.
+
+    Returns:
+        List of dicts of strings, which prints as a table, with the keys `"op"`, `"implementation"` (`"compiled"`, or
+        `"plain"`: TensorFlow's own kernels or NumPy), `"device"` (the device type on which it runs by default),
+        `"cuda"` (whether its CUDA kernels can be built here) and `"reason"`, why it is not compiled.
+
+    Example:
+        >>> from posekit.ops import native
+        >>> native.status()[0]["op"]
+        'nearest_neighbors'
+    """
+    rows = []
+    for op, (library, function) in OPS.items():
+        reason = _reason(library, function)
+        rows.append(
+            {
+                "op": op,
+                "implementation": "plain" if reason else "compiled",
+                "device": "GPU" if library == _build.OPS and _on_gpu() else "CPU",
+                "cuda": "nvcc found" if _build.nvcc() else "no nvcc",
+                "reason": reason,
+            }
+        )
+    return Status(rows)
+
+
+def _reason(library, function):
+    """Why an op does not run compiled, or nothing."""
+    if _disabled.get():
+        return "switched off here"
+    try:
+        if not _wanted():
+            return "switched off by POSEKIT_NATIVE=0"
+        if library == _build.OPS and _on_gpu():
+            return "a GPU is at hand, where TensorFlow's own kernels run"
+        loaded = _library(library)
+    except (ValueError, NativeError) as error:
+        return str(error)
+    if loaded is None:
+        return _loaded[library]
+    return "" if hasattr(loaded, function) else "no compiled kernel exists for this op"
+
+
+def _wanted():
+    if _disabled.get():
+        return False
+    choice = os.environ.get("POSEKIT_NATIVE", "")
+    if choice not in ("", "0", "1"):
+        raise ValueError(f"POSEKIT_NATIVE is {choice!r}; set it to 0 (plain), 1 (compiled or an error) or not at all.")
+    return choice != "0"
+
+
+def _library(name):
+    """A library, loaded once; None (or an error, where it was demanded) if there is none."""
+    if name not in _loaded:
+        with _lock:
+            if name not in _loaded:
+                _loaded[name] = _load(name)
+    found = _loaded[name]
+    if not isinstance(found, str):
+        return found
+    if os.environ.get("POSEKIT_NATIVE") == "1":
+        raise NativeError(f"POSEKIT_NATIVE is 1, and there is no compiled op: {found}. Try python tools/build_ops.py")
+    return None
+
+
+def _load(name):
+    try:
+        path = str(_folder(name) / name)
+        if name == _build.KERNELS:
+            loaded = ctypes.CDLL(path)
+            loaded.posekit_last_error.restype = ctypes.c_char_p
+            loaded.posekit_set_num_threads(_threads())
+            return loaded
+        import tensorflow as tf
+
+        loaded = tf.load_op_library(path)
+        # Ops share their threads with the functions for NumPy: one library stands behind both.
+        ctypes.CDLL(path).posekit_set_num_threads(_threads())
+        return loaded
+    except Exception as error:  # whatever stands in the way, the plain path is there
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if reason not in _loaded.values():
+            logging.warning("posekit runs without compiled ops, which takes longer: %s", reason)
+        return reason
+
+
+def _folder(name):
+    chosen = os.environ.get("POSEKIT_NATIVE_DIR")
+    for folder in (pathlib.Path(chosen) if chosen else None, _BUILT):
+        if folder is not None and (folder / name).exists():
+            return folder.resolve()
+    if chosen:
+        raise _build.BuildError(f"{chosen} (POSEKIT_NATIVE_DIR) has no {name}")
+    folder = _build.cached()
+    if not (folder / name).exists():
+        logging.info("posekit compiles its native ops, once, into %s.", folder)
+        _build.build(folder, with_ops=name == _build.OPS)
+    return folder
+
+
+def _threads():
+    """As many threads as TensorFlow gives to one operation, if it is there; else one for each processor."""
+    tf = sys.modules.get("tensorflow")
+    chosen = tf.config.threading.get_intra_op_parallelism_threads() if tf else 0
+    if not chosen:
+        chosen = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
+    return chosen or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _on_gpu():
+    tf = sys.modules.get("tensorflow")
+    return bool(tf and tf.config.list_physical_devices("GPU"))
+
+
+def _in_xla():
+    """Whether the function that is being traced will be compiled by XLA, which knows no ops but its own.
+
+    TensorFlow does not tell what it traces for; the frames that trace do.
+    """
+    tf = sys.modules.get("tensorflow")
+    if not tf or tf.executing_eagerly():
+        return False
+    frame = sys._getframe(1)
+    while frame is not None:
+        traced = frame.f_locals.get("self") if frame.f_code.co_name == "_initialize" else None
+        if getattr(traced, "_jit_compile", False):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,154 @@
+// TensorFlow ops through TensorFlow's C API, whose functions keep their binary form from version to version.
+#ifndef POSEKIT_TF_OPS_H_
+#define POSEKIT_TF_OPS_H_
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "c_api.h"
+#include "tensorflow/c/kernels.h"
+#include "tensorflow/c/ops.h"
+#include "tensorflow/c/tf_status.h"
+#include "tensorflow/c/tf_tensor.h"
+
+namespace posekit {
+
+template <class T>
+struct TypeOf;
+template <>
+struct TypeOf<float> {
+  static constexpr TF_DataType value = TF_FLOAT;
+};
+template <>
+struct TypeOf<double> {
+  static constexpr TF_DataType value = TF_DOUBLE;
+};
+template <>
+struct TypeOf<int32_t> {
+  static constexpr TF_DataType value = TF_INT32;
+};
+template <>
+struct TypeOf<int64_t> {
+  static constexpr TF_DataType value = TF_INT64;
+};
+template <>
+struct TypeOf<bool> {
+  static constexpr TF_DataType value = TF_BOOL;
+};
+
+// An input or output of one call of an op.
+class Tensor {
+ public:
+  Tensor(TF_Tensor* tensor) : tensor_(tensor) {
+    for (int axis = 0; axis < TF_NumDims(tensor); ++axis) shape_.push_back(TF_Dim(tensor, axis));
+  }
+  Tensor(Tensor&& other) : tensor_(other.tensor_), shape_(std::move(other.shape_)) { other.tensor_ = nullptr; }
+  Tensor(const Tensor&) = delete;
+  ~Tensor() {
+    if (tensor_) TF_DeleteTensor(tensor_);
+  }
+
+  int rank() const { return static_cast<int>(shape_.size()); }
+  int64_t dim(int axis) const { return shape_[axis]; }
+  int64_t size() const {
+    int64_t product = 1;
+    for (int64_t extent : shape_) product *= extent;
+    return product;
+  }
+  const std::vector<int64_t>& shape() const { return shape_; }
+  std::string shape_text() const {
+    std::string text = "[";
+    for (size_t axis = 0; axis < shape_.size(); ++axis) text += (axis ? ", " : "") + std::to_string(shape_[axis]);
+    return text + "]";
+  }
+  // Rows of sliced tensors need not lie at multiples of more than their own size.
+  template <class T>
+  T* data() const {
+    return static_cast<T*>(TF_TensorData(tensor_));
+  }
+  template <class T>
+  T scalar() const {
+    if (size() != 1) throw InvalidInput("a single number was expected, not shape " + shape_text());
+    return *data<T>();
+  }
+
+ private:
+  TF_Tensor* tensor_;
+  std::vector<int64_t> shape_;
+};
+
+class Status {
+ public:
+  Status() : status_(TF_NewStatus()) {}
+  ~Status() { TF_DeleteStatus(status_); }
+  operator TF_Status*() { return status_; }
+  bool ok() const { return TF_GetCode(status_) == TF_OK; }
+  std::string message() const { return TF_Message(status_); }
+
+ private:
+  TF_Status* status_;
+};
+
+// One call of an op.
+class Call {
+ public:
+  explicit Call(TF_OpKernelContext* context) : context_(context) {}
+
+  Tensor input(int index) {
+    Status status;
+    TF_Tensor* tensor = nullptr;
+    TF_GetInput(context_, index, &tensor, status);
+    if (!status.ok()) throw std::runtime_error(status.message());
+    return Tensor(tensor);
+  }
+
+  template <class T>
+  Tensor output(int index, const std::vector<int64_t>& shape) {
+    Status status;
+    int64_t size = 1;
+    for (int64_t extent : shape) size *= extent;
+    TF_Tensor* tensor = TF_AllocateOutput(context_, index, TypeOf<T>::value, shape.data(),
+                                          static_cast<int>(shape.size()), size * sizeof(T), status);
+    if (!status.ok()) throw std::bad_alloc();
+    return Tensor(tensor);
+  }
+
+ private:
+  TF_OpKernelContext* context_;
+};
+
+template <void (*body)(Call&)>
+void compute(void*, TF_OpKernelContext* context) {
+  const int code = guarded([context] {
+    Call call(context);
+    body(call);
+  });
+  if (code == kOk) return;
+  Status status;
+  const TF_Code codes[] = {TF_OK, TF_INVALID_ARGUMENT, TF_RESOURCE_EXHAUSTED, TF_INTERNAL};
+  TF_SetStatus(status, codes[code], last_error().c_str());
+  TF_OpKernelContext_Failure(context, status);
+}
+
+// Defines an op; give `attributes` such as "T: {float, double}" and inputs and outputs such as "points: T".
+void define_op(const char* name, std::initializer_list<const char*> attributes,
+               std::initializer_list<const char*> inputs, std::initializer_list<const char*> outputs);
+// `attribute` may be null for an op of one type only.
+void register_kernel(const char* op, const char* attribute, TF_DataType type,
+                     void (*compute)(void*, TF_OpKernelContext*));
+
+template <class T, void (*body)(Call&)>
+void cpu_kernel(const char* op, const char* attribute = "T") {
+  register_kernel(op, attribute, TypeOf<T>::value, compute<body>);
+}
+
+// Runs a function when the library is loaded: `static Registration here([] { define_op(...); cpu_kernel<...>(...); });`
+struct Registration {
+  explicit Registration(void (*function)()) { function(); }
+};
+
+}  // namespace posekit
+
+#endif  // POSEKIT_TF_OPS_H_
