@@ -48,13 +48,16 @@ def record(number):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    with RecordWriter(folder / "coco_people_train.tfrecords") as writer, PeopleHdf5Writer(folder / "five.h5") as h5:
-        for number in range(5):
-            writer.write(record(number).to_example())
-            h5.append(record(number))
-    with RecordWriter(folder / "coco_people_val.tfrecords") as writer:
-        for number in range(3):
-            writer.write(record(number).to_example())
+    hdf5 = folder / "hdf5"
+    hdf5.mkdir()
+    for split, count in (("train", 5), ("val", 3)):
+        with (
+            RecordWriter(folder / f"coco_people_{split}.tfrecords") as writer,
+            PeopleHdf5Writer(hdf5 / f"{split}_dataset.h5", validation=split == "val") as samples,
+        ):
+            for number in range(count):
+                writer.write(record(number).to_example())
+                samples.append(record(number))
     return folder
 
 
@@ -63,7 +66,7 @@ def run(data, tmp_path_factory):
     """Two epochs of two steps with the original's optimizer, the second one resumed, on the original's HDF5."""
     folder = tmp_path_factory.mktemp("runs") / "a"
     assert train.main([*SMALL, f"--data_dir={data}", f"--run_dir={folder}", "--num_epochs=1"]) == 0
-    resumed = [f"--run_dir={folder}", "--resume", "--num_epochs=2", "--verbose=0", f"--data_dir={data / 'five.h5'}"]
+    resumed = [f"--run_dir={folder}", "--resume", "--num_epochs=2", "--verbose=0", f"--data_dir={data / 'hdf5'}"]
     assert train.main(resumed) == 0
     return folder
 
@@ -96,6 +99,13 @@ def test_training_without_data_or_server_says_what_to_do(data, tmp_path, capsys)
     assert "python tools/dataset_server.py" in capsys.readouterr().err
     assert train.main([*argv, f"--data_dir={tmp_path}"]) == 1
     assert "create_dataset" in capsys.readouterr().err
+
+
+def test_a_file_of_training_is_no_validation(data, capsys):
+    argv = [*SMALL, f"--data_dir={data / 'hdf5' / 'train_dataset.h5'}", "--dry_run"]
+    assert train.main([*argv, "--nouse_validation"]) == 0
+    assert train.main(argv) == 1
+    assert "holds the training set" in capsys.readouterr().err
 
 
 def test_fine_tuning_takes_over_what_fits(run, load):

@@ -32,7 +32,7 @@ import numpy as np
 
 from posekit.data.hdf5 import Disk
 from posekit.data.image_files import MAX_PIXELS
-from posekit.data.people_records import PeopleRecord
+from posekit.data.people_records import PeopleRecord, people_set
 from posekit.data.tfrecord import DatasetNotFoundError, explain_write_errors
 from posekit.files import replacing
 from posekit.skeletons import COCO17
@@ -285,6 +285,7 @@ class PeopleHdf5:
         names: List of the samples' names, sorted.
         offsets: Int64 `[N]`, first byte of each sample.
         shapes: Int64 `[N, 3]`.
+        validation: Whether its first sample says that it is one of the validation set.
     """
 
     path: pathlib.Path
@@ -292,6 +293,7 @@ class PeopleHdf5:
     names: list
     offsets: np.ndarray
     shapes: np.ndarray
+    validation: bool
 
     def __len__(self):
         return len(self.names)
@@ -318,6 +320,24 @@ class PeopleHdf5:
             return decode_sample(np.frombuffer(data, np.uint8).reshape(shape), self.names[index])
         except ValueError as error:
             raise PeopleHdf5Error(f"{self.path}: sample {self.names[index]}: {error}; make the file again.") from error
+
+
+def find_people_file(data_dir, split, dataset="coco_people"):
+    """Finds an HDF5 file of people.
+
+    Args:
+        data_dir: A folder, or the file itself.
+        split: `"train"` or `"val"`.
+        dataset: Name of the dataset; its files are called after it.
+
+    Returns:
+        `pathlib.Path`, `None` if there is none.
+    """
+    data_dir = pathlib.Path(data_dir)
+    if data_dir.is_file():
+        return data_dir
+    names = (f"{people_set(split, dataset)}.h5", f"{split}_dataset.h5", f"{split}_pre_dataset.h5")
+    return next((data_dir / name for name in names if (data_dir / name).is_file()), None)
 
 
 def open_people_hdf5(path):
@@ -352,12 +372,14 @@ def open_people_hdf5(path):
                 names.append(name)
                 offsets.append(offset)
                 shapes.append(shape)
+            validation = bool(group[names[0]][3, 2, 0])
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # HDF5 has all of them
         raise PeopleHdf5Error(
             f"{path} cannot be read as pictures of people: {error!s:.300}. Make it again with "
             "`python tools/create_dataset.py --coco_people --format=hdf5 --overwrite`."
         ) from error
-    return PeopleHdf5(path, size, names, np.array(offsets, np.int64), np.array(shapes, np.int64).reshape(-1, 3))
+    shapes = np.array(shapes, np.int64).reshape(-1, 3)
+    return PeopleHdf5(path, size, names, np.array(offsets, np.int64), shapes, validation)
 
 
 def _contiguous(group, name, size):

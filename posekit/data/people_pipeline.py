@@ -13,9 +13,9 @@ Batches are padded to the most people of any of their pictures, with nobody pres
 are made of this on the device.
 
 The data are records, `coco_people_train.tfrecords` and so on, or a file in the original's HDF5 layout,
-`coco_people_train.h5` or, as the original calls it, `train_dataset.h5`. Both are read without Python, so that other
-processes can do it too. The order of training and its random numbers are a pure function of (seed, epoch, step): a
-resumed run sees the same batches.
+`coco_people_train.h5` or, as the original calls it, `train_dataset.h5`; a folder that holds a part in both forms is
+refused. Both are read without Python, so that other processes can do it too. The order of training and its random
+numbers are a pure function of (seed, epoch, step): a resumed run sees the same batches.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from posekit.data.people_augment import (
     still_people,
     warp_people,
 )
-from posekit.data.people_hdf5 import BOX_HEIGHT, NUM_JOINTS, open_people_hdf5
+from posekit.data.people_hdf5 import BOX_HEIGHT, NUM_JOINTS, find_people_file, open_people_hdf5
 from posekit.data.people_records import TRAINABLE, PeopleRecord, joint_sources, people_set
 from posekit.data.server import explain_lost_server, served
 from posekit.data.streams import (
@@ -79,7 +79,7 @@ def people_batches(
     """The stream of batches: shuffled epochs of whole batches, or every picture once and in order.
 
     Args:
-        data_dir: Folder of the records, or an HDF5 file.
+        data_dir: Folder of the records, or an HDF5 file of this split.
         split: `"train"` or `"val"`.
         batch_size: Pictures in a batch.
         dataset: Name of the dataset; its files are called after it.
@@ -176,7 +176,7 @@ def people_steps(data_dir, split, batch_size, dataset="coco_people"):
     """Training steps in one pass over the pictures that have people to train on.
 
     Args:
-        data_dir: Folder of the records, or an HDF5 file.
+        data_dir: Folder of the records, or an HDF5 file of this split.
         split: `"train"` or `"val"`.
         batch_size: Pictures in a step.
         dataset: Name of the dataset; its files are called after it.
@@ -196,7 +196,7 @@ def count_people_pictures(data_dir, split, dataset="coco_people"):
     """Number of pictures that a stream shows in an epoch: those with people to train on.
 
     Args:
-        data_dir: Folder of the records, or an HDF5 file.
+        data_dir: Folder of the records, or an HDF5 file of this split.
         split: `"train"` or `"val"`.
         dataset: Name of the dataset; its files are called after it.
 
@@ -214,7 +214,7 @@ def read_people(data_dir, split, dataset="coco_people"):
     """Yields all pictures with all their people, in order, for evaluation and inspection.
 
     Args:
-        data_dir: Folder of the records, or an HDF5 file.
+        data_dir: Folder of the records, or an HDF5 file of this split.
         split: `"train"` or `"val"`.
         dataset: Name of the dataset; its files are called after it.
 
@@ -235,7 +235,7 @@ def explain_bad_people(data_dir, split, dataset="coco_people"):
     Reads through the data, but only when an error of the input has occurred.
 
     Args:
-        data_dir: Folder of the records, or an HDF5 file.
+        data_dir: Folder of the records, or an HDF5 file of this split.
         split: `"train"` or `"val"`.
         dataset: Name of the dataset; its files are called after it.
 
@@ -247,35 +247,35 @@ def explain_bad_people(data_dir, split, dataset="coco_people"):
         yield
 
 
-def find_people_file(data_dir, split, dataset="coco_people"):
-    """Finds an HDF5 file of people.
-
-    Args:
-        data_dir: A folder, or the file itself.
-        split: `"train"` or `"val"`.
-        dataset: Name of the dataset; its files are called after it.
-
-    Returns:
-        `pathlib.Path`, `None` if there is none.
-    """
-    data_dir = pathlib.Path(data_dir)
-    if data_dir.is_file():
-        return data_dir
-    names = (f"{people_set(split, dataset)}.h5", f"{split}_dataset.h5", f"{split}_pre_dataset.h5")
-    return next((data_dir / name for name in names if (data_dir / name).is_file()), None)
-
-
 def _source(data_dir, split, dataset):
     name, path = people_set(split, dataset), pathlib.Path(data_dir)
+    file = find_people_file(path, split, dataset)
     if path.is_file():
-        return _Hdf5Source(path)
+        source = _Hdf5Source(file)
+        if source.split != split:
+            raise ValueError(_of_other_split(file, source.split, split))
+        return source
     try:
-        return _RecordSource(path, name)
+        first = tfrecord.dataset_files(path, name)[0]
     except tfrecord.DatasetNotFoundError:
-        file = find_people_file(path, split, dataset)
         if file is None:
             raise
         return _Hdf5Source(file)
+    if file is not None:
+        raise ValueError(
+            f"{path} holds {name} twice, as {os.path.relpath(first, path)} and as {file.name}. Move the one that is "
+            "not meant away, into a folder of its own."
+        )
+    return _RecordSource(path, name)
+
+
+def _of_other_split(file, split, wanted):
+    titles = {"train": "training", "val": "validation"}
+    without = ", or train with --nouse_validation" if wanted == "val" else ""
+    return (
+        f"{file} holds the {titles[split]} set, as its first sample says, where the {titles[wanted]} set is wanted. "
+        f"Name the folder that holds both, as train_dataset.h5 and val_dataset.h5{without}."
+    )
 
 
 def _size_and_time(path):
@@ -464,6 +464,7 @@ class _Hdf5Source:
         self._path = os.fspath(path)
         self.title = f"{path}"
         self.trainable = len(self._file)
+        self.split = "val" if self._file.validation else "train"
 
     def ordered(self):
         return self._read(tf.range(len(self._file)))

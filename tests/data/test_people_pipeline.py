@@ -269,6 +269,34 @@ def test_other_files_are_refused(tmp_path):
         people_batches(tmp_path, "val", 1)
 
 
+def test_a_file_serves_the_set_that_it_holds(tmp_path, h5_file):
+    path = tmp_path / "val.h5"
+    with PeopleHdf5Writer(path, validation=True) as writer:
+        writer.append(record(0))
+    assert len(list(read_people(path, "val"))) == 1
+    message = "holds the training set.*the validation set is wanted.*folder that holds both.*--nouse_validation"
+    reading = (
+        lambda *part: list(read_people(*part)), count_people_pictures, lambda *part: people_batches(*part, 1)
+    )  # fmt: skip
+    for use in reading:
+        with pytest.raises(ValueError, match=message):
+            use(h5_file, "val")
+    with pytest.raises(ValueError, match="holds the validation set"), explain_bad_people(path, "train"):
+        pass
+    # In a folder the name decides: what others wrote may say nothing of its own.
+    path.rename(tmp_path / "train_dataset.h5")
+    assert count_people_pictures(tmp_path, "train") == 1
+
+
+def test_one_set_in_both_forms_is_refused(tmp_path, h5_file):
+    write(tmp_path, [record(0)])
+    write(tmp_path, [record(1)], "val")
+    (tmp_path / "train_dataset.h5").write_bytes(h5_file.read_bytes())
+    with pytest.raises(ValueError, match="twice, as coco_people_train.*tfrecord and as train_dataset.h5. Move"):
+        people_batches(tmp_path, "train", 1)
+    assert count_people_pictures(tmp_path, "val") == 1
+
+
 def test_bad_samples_are_named(tmp_path, h5_file):
     path = tmp_path / "val_dataset.h5"
     path.write_bytes(h5_file.read_bytes())
