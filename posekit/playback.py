@@ -1,7 +1,7 @@
 """Plays predictions: in a window with keys, or into a video, an animation or pictures where there is no display.
 
 Frames of videos and cameras are read and predicted in a thread of its own, a little ahead of those that are drawn and
-shown or written meanwhile.
+shown or written meanwhile. A camera has a further thread, which empties it all the time: the newest frame is predicted.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Played(NamedTuple):
         count: Frames shown.
         rate: Frames per second.
         paths: Paths written.
-        latency_ms: Mean time from a frame's reading until it was shown or written, in milliseconds.
+        latency_ms: Mean time from a frame's arrival until it was shown or written, in milliseconds.
     """
 
     count: int
@@ -119,7 +119,7 @@ def play(
             walk around it; used where the source is one picture and the output a video or an animation.
 
     Returns:
-        `(frames shown, frames per second, paths written)`.
+        `Played`.
 
     Raises:
         ValueError: If there is neither an output nor a display, frames that bring keypoints are to be turned, or `fps`
@@ -132,7 +132,10 @@ def play(
     animated = animate is not None and opened.length == 1 and _suffix(output) in (".mp4", ".gif")
     sink = _sink(output, fps, ANIMATION_FPS if animated else opened.fps or PICTURES_FPS, opened)
     count, ended, waited, started = 0, False, 0.0, time.perf_counter()
-    predicted = _predicted(opened, predictor, every, rotate, mirror)
+    frames = _stamped(opened)
+    if opened.kind == "camera":
+        frames = _ahead(frames, live=True, depth=1)
+    predicted = _predicted(frames, predictor, every, rotate, mirror)
     if opened.kind in ("video", "camera"):
         predicted = _ahead(predicted, opened.kind == "camera")
     try:
@@ -155,20 +158,26 @@ def play(
     return Played(count, count / (time.perf_counter() - started), paths, 1000 * waited / max(count, 1))
 
 
-def _predicted(opened, predictor, every, rotate, mirror):
+def _stamped(opened):
+    """Yields every frame and the time at which it was read."""
+    for frame in opened:
+        yield frame, time.perf_counter()
+
+
+def _predicted(frames, predictor, every, rotate, mirror):
     """Yields every frame's picture, the people in it and the time at which it was read."""
     people = None
-    for index, frame in enumerate(opened):
-        read = time.perf_counter()
-        image = _turned(frame, rotate, mirror)
-        if people is None or index % every == 0:
-            people = predictor(image if isinstance(frame, Frame) else frame)
-        yield image, people, read
+    with contextlib.closing(frames):
+        for index, (frame, read) in enumerate(frames):
+            image = _turned(frame, rotate, mirror)
+            if people is None or index % every == 0:
+                people = predictor(image if isinstance(frame, Frame) else frame)
+            yield image, people, read
 
 
-def _ahead(items, live):
+def _ahead(items, live, depth=_AHEAD):
     """Takes items from an iterator in a thread; `live` ones are left out where they are not taken in time."""
-    waiting, stop, end = queue.Queue(_AHEAD), threading.Event(), object()
+    waiting, stop, end = queue.Queue(depth), threading.Event(), object()
 
     def put(item):
         while not stop.is_set():

