@@ -32,7 +32,7 @@ import numpy as np
 
 from posekit.data.hdf5 import Disk
 from posekit.data.image_files import MAX_PIXELS
-from posekit.data.people_records import PeopleRecord, people_set
+from posekit.data.people_records import FARTHEST, LONGEST, PeopleRecord, people_set
 from posekit.data.tfrecord import DatasetNotFoundError, explain_write_errors
 from posekit.files import replacing
 from posekit.skeletons import COCO17
@@ -112,7 +112,10 @@ def encode_sample(record, number=0, annotation=0, total=0, validation=False):
     def floats(values):
         return np.asarray(values, "<f4").tobytes()
 
-    centers, scales = record.centers[:people], record.boxes[:people, 3] / BOX_HEIGHT
+    centers, scales = (
+        np.asarray(values, np.float32) for values in (record.centers[:people], record.boxes[:people, 3] / BOX_HEIGHT)
+    )
+    _check_people(centers, scales)
     put(0, b"COCO")
     put(1, floats([record.height, record.width]))
     put(2, struct.pack("<3B3f", validation, others, 0, annotation, number, total))
@@ -170,12 +173,12 @@ def decode_sample(sample, name=""):
     scales += [floats(8 + others, others)] if others else []
     for first in (5, *(9 + others + 3 * other for other in range(others))):
         x, y, states = (floats(first + row, NUM_JOINTS) for row in range(3))
-        known = np.isin(states, (0, 1)) & (np.abs([x, y]) < 1e5).all(0)
+        known = np.isin(states, (0, 1)) & (np.abs([x, y]) < FARTHEST).all(0)
         states = np.where(known, _STATES[np.where(known, states, 2).astype(int)], 0)
         joints.append(np.where(known[:, None], np.stack([x, y, states], -1), 0.0))
-    joints, centers, heights = np.array(joints), np.array(centers), np.concatenate(scales) * BOX_HEIGHT
-    if not (np.abs(centers) < 1e5).all() or not ((heights > 0) & (heights < 1e6)).all():
-        raise ValueError("the place or the size of a person makes no sense")
+    joints, centers, scales = np.array(joints), np.array(centers), np.concatenate(scales)
+    _check_people(centers, scales)
+    heights = scales * BOX_HEIGHT
     reach = np.where(joints[..., 2] > 0, np.abs(joints[..., 0] - centers[:, :1]), 0).max(1)
     widths = np.maximum(2 * reach, 1.0)
     picture = np.ascontiguousarray(sample[:3, :height, :width].transpose(1, 2, 0))
@@ -190,6 +193,13 @@ def decode_sample(sample, name=""):
         mask_all=sample[5, :height, :width] > 127 if len(sample) > 5 else None,
         filename=name,
     )
+
+
+def _check_people(centers, scales):
+    """Refuses what cannot be read, where it is written as well as where it is read."""
+    heights = np.float32(scales) * np.float32(BOX_HEIGHT)
+    if not (np.abs(centers) < FARTHEST).all() or not ((heights > 0) & (heights < LONGEST)).all():
+        raise ValueError("the place or the size of a person makes no sense")
 
 
 def check_shape(shape):

@@ -38,7 +38,7 @@ from posekit.data.people_augment import (
     warp_people,
 )
 from posekit.data.people_hdf5 import BOX_HEIGHT, NUM_JOINTS, find_people_file, open_people_hdf5
-from posekit.data.people_records import TRAINABLE, PeopleRecord, joint_sources, people_set
+from posekit.data.people_records import FARTHEST, LONGEST, TRAINABLE, PeopleRecord, joint_sources, people_set
 from posekit.data.server import explain_lost_server, served
 from posekit.data.streams import (
     BadRecordError,
@@ -416,15 +416,16 @@ def parse_people_record(serialized, names=COCO17.joints, labels_needed=True):
         tf.debugging.Assert(
             tf.reduce_all(size > 0) & (tf.reduce_prod(features["image/size"]) <= MAX_PIXELS), ["picture of", size]
         ),
-        tf.debugging.Assert(
-            tf.reduce_all(tf.abs(joints) < 1e6) & tf.reduce_all(tf.abs(boxes) < 1e6),
-            ["a joint or a box is far outside, or no number"],
-        ),
+        tf.debugging.Assert(tf.reduce_all(tf.abs(joints) < FARTHEST), ["a joint is far outside, or no number"]),
     ]
     if labels_needed:
         checks.append(tf.debugging.Assert(tf.reduce_any(trained), ["no person to train on"]))
     with tf.control_dependencies(checks):
         joints, boxes = tf.reshape(joints, [-1, len(names), 3]), tf.reshape(boxes, [-1, 4])
+    middles, sides = boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]
+    sound = tf.reduce_all(tf.abs(middles) < FARTHEST) & tf.reduce_all((sides >= 0) & (sides < LONGEST))
+    with tf.control_dependencies([tf.debugging.Assert(sound, ["a box is far outside, too large, or no number"])]):
+        boxes = tf.identity(boxes)
     joints, boxes = tf.boolean_mask(joints, trained), tf.boolean_mask(boxes, trained)
     if labels_needed:
         with tf.control_dependencies([tf.debugging.Assert(boxes[0, 3] > 0, ["box without height"])]):
@@ -545,11 +546,12 @@ def parse_people_sample(data, shape):
     places = starts[..., None] + tf.range(4 * NUM_JOINTS)
     numbers = tf.bitcast(tf.reshape(tf.gather(labels, places), [-1, 3, NUM_JOINTS, 4]), tf.float32)
     x, y, states = tf.unstack(numbers, axis=1)
-    known = ((states == 0) | (states == 1)) & (tf.abs(x) < 1e5) & (tf.abs(y) < 1e5)
+    known = ((states == 0) | (states == 1)) & (tf.abs(x) < FARTHEST) & (tf.abs(y) < FARTHEST)
     joints = tf.where(known[..., None], tf.stack([x, y, states + 1], -1), 0.0)
     center, box_height = floats(3 * width, 2), floats(4 * width, 1)[0] * BOX_HEIGHT
     sound = tf.debugging.Assert(
-        tf.reduce_all(tf.abs(center) < 1e5) & (box_height > 0) & (box_height < 1e6), ["person of", center, box_height]
+        tf.reduce_all(tf.abs(center) < FARTHEST) & (box_height > 0) & (box_height < LONGEST),
+        ["person of", center, box_height],
     )
     with tf.control_dependencies([sound]):
         image = layers[..., 2::-1]

@@ -30,8 +30,10 @@ from posekit.skeletons import COCO17
 SPLITS = ("train", "val")
 # Under which name a set's summary counts the pictures that training can use, and the people on them.
 TRAINABLE, PEOPLE = "trainable_pictures", "people"
+# Pixels: what joints and the middles of boxes stay below on all sides of the picture's corner, and the sides of boxes.
+# Writers and readers of every form hold to these two.
+FARTHEST, LONGEST = 1e5, 1e6
 _MAX_PEOPLE = 10_000
-_FARTHEST = 1e6
 
 
 def people_set(split, dataset="coco_people"):
@@ -113,13 +115,14 @@ class PeopleRecord:
         joints = np.where(joints[..., 2:] > 0, joints, 0.0)
         boxes = _array("boxes", self.boxes, (len(joints), 4))
         areas = boxes[:, 2] * boxes[:, 3] if self.areas is None else _array("areas", self.areas, (len(joints),))
-        if not (np.abs(joints) < _FARTHEST).all() or (boxes[:, 2:] < 0).any() or (areas < 0).any():
-            raise ValueError("joints are far outside any picture or no numbers, or a box or an area is negative.")
+        if not (np.abs(joints.astype(np.float32)) < FARTHEST).all() or (areas < 0).any():
+            raise ValueError("joints are far outside any picture or no numbers, or an area is negative.")
+        check_boxes(boxes)
         trained = _flags("trained", self.trained, len(joints))
         crowd = _flags("crowd", np.zeros(len(joints)) if self.crowd is None else self.crowd, len(joints))
         if (np.diff(trained.astype(int)) > 0).any():
             raise ValueError("people who are labels of training must come before the others.")
-        if (trained & (crowd | (boxes[:, 3] <= 0))).any():
+        if (trained & (crowd | (boxes[:, 3].astype(np.float32) <= 0))).any():
             raise ValueError("a crowd, or a person whose box has no height, cannot be a label of training.")
         height, width = int(self.height), int(self.width)
         if height < 1 or width < 1 or height * width > MAX_PIXELS:
@@ -222,6 +225,30 @@ class PeopleRecord:
         )
 
 
+def check_boxes(boxes):
+    """Refuses boxes that no reader takes.
+
+    Args:
+        boxes: Float `[..., 4]`: x, y of the upper left corner, width, height in pixels.
+
+    Raises:
+        ValueError: If one is too far from the picture or too large, has a negative side, or is no number.
+
+    Example:
+        >>> check_boxes([0, 0, 5e6, 50])
+        Traceback (most recent call last):
+        ...
+        ValueError: a box is farther off than 100000 px, has a side of 1000000 px or more, or a negative one.
+    """
+    # In float32, as they are stored and read.
+    boxes = np.asarray(boxes, np.float64).astype(np.float32)
+    middles, sides = boxes[..., :2] + boxes[..., 2:] / 2, boxes[..., 2:]
+    if not ((np.abs(middles) < FARTHEST).all() and ((sides >= 0) & (sides < LONGEST)).all()):
+        raise ValueError(
+            f"a box is farther off than {FARTHEST:.0f} px, has a side of {LONGEST:.0f} px or more, or a negative one."
+        )
+
+
 def joint_sources(names, skeleton):
     """From which joints of a record those of a skeleton are made.
 
@@ -288,7 +315,7 @@ def convert_joints(joints, names, skeleton, size):
 
 def _array(name, values, shape):
     values = np.asarray(values, np.float64).reshape(shape) if np.size(values) == 0 else np.asarray(values, np.float64)
-    if values.shape != shape or not (np.abs(values) < _FARTHEST**2).all():
+    if values.shape != shape or not (np.abs(values) < LONGEST**2).all():
         raise ValueError(f"{name} of shape {list(values.shape)} are not {list(shape)} numbers.")
     return values
 

@@ -167,6 +167,14 @@ def test_records_that_do_not_fit():
         encode_sample(record(0, 1, joints=np.ones((1, 18, 3)), names=OPENPOSE18.joints))
 
 
+def test_what_is_written_can_be_read():
+    for box in ([99_990, -499_990, 9, 999_999], [-99_999, 5, 1, 0.01]):
+        entry = record(0, 1, boxes=[box])
+        np.testing.assert_array_equal(decode_sample(encode_sample(entry)).joints, entry.joints)
+    with pytest.raises(ValueError, match="the place or the size"):
+        encode_sample(record(0, 1, boxes=[[5, 5, 9, 1e-44]]))
+
+
 def test_nothing_half_written_is_left(tmp_path):
     path = tmp_path / "train_dataset.h5"
     with pytest.raises(KeyboardInterrupt), PeopleHdf5Writer(path) as writer:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from posekit.data import people_records
 from posekit.data.people_hdf5 import open_people_hdf5
 from posekit.data.people_records import PEOPLE, TRAINABLE, PeopleRecord, convert_joints
 from posekit.data.shards import Skip
@@ -210,10 +211,36 @@ def test_joints_that_are_no_numbers_are_not_labelled():
     assert defect is None
     assert found.joints[:3].tolist() == [[0, 0, 0]] * 3 and found.num_keypoints == 14
     assert found.area == found.mask.sum()
+    far, defect = read_annotation(person(1, keypoints=[99_999.9999, 5, 2] + [20, 30, 2] * 16), 120, 160)
+    assert defect is None and not far.joints[0].any()
     flat, _ = read_annotation(person(1, box=(10, 10, 60, 0), area=5000.0, segmentation=None), 120, 160)
     from converters.coco_people import choose_people
 
     assert choose_people([flat])[1] == [False]
+
+
+@pytest.mark.parametrize("box", [[0, 0, 5e6, 50], [0, 0, 9e8, 50], [0, -99_999.99995, 50, 0], [0, 0, -1, 5]])
+def test_boxes_that_no_reader_takes_are_malformed(tmp_path, box):
+    """Of masked people too: such a record would end a training."""
+    from posekit.data.people_pipeline import parse_people_record
+
+    far = person(11, num_keypoints=0, keypoints=[0] * 51) | {"bbox": box}
+    records, skips = converted(put_coco(tmp_path, {"images": [image(1)], "annotations": [person(10), far]}))
+    assert [(skip.name, skip.reason) for skip in skips] == [
+        ("000000000001.jpg annotation 11", "malformed box (that of the segmentation taken)")
+    ]
+    parsed = parse_people_record(records[1].to_example())
+    assert parsed["joints"].shape == (1, 17, 3)
+    far["segmentation"] = None
+    records, skips = converted(put_coco(tmp_path, {"images": [image(1)], "annotations": [person(10), far]}))
+    assert "annotation 11" in skips[0].name and len(records[1].joints) == 1
+
+
+def test_pictures_that_no_record_takes_are_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(people_records, "_MAX_PEOPLE", 2)
+    crowd = [person(number, box=(5, 5, 40, 40)) for number in range(3)]
+    records, (skip,) = converted(put_coco(tmp_path, {"images": [image(1)], "annotations": crowd}))
+    assert not records and "at most 2 people" in skip.reason
 
 
 # -------------------------------------------------------------------------------------------------- the command

@@ -22,7 +22,7 @@ import numpy as np
 from converters.coco import find_images, is_image, is_number, load_annotations, segmentation_mask
 from posekit.data.image_files import ImageFileError, decode_image, read_image_file
 from posekit.data.people_hdf5 import PeopleHdf5Writer
-from posekit.data.people_records import PeopleRecord
+from posekit.data.people_records import FARTHEST, PeopleRecord, check_boxes
 from posekit.data.shards import NothingUsableError, RawDataset, Skip, Summary, Tally, locked
 from posekit.data.tfrecord import explain_write_errors, read_summary, staging_folder, write_json
 from posekit.skeletons import COCO17
@@ -31,9 +31,9 @@ MIN_KEYPOINTS = 5
 MIN_AREA = 32 * 32
 # People whose centre lies nearer to a larger one's than this share of the larger one's longer side are masked out.
 TOO_CLOSE = 0.3
+# Pixels; no label of training has a lower box.
+MIN_HEIGHT = 1
 _PERSON = 1
-# Joints farther from their picture than this, in pixels, are slips of the pen.
-_FAR = 100_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -224,21 +224,24 @@ def convert_picture(picture, keep_all=False):
         yield Skip(name, "no person to train on", by_rule=True)
         return
     miss, everybody = people_masks(people, trained, picture.height, picture.width)
-    yield PeopleRecord(
-        image=data,
-        height=picture.height,
-        width=picture.width,
-        joints=np.array([person.joints for person in people]).reshape(-1, COCO17.num_joints, 3),
-        boxes=np.array([person.box for person in people]).reshape(-1, 4),
-        trained=trained,
-        areas=np.array([person.area for person in people]),
-        crowd=[person.crowd for person in people],
-        mask=miss,
-        mask_all=everybody,
-        names=COCO17.joints,
-        filename=name,
-        image_id=picture.image_id,
-    )
+    try:
+        yield PeopleRecord(
+            image=data,
+            height=picture.height,
+            width=picture.width,
+            joints=np.array([person.joints for person in people]).reshape(-1, COCO17.num_joints, 3),
+            boxes=np.array([person.box for person in people]).reshape(-1, 4),
+            trained=trained,
+            areas=np.array([person.area for person in people]),
+            crowd=[person.crowd for person in people],
+            mask=miss,
+            mask_all=everybody,
+            names=COCO17.joints,
+            filename=name,
+            image_id=picture.image_id,
+        )
+    except ValueError as error:  # such as thousands of people
+        yield Skip(name, str(error))
 
 
 def choose_people(people):
@@ -254,14 +257,14 @@ def choose_people(people):
         `(people, trained)`: the labels first, each part from the largest to the smallest, and a list of booleans.
 
     Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation training/dataflow.py:CocoDataFlow.prepare.
-    Differs: people whose box has no height are masked out; the original would divide by it.
+    Differs: people whose box is less than a pixel high are masked out; the original would divide by its height.
     """
     # People of one size stay in the order of the file.
     people = sorted(people, key=lambda person: -person.area)
     chosen, masked = [], []
     for person in people:
         fits = not person.crowd and person.num_keypoints >= MIN_KEYPOINTS and person.area >= MIN_AREA
-        fits = fits and person.box[3] > 0
+        fits = fits and person.box[3] >= MIN_HEIGHT
         fits = fits and not any(_distance(person, other) < TOO_CLOSE * max(other.box[2:]) for other in chosen)
         (chosen if fits else masked).append(person)
     return chosen + masked, [True] * len(chosen) + [False] * len(masked)
@@ -307,7 +310,7 @@ def read_annotation(annotation, height, width):
     joints = np.zeros((COCO17.num_joints, 3))
     if isinstance(values, list) and len(values) == joints.size and all(_is_any_number(value) for value in values):
         joints = np.array([float(value) if is_number(value) else math.nan for value in values]).reshape(-1, 3)
-        sound = (np.abs(joints[:, :2]) < _FAR).all(1) & np.isin(joints[:, 2], (1, 2))
+        sound = (np.abs(joints[:, :2].astype(np.float32)) < FARTHEST).all(1) & np.isin(joints[:, 2], (1, 2))
         joints = np.where(sound[:, None], joints, 0.0)
     else:
         defect = "malformed keypoints (person masked out)"
@@ -315,7 +318,7 @@ def read_annotation(annotation, height, width):
     if defect or not isinstance(num_keypoints, int):
         num_keypoints = int((joints[:, 2] > 0).sum())
     box = annotation.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box)) and min(box[2:]) >= 0):
+    if not _is_box(box):
         box = None
     mask = None
     try:
@@ -387,6 +390,16 @@ def _annotations(entries, images):
             seen[number] = annotation
         people[image_id].append(annotation)
     return people, skips
+
+
+def _is_box(box):
+    if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
+        return False
+    try:
+        check_boxes(box)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_any_number(value):
