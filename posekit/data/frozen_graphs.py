@@ -13,8 +13,9 @@ import numpy as np
 from posekit.files import regular_file
 
 MAX_BYTES = 1 << 30
-# More numbers than any kernel has; a constant of one number repeated may claim any shape.
-_MAX_NUMBERS = 1 << 26
+# Numbers that constants may claim beyond one for each byte of the file, and in all: a single number that is repeated
+# takes no room in the file.
+_SPARE_NUMBERS, _MAX_NUMBERS = 1 << 24, 1 << 28
 _CONVOLUTIONS = {"Conv2D": False, "DepthwiseConv2dNative": True}
 _FORWARDING = ("Identity", "StopGradient", "CheckNumerics")
 _NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
@@ -54,7 +55,7 @@ def read_frozen_graph(path):
     if size > MAX_BYTES:
         raise ValueError(f"{path} has {size} bytes; a frozen graph has {MAX_BYTES} at most.")
     graph = _parse(path)
-    nodes = {node.name: node for node in graph.node}
+    nodes = _Nodes({node.name: node for node in graph.node}, min(size + _SPARE_NUMBERS, _MAX_NUMBERS))
     readers = {}
     for node in graph.node:
         for source in node.input:
@@ -87,6 +88,14 @@ def _parse(path):
     return graph
 
 
+class _Nodes(dict):
+    """Nodes by their names, and how many more numbers their constants may hold."""
+
+    def __init__(self, nodes, numbers_left):
+        super().__init__(nodes)
+        self.numbers_left = numbers_left
+
+
 def _plain(name):
     """Name of the node that gives a tensor."""
     return name.removeprefix("^").partition(":")[0]
@@ -111,8 +120,9 @@ def _constant(name, nodes):
 
     tensor = node.attr["value"].tensor
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
-    if min(shape, default=0) < 0 or math.prod(shape) > _MAX_NUMBERS:
-        raise ValueError(f"{node.name!r:.120} claims the shape {shape!s:.100}")
+    if min(shape, default=0) < 0 or math.prod(shape) > nodes.numbers_left:
+        raise ValueError(f"{node.name!r:.120} claims the shape {shape!s:.100}, more than such a file has room for")
+    nodes.numbers_left -= math.prod(shape)
     try:
         value = np.asarray(tensor_util.MakeNdarray(tensor))
     except (ValueError, TypeError) as error:

@@ -114,3 +114,19 @@ def test_damaged_graphs_are_refused(graph, tmp_path, change, message):
     (tmp_path / "graph.pb").write_bytes(damaged(graph, change))
     with pytest.raises(ValueError, match=message):
         read_frozen_graph(tmp_path / "graph.pb")
+
+
+def test_constants_of_one_number_repeated_fill_no_memory(tmp_path):
+    definition = graph_pb2.GraphDef()
+    for number in range(8):
+        kernel = definition.node.add(name=f"{number}/weights", op="Const")
+        value = kernel.attr["value"].tensor
+        value.dtype = tf.float32.as_datatype_enum
+        value.float_val.append(1)
+        for length in (1, 1, 1 << 11, 1 << 11):
+            value.tensor_shape.dim.add(size=length)
+        definition.node.add(name=f"{number}/conv", op="Conv2D", input=["image", kernel.name])
+    (tmp_path / "graph.pb").write_bytes(definition.SerializeToString())
+    # Four of them are allowed; the fifth is one too many.
+    with pytest.raises(ValueError, match="'4/weights' claims the shape .* room for"):
+        read_frozen_graph(tmp_path / "graph.pb")
