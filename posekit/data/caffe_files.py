@@ -16,6 +16,8 @@ MAX_BYTES = 2 << 30
 _MAX_LAYERS = 10_000
 _MAX_BLOBS = 64
 _MAX_AXES = 32
+# Values may have an entry each, as Caffe itself does not write them.
+_MAX_ENTRIES = 1 << 20
 _MAX_NAME = 1000
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
@@ -53,7 +55,8 @@ def read_caffemodel(path):
     size = os.path.getsize(path)
     if not 0 < size <= MAX_BYTES:
         raise ValueError(f"{path} has {size} bytes; a .caffemodel has more than 0 and at most {MAX_BYTES}.")
-    content = np.memmap(path, np.uint8, "r")
+    # Bytes taken one by one come quicker from it than from the array.
+    content = memoryview(np.memmap(path, np.uint8, "r"))
     try:
         layers = {}
         for count, (field, wire, start, end) in enumerate(_fields(content, 0, size)):
@@ -99,7 +102,7 @@ def _varint(content, position, end):
     for shift in range(0, 70, 7):
         if position >= end:
             raise ValueError(f"it ends within a number, at byte {position}")
-        byte = int(content[position])
+        byte = content[position]
         position += 1
         value |= (byte & 127) << shift
         if byte < 128:
@@ -120,27 +123,27 @@ def _layer(content, start, end, kind):
 
 
 def _blob(content, start, end):
-    old, shape, pieces = {}, None, []
-    for field, wire, first, last in _fields(content, start, end):
+    old, shape, single, double = {}, None, bytearray(), bytearray()
+    for count, (field, wire, first, last) in enumerate(_fields(content, start, end), 1):
+        if count > _MAX_ENTRIES:
+            raise ValueError(f"a blob with more than {_MAX_ENTRIES} entries")
         if field in _OLD_SHAPE and wire == _VARINT:
             old[field] = first
         elif field == _SHAPE and wire == _BYTES:
             shape = _shape(content, first, last)
         elif field in (_VALUES, _DOUBLES) and wire in (_BYTES, _FIXED32, _FIXED64):
-            pieces.append(_numbers(content, first, last, "<f4" if field == _VALUES else "<f8"))
+            if (last - first) % (4 if field == _VALUES else 8):
+                raise ValueError(f"{last - first} bytes of numbers at byte {first}")
+            (single if field == _VALUES else double).extend(content[first:last])
+    if single and double:
+        raise ValueError("a blob with values in single and in double precision")
     if shape is None:
         shape = tuple(old.get(field, 0) for field in _OLD_SHAPE)
-    values = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    with np.errstate(over="ignore"):
+        values = np.frombuffer(double or single, "<f8" if double else "<f4").astype(np.float32)
     if math.prod(shape) != values.size:
         raise ValueError(f"a blob of shape {shape} with {values.size} values")
     return values.reshape(shape)
-
-
-def _numbers(content, first, last, dtype):
-    if (last - first) % np.dtype(dtype).itemsize:
-        raise ValueError(f"{last - first} bytes of numbers at byte {first}")
-    with np.errstate(over="ignore"):
-        return np.frombuffer(content[first:last].tobytes(), dtype).astype(np.float32)
 
 
 def _shape(content, start, end):

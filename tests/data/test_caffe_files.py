@@ -1,8 +1,11 @@
 """Caffe's files, written here byte by byte after the protocol-buffer encoding, old and new kinds of layers."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from posekit.data import caffe_files
 from posekit.data.caffe_files import read_caffemodel
 
 
@@ -59,6 +62,21 @@ def test_values_in_double_precision(tmp_path):
     np.testing.assert_array_equal(read_caffemodel(tmp_path / "x")["a"][0], BIAS)
 
 
+def test_values_with_an_entry_each_take_no_memory_of_their_own(tmp_path, monkeypatch):
+    values = np.arange(50_000, dtype=np.float32)
+    (tmp_path / "x").write_bytes(old_layer("a", values))
+    tracemalloc.start()
+    try:
+        (found,) = read_caffemodel(tmp_path / "x")["a"]
+        assert tracemalloc.get_traced_memory()[1] < 5 * values.nbytes
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found.ravel(), values)
+    monkeypatch.setattr(caffe_files, "_MAX_ENTRIES", 50_003)
+    with pytest.raises(ValueError, match="more than 50003 entries"):
+        read_caffemodel(tmp_path / "x")
+
+
 WHOLE = new_layer("conv1_1", KERNEL, BIAS)
 
 
@@ -74,6 +92,7 @@ WHOLE = new_layer("conv1_1", KERNEL, BIAS)
         (entry(1, b"net"), "no layers"),
         (entry(100, entry(7, entry(7, entry(1, varint(1 << 40))) + entry(5, b"1234"))), "with 1 values"),
         (entry(100, entry(7, entry(5, b"123"))), "3 bytes"),
+        (entry(100, entry(7, entry(5, b"1234") + entry(8, b"12345678"))), "single and in double"),
         (entry(100, entry(7, entry(7, entry(1, b"\x01" * 99)))), "axes"),
         (entry(100, b"".join(entry(7, entry(5, b"1234") + entry(1, 1)) for _ in range(2))), "shape"),
         (entry(1, b"") * 10_002, "more than 10000"),
