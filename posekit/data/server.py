@@ -118,17 +118,20 @@ def explain_lost_server():
 def _watched(numbered, host, port):
     """The batches in order, and an error where the server is gone: TensorFlow itself would try again for ever."""
 
+    def hand_over(result, results, stop):
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                results.put(result, timeout=_LOOK)
+                return
+
     def read(results, stop):
         try:
             for batch in numbered:
-                while not stop.is_set():
-                    with contextlib.suppress(queue.Full):
-                        results.put(batch, timeout=_LOOK)
-                        break
+                hand_over(batch, results, stop)
                 if stop.is_set():
                     return
         except BaseException as error:  # is raised where the batches are read
-            results.put(error)
+            hand_over(error, results, stop)
 
     def generate():
         results, stop = queue.Queue(2), threading.Event()

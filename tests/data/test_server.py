@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import cv2
 import numpy as np
@@ -127,6 +129,29 @@ def test_a_server_gives_the_same_and_its_loss_is_told(folder, tmp_path):
         assert "1 of 2 workers died" in process.stderr.read()
     with pytest.raises(DataServerError, match="no dataset server.*tools/dataset_server.py --port"):
         batches(folder, data_service=address)
+
+
+def test_the_reading_thread_ends_with_its_reader(monkeypatch):
+    """Also if it has an error to tell when nobody listens any more and its queue is full."""
+
+    class Numbered:
+        element_spec = None, None
+
+        def __iter__(self):
+            for number in range(3):
+                yield number, number
+            raise RuntimeError("the end")
+
+    # Without TensorFlow, which would read on by itself.
+    monkeypatch.setattr(tf.data.Dataset, "from_generator", lambda generate, **_: generate())
+    before = set(threading.enumerate())
+    batches = server._watched(Numbered(), "localhost", 1)
+    assert next(batches) == 0
+    (reader,) = set(threading.enumerate()) - before
+    time.sleep(0.2)  # until two batches wait, and the error behind them
+    batches.close()
+    reader.join(10)
+    assert not reader.is_alive()
 
 
 def children(parent):
