@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 MODEL ?= hmr
+# Photographs of your own for `make demo MODEL=openpose`, separated by commas.
+PHOTOS ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
@@ -19,7 +21,7 @@ $(VENV)/.installed: setup.py
 	touch $@
 
 demo: $(VENV)/.installed
-	$(RUN) tools/demo.py --model=$(MODEL) --output_dir=$(DEMO)
+	$(RUN) tools/demo.py --model=$(MODEL) --output_dir=$(DEMO) --photographs="$(PHOTOS)"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

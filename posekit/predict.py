@@ -16,6 +16,9 @@ class Command(WeightsOptions):
     formats: tuple[str, ...] = option(
         ("json", "npz", "obj", "png"), "what to write", choices=("json", "coco", "openpose", "npz", "obj", "png")
     )
+    json_out: str = option("", "gather all pictures: a .json file of COCO's, or a folder as of OpenPose's --write_json",
+                           aliases=("write_json",))  # fmt: skip
+    json_style: str = option("coco", "style of --json_out", choices=("coco", "openpose"))
     box: tuple[str, ...] = option((), "x_min,y_min,x_max,y_max of the person, px, for a single image")
     batch: int = option(8, "pictures predicted together", lower=1)
 
@@ -33,7 +36,7 @@ class Command(WeightsOptions):
 
 def run(name, system, config, options, sources):
     """Predicts and writes; returns the exit status: 0, 3 if pictures had to be skipped, 1 if all of them had."""
-    from posekit.predictor import ResultFolder, predictor_class
+    from posekit.predictor import ResultFile, ResultFolder, predictor_class
 
     if not sources:
         raise UsageError("Name the pictures: python -m posekit.predict photo.jpg --output=out")
@@ -42,7 +45,8 @@ def run(name, system, config, options, sources):
         raise UsageError(f"--box goes with a single image, not with {len(sources)}.")
     predictor = predictor_class(system).from_weights(name, config, options.reference)
     further = further_options(system, "predict", options)
-    folder, skipped, written = ResultFolder(options.output, options.formats), [], 0
+    gathered = ResultFile(options.json_out, options.json_style) if options.json_out else None
+    folder, skipped, written = ResultFolder(options.output, options.formats, gathered), [], 0
     for source in sources:
         try:
             opened = predictor.open(source, skipped, **further)
@@ -58,6 +62,7 @@ def run(name, system, config, options, sources):
                     skipped.append(f"{name:.200} of {source}: {error}")
         except (ValueError, FileNotFoundError) as error:
             skipped.append(f"{source}: {error}")
+    folder.close()
     for reason in skipped:
         print(f"posekit.predict: skipped {reason}", file=sys.stderr)
     return (3 if written else 1) if skipped else 0

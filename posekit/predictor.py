@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import pathlib
 import re
 
@@ -14,6 +15,7 @@ from posekit.data.depth_sources import SUFFIXES as DEPTH_SUFFIXES
 from posekit.data.keypoint_files import MAX_PX, KeypointFrame, checked_size, named_skeleton, read_keypoints
 from posekit.data.sources import IMAGE_SUFFIXES, Frame, Source, as_image, open_source, read_image
 from posekit.drawing import draw_people, save_image
+from posekit.files import check_place, write_file
 from posekit.geometry.depth import DepthCamera, dataset_camera
 from posekit.results import People
 from posekit.skeletons import H36M17, SKELETONS
@@ -683,15 +685,16 @@ class ResultFolder:
 
     Args:
         path: The folder, made where needed.
-        formats: Of `"json"`, `"coco"`, `"openpose"`, `"npz"`, `"obj"` (one file a person, where there are meshes)
-            and `"png"`.
+        formats: Of `"json"`, `"coco"`, `"openpose"`, `"npz"`, `"obj"` (one file a person, where there are meshes),
+            `"png"` and `"keypoints"`, OpenPose's format under its own name.
+        gathered: `ResultFile` that takes all of them too, or None.
 
     Raises:
         OSError: If the folder cannot be made.
     """
 
-    def __init__(self, path, formats):
-        self.path, self.formats = pathlib.Path(path), formats
+    def __init__(self, path, formats, gathered=None):
+        self.path, self.formats, self.gathered = pathlib.Path(path), formats, gathered
         self._taken, self._numbers = set(), {}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -711,7 +714,15 @@ class ResultFolder:
             ValueError: If a format cannot hold them.
             OSError: If a file cannot be written.
         """
-        return write(people, self.path / self._stem(people.source or ""), self.formats)
+        written = write(people, self.path / self._stem(people.source or ""), self.formats)
+        if self.gathered:
+            self.gathered.add(people)
+        return written
+
+    def close(self):
+        """Writes what was gathered."""
+        if self.gathered:
+            self.gathered.close()
 
     def _stem(self, source):
         stem = _file_stem(source)
@@ -725,8 +736,63 @@ class ResultFolder:
                 return chosen
 
 
+class ResultFile:
+    """Gathers the people of many pictures as one JSON file of COCO's, or as a folder of OpenPose's.
+
+    Args:
+        path: The file, which is written at the end, or the folder.
+        style: `"coco"` or `"openpose"`.
+
+    Raises:
+        ValueError: If a file's name is given for a folder, or the other way round.
+        OSError: If it cannot be written.
+    """
+
+    def __init__(self, path, style):
+        self.path, self.style = pathlib.Path(path), style
+        is_file = self.path.suffix.lower() == ".json"
+        if style == "coco" and not is_file:
+            raise ValueError(f"--json_out={path}: COCO's results are one file, such as --json_out=results.json.")
+        if style == "openpose" and is_file:
+            raise ValueError(
+                f"--json_out={path}: OpenPose's results are a file a picture; give a folder, such as --json_out=json, "
+                "or --json_style=coco."
+            )
+        self._results, self._ids = [], {}
+        if style == "openpose":
+            self._folder = ResultFolder(path, ("keypoints",))
+        else:
+            check_place(self.path)
+
+    def add(self, people):
+        """Takes one picture's people.
+
+        Args:
+            people: `People` of a predictor.
+
+        Raises:
+            ValueError: If another picture has the same id in COCO's results, or the format cannot hold them.
+            OSError: If a file cannot be written.
+        """
+        if self.style == "openpose":
+            self._folder.write(people)
+            return
+        results = people.coco_results()
+        number = results[0]["image_id"] if results else None
+        if number is not None and number in self._ids:
+            raise ValueError(f"it has the image id {number!r}, as {self._ids[number]}; rename one of them")
+        self._ids[number] = people.source
+        self._results += results
+
+    def close(self):
+        """Writes COCO's file."""
+        if self.style == "coco":
+            write_file(self.path, (json.dumps(self._results, allow_nan=False) + "\n").encode())
+
+
 _SUFFIXES = {
     "json": ".json", "coco": ".coco.json", "openpose": ".openpose.json", "npz": ".npz", "obj": ".obj", "png": ".png",
+    "keypoints": "_keypoints.json",
 }  # fmt: skip
 _MAX_STEM_BYTES = 150  # file systems take 255 for a whole name
 
@@ -768,6 +834,8 @@ def write(people, stem, formats):
             continue
         if name == "npz":
             people.save_npz(path)
+        elif name == "keypoints":
+            people.save(path, "openpose")
         elif name == "png":
             people.draw(path)
         else:

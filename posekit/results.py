@@ -205,7 +205,7 @@ class People:
         if pathlib.PurePath(path).suffix.lower() == ".npz":
             raise ValueError(f"{path}: save() writes JSON; for arrays call people.save_npz({str(path)!r}).")
         if style == "coco":
-            content = self._to_coco(image_id)
+            content = self.coco_results(image_id)
         else:
             content = self._to_openpose() if style == "openpose" else self._to_json()
         text = json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n"
@@ -266,7 +266,15 @@ class People:
         known = np.isfinite(points).all(-1) & np.isfinite(scores) & found
         return np.where(known[..., None], points, 0.0), np.where(known, scores, 0.0)
 
-    def _to_coco(self, image_id):
+    def coco_results(self, image_id=None):
+        """The people as COCO's results.
+
+        Args:
+            image_id: As for `save`.
+
+        Returns:
+            List of one dict a person.
+        """
         if image_id is None:
             stem = pathlib.PurePath(self.source or "0").stem
             image_id = int(stem) if stem.isdecimal() else stem

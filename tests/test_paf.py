@@ -115,6 +115,19 @@ def largest(values):
     return values.flat[np.abs(values).argmax()]
 
 
+def test_fields_at_the_centres_of_cells_lie_half_a_cell_beside():
+    rng = np.random.default_rng(2)
+    places, present = rng.uniform(30, 330, (2, 18, 2)), np.ones((2, 18), bool)
+    corner, center = (PafCodec(field_cells=cells) for cells in ("corner", "center"))
+    maps = corner.encode_numpy(places, present, (368, 368))
+    shifted = center.encode_numpy(places + 3.5, present, (368, 368))  # half of the stride less one
+    np.testing.assert_allclose(shifted[1], maps[1], atol=1e-12)
+    assert np.abs(center.encode_numpy(places, present, (368, 368))[1] - maps[1]).max() > 0.5
+    np.testing.assert_array_equal(center.encode_numpy(places, present, (368, 368))[0], maps[0])
+    encoded = center.encode((places + 3.5)[None], present[None], (368, 368))
+    np.testing.assert_allclose(encoded[1][0], shifted[1], atol=1e-5)
+
+
 @pytest.mark.parametrize("size", ["5x7", "8x16", "9x9"])
 def test_padding_is_the_original(size):
     fixture = load_fixture("rmpe_util")

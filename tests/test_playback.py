@@ -99,6 +99,29 @@ def test_cameras_leave_out_frames_that_cannot_be_shown_in_time(tmp_path):
     assert played.count == len(shown) <= 4 and shown[-1] == 49
 
 
+def test_the_newest_frame_of_a_camera_is_predicted(tmp_path):
+    arrived = threading.Event()
+
+    def frames():
+        yield Frame(np.zeros((40, 60, 3), np.uint8), "camera0", 0)
+        predicting.wait(20)
+        for index in range(1, 50):
+            yield Frame(np.full((40, 60, 3), index, np.uint8), "camera0", index)
+        arrived.set()
+
+    def slow(image):
+        predicting.set()
+        arrived.wait(20)
+        predicted.append(int(image[0, 0, 0]))
+        return image
+
+    predicting, predicted = threading.Event(), []
+    source = Source("camera", frames(), None, 30.0)
+    options = {"view": "mesh", "keys": KEYS, "draw": lambda people, image, view: image, "every": 1}
+    playback.play(slow, source, str(tmp_path / "out.gif"), **options)
+    assert predicted == [0, 49]
+
+
 def test_frame_limit(video, tmp_path):
     assert play(video, tmp_path / "out.mp4", max_frames=2)[1][0] == 2
 

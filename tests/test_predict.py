@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from posekit import predict
-from posekit.predictor import Predictor, ResultFolder
+from posekit.predictor import Predictor, ResultFile, ResultFolder
 from posekit.results import People
 from posekit.skeletons import LSP14
 
@@ -138,3 +138,40 @@ def test_a_picture_that_cannot_be_written_does_not_stop_the_others(command, pict
     assert command(pictures) == 3
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good_2.json"]
     assert f"skipped good.jpg of {pictures}: not this one" in capsys.readouterr().err
+
+
+def test_all_pictures_go_into_one_file_of_coco_s_results(tmp_path):
+    gathered = ResultFile(tmp_path / "results.json", "coco")
+    folder = ResultFolder(tmp_path / "out", ("json",), gathered)
+    for source in ("a/000000000007.jpg", "ski.jpg"):
+        folder.write(people_called(source))
+    assert not gathered.path.exists()  # not before it is whole
+    folder.close()
+    results = json.loads(gathered.path.read_text())
+    assert [result["image_id"] for result in results] == [7, "ski"]
+    assert all(len(result["keypoints"]) == 51 and result["category_id"] == 1 for result in results)
+    with pytest.raises(ValueError, match="has the image id 7, as a/000000000007.jpg"):
+        gathered.add(people_called("b/7.png"))
+
+
+def test_all_pictures_go_into_a_folder_of_openpose_s_files(tmp_path):
+    folder = ResultFolder(tmp_path / "out", (), ResultFile(tmp_path / "json", "openpose"))
+    folder.write(people_called("ski.jpg"))
+    folder.close()
+    (path,) = (tmp_path / "json").iterdir()
+    assert path.name == "ski_keypoints.json" and json.loads(path.read_text())["version"] == 1.3
+
+
+@pytest.mark.parametrize(("path", "style"), [("results", "coco"), ("results.json", "openpose")])
+def test_gathered_results_have_a_name_that_fits(tmp_path, path, style):
+    with pytest.raises(ValueError, match="--json_out="):
+        ResultFile(tmp_path / path, style)
+
+
+def test_the_command_gathers(command, pictures, tmp_path):
+    assert command(pictures / "good.jpg", f"--json_out={tmp_path / 'all.json'}") == 0
+    assert [result["image_id"] for result in json.loads((tmp_path / "all.json").read_text())] == ["good"]
+    argv = [pictures / "good.jpg", pictures / "other", f"--json_out={tmp_path / 'json'}", "--json_style=openpose"]
+    assert command(*argv) == 0
+    names = {path.name for path in (tmp_path / "json").iterdir()}
+    assert names == {"good_keypoints.json", "good_2_keypoints.json"}

@@ -15,6 +15,7 @@ import time
 import cv2
 import numpy as np
 from absl import app, flags
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 from scipy.io import loadmat
 
@@ -228,9 +229,11 @@ def many_people(out):
     pictures = sorted((data / "coco_people" / "val2017").glob("*.jpg"))[:4]
     trained = [f"--run_dir={run}", *map(str, pictures)]
     step("People in sample pictures, by what was trained", *predict, *trained, f"--output={out / 'predictions'}")
-    if FLAGS.photographs:
-        theirs = [f"--weights={weights}", *FLAGS.photographs]
-        step("People in your photographs", *predict, *theirs, f"--output={out / 'photographs'}")
+    # Matplotlib brings one photograph of a person: Grace Hopper's portrait, in the public domain.
+    photographs = FLAGS.photographs or [str(get_sample_data("grace_hopper.jpg", asfileobj=False))]
+    theirs = [f"--weights={weights}", "--min_score=0.5", *photographs]
+    step("People in photographs (yours: make demo MODEL=openpose PHOTOS=a.jpg,b.jpg)", *predict, *theirs,
+         f"--output={out / 'photographs'}")  # fmt: skip
     film = pan(out / "street.mp4")
     preview = ["-m", "posekit.preview", "--model=openpose", f"--weights={weights}", f"--source={film}"]
     step("Preview of a video", *preview, f"--output={out / 'people.mp4'}")

@@ -108,6 +108,48 @@ def test_wide_pictures_are_not_read_larger_than_the_network_can(monkeypatch):
     assert np.linalg.norm(people.keypoints_px[0] - JOINTS, axis=-1).max() < 6
 
 
+def test_a_scale_that_is_too_large_changes_no_other(monkeypatch):
+    monkeypatch.setattr(openpose, "_MAX_INPUT", 400 * 400)
+    config = openpose.Config(scales=("1", "4", "8"), box_size=200)
+    assert openpose._possible_scales(config, np.zeros((100, 100, 3), np.uint8)) == [1, 2]
+    model = SeesColors()
+    openpose.predict(config.replace(decoding="exact"), model, [photograph()])
+    assert model.seen[0][1:3] == (200, 160) and len(model.seen) == 2
+
+
+@pytest.mark.parametrize(("people", "filled"), [(0, 8), (1, 8), (8, 8), (9, 16), (16, 16), (33, 64)])
+def test_xla_sees_few_numbers_of_people(people, filled):
+    batch = {"joints_px": np.ones((2, people, 18, 2), np.float32), "present": np.ones((2, people, 18), bool)}
+    made = openpose._with_rounded_people(batch)
+    assert made["joints_px"].shape == (2, filled, 18, 2) and made["present"].shape == (2, filled, 18)
+    assert made["present"].numpy().sum() == 2 * people * 18
+
+
+def test_a_mirrored_test_needs_limbs_with_twins():
+    with pytest.raises(ValueError, match="lacks its twin"):
+        openpose.Config(flip_test=True, joints=("nose", "left_eye", "right_eye"), limbs=("nose:left_eye",))
+
+
+def test_pictures_without_a_number_get_one_that_results_find(monkeypatch):
+    class Record:
+        def __init__(self, image_id):
+            self.image_id = image_id
+
+    ids = [7, 7, -1, 9, 0]
+    monkeypatch.setattr(openpose.people_pipeline, "read_people", lambda *_: map(Record, ids))
+    monkeypatch.setattr(openpose, "_is_hdf5", lambda *_: False)
+    numbers = [number for number, _ in openpose._records(openpose.Config(), "val", 0)]
+    assert numbers[0] == 7 and numbers[3:] == [9, 0] and len(set(numbers)) == 5
+    assert [number for number, _ in openpose._records(openpose.Config(), "val", 3)] == numbers[:3]
+
+
+def test_whoever_is_found_where_nobody_is_labelled_counts_neither_way():
+    mask = np.ones((40, 40), bool)
+    mask[:, 20:] = False
+    points = np.array([[(5, 5), (10, 10), (30, 30)], [(5, 5), (30, 10), (30, 30)], [(np.nan,) * 2, (25, 5), (500, 9)]])
+    assert openpose._masked(points, mask).tolist() == [False, True, True]
+
+
 def test_pictures_of_one_size_are_read_together():
     pictures = [photograph(), photograph((280, 300)), photograph(offset=(5, 7))]
     model = SeesColors()
