@@ -221,6 +221,7 @@ def many_people(out):
     step("Dataset -> records", str(ROOT / "tools/create_dataset.py"), "--coco_people", f"--data_dir={data}")
     # People of the sample pictures differ from those of photographs: a few steps, with two of the six stages.
     small = ["--backbone=mobilenet_thin", f"--backbone_weights={weights}", "--num_stages=2", "--image_size=184"]
+    small += ["--field_cells=center"] if weights == "openpose_mobilenet_thin" else []
     training = [f"--data_dir={data}", f"--num_epochs={FLAGS.num_epochs or 4}", *small, "--batch_size=8"]
     rates = ["--optimizer=adam", "--learning_rate=0.00003", "--weight_decay=0", "--nouse_validation"]
     # An untrained network sees joints everywhere, which takes long to sort out.

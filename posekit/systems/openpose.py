@@ -301,7 +301,12 @@ def _borrow(model, config, name):
     """Takes over what fits of other weights: other joints or stages have layers of their own."""
     lender = resolve(name, "openpose")
     theirs = Config.from_dict(lender.config)
-    for option_name in ("backbone", "batch_norm", "field_cells"):
+    if config.field_cells != theirs.field_cells:
+        logging.warning(
+            "%s has fields at --field_cells=%s, half a cell beside those to be learnt; give the same to keep them.",
+            name, theirs.field_cells,
+        )  # fmt: skip
+    for option_name in ("backbone", "batch_norm"):
         mine, other = getattr(config, option_name), getattr(theirs, option_name)
         if mine != other:
             raise ValueError(f"--backbone_weights={name} has --{option_name}={other}, not {mine}; give the same.")
