@@ -41,9 +41,10 @@ from converters import coco, coco_people, depth_frames, h36m, hands2017, icvl, i
 from tqdm import tqdm
 
 from posekit.data.depth_records import WITHOUT_PICTURE
+from posekit.data.people_hdf5 import find_people_file
 from posekit.data.people_records import SPLITS, people_set
 from posekit.data.shards import NothingUsableError, ShardWriter
-from posekit.data.tfrecord import MOCAP_FOLDER, mocap_names
+from posekit.data.tfrecord import MOCAP_FOLDER, DatasetNotFoundError, dataset_files, mocap_names
 from posekit.files import print_any_text
 
 EXIT_SKIPS = 3
@@ -52,6 +53,10 @@ _NAMES_SHOWN = 3
 _MAX_STRIDE = 1_000_000
 _MAX_GIB = 1_000_000
 _MAX_SIDE = 100_000
+_DATASETS = (
+    "lsp", "lsp_val", "lsp_ext", "mpii", "coco", "coco_people", "mocap", "h36m", "msra", "icvl", "nyu", "hands2017",
+    "itop_front", "itop_top",
+)  # fmt: skip
 
 flags.DEFINE_bool("lsp", False, "Make lsp_train: the first half of Leeds Sports Pose.")
 flags.DEFINE_bool("lsp_val", False, "Make lsp_val: the second half of Leeds Sports Pose.")
@@ -103,7 +108,7 @@ flags.DEFINE_enum(
     "tfrecord",
     ["tfrecord", "hdf5"],
     "How --coco_people stores pictures: as records, or as coco_people_train.h5 in the layout of the first OpenPose on "
-    "Keras, which takes about ten times the room. The other datasets have one way.",
+    "Keras, which takes about ten times the room. hdf5 goes with --coco_people alone: the others have one way.",
 )
 flags.DEFINE_integer("coco_min_visible", 6, "People with fewer visible joints are left out.", lower_bound=1)
 flags.DEFINE_integer("coco_min_box", 60, "People whose box has no longer side, in pixels, are left out.", lower_bound=0)
@@ -258,6 +263,13 @@ def _jobs():
     """List of (name, output folder, shard size, function that lists the raw dataset or gives its `Summary`)."""
     data_dir = pathlib.Path(FLAGS.data_dir)
     output_dir = pathlib.Path(FLAGS.output_dir or FLAGS.data_dir)
+    chosen = [f"--{name}" for name in _DATASETS if FLAGS[name].value]
+    if not chosen:
+        raise app.UsageError(f"No dataset chosen; give any of {' '.join(f'--{name}' for name in _DATASETS)}.")
+    if FLAGS.format == "hdf5" and chosen != ["--coco_people"]:
+        raise app.UsageError(
+            f"--format=hdf5 is for --coco_people alone, not {' '.join(chosen)}; make the others in a run of their own."
+        )
     jobs = []
     for flag, part in (("lsp", "train"), ("lsp_val", "val")):
         if FLAGS[flag].value:
@@ -276,11 +288,6 @@ def _jobs():
     if FLAGS.h36m:
         jobs.extend(_h36m_jobs(data_dir, output_dir))
     jobs.extend((name, output_dir, FLAGS.shard_size, listing) for name, listing in _depth_jobs(data_dir))
-    if not jobs:
-        raise app.UsageError(
-            "No dataset chosen; give any of --lsp --lsp_val --lsp_ext --mpii --coco --coco_people --mocap --h36m "
-            "--msra --icvl --nyu --hands2017 --itop_front --itop_top."
-        )
     return jobs
 
 
@@ -353,6 +360,7 @@ def _coco_people_jobs(folder, output_dir):
     chosen = chosen or {people_set("train"): "train2017"}
 
     def listing(name, split):
+        _refuse_both_forms(name, output_dir)
         if FLAGS.format == "tfrecord":
             # Figures of validation count what is found where nobody is.
             return coco_people.coco_people(folder, split, name, keep_all=name == people_set("val"))
@@ -361,6 +369,22 @@ def _coco_people_jobs(folder, output_dir):
             return coco_people.write_hdf5(raw, output_dir, FLAGS.overwrite, bar.update)
 
     return [(name, functools.partial(listing, name, split)) for name, split in chosen.items()]
+
+
+def _refuse_both_forms(name, output_dir):
+    """Training would not know which of them is meant."""
+    if FLAGS.format == "tfrecord":
+        other = find_people_file(output_dir, name.rpartition("_")[2])
+    else:
+        try:
+            other = dataset_files(output_dir, name)[0]
+        except DatasetNotFoundError:
+            other = None
+    if other is not None:
+        raise FileExistsError(
+            f"{other} holds this set in another form than --format={FLAGS.format}. Move it away, or choose another "
+            "--output_dir."
+        )
 
 
 def _mocap_jobs(data_dir, output_dir):

@@ -263,6 +263,11 @@ def test_both_formats_through_the_command(tmp_path):
     text = run(*flags, status=3)
     assert "coco_people_val: skipped 1: missing image (000000000003.jpg)" in text
     assert "coco_people_train: left out 1: no person to train on (000000000002.jpg)" in text
+    # Training would not know which form is meant.
+    text = run(*flags, "--format=hdf5", status=1)
+    assert "coco_people_train.tfrecords holds this set in another form" in text and "--output_dir" in text
+    hdf5 = tmp_path / "hdf5"
+    flags += (f"--output_dir={hdf5}",)
     text = run(*flags, "--format=hdf5", status=3)
     assert "coco_people_val: left out 1: no person to train on (000000000002.jpg)" in text
     for split in ("train", "val"):
@@ -271,7 +276,7 @@ def test_both_formats_through_the_command(tmp_path):
             for path in dataset_files(tmp_path, f"coco_people_{split}")
             for record in read_records(path)
         ]
-        samples = open_people_hdf5(tmp_path / f"coco_people_{split}.h5")
+        samples = open_people_hdf5(hdf5 / f"coco_people_{split}.h5")
         kept = [record for record in stored if record.trained.any()]
         assert len(samples) == len(kept) == (2 if split == "train" else 1)
         for place, record in enumerate(kept):
@@ -280,10 +285,17 @@ def test_both_formats_through_the_command(tmp_path):
             np.testing.assert_array_equal(again.pixels(), record.pixels())
             np.testing.assert_array_equal(again.mask_all, record.mask_all)
     assert run(*flags, "--format=hdf5", status=3).count("(already there)") == 2
-    (tmp_path / "coco_people_train.h5").write_bytes(b"somebody's")
+    assert run(*flags, status=1).count(".h5 holds this set in another form") == 2
+    (hdf5 / "coco_people_train.h5").write_bytes(b"somebody's")
     assert "--overwrite" in run(*flags, "--format=hdf5", status=1)
     run(*flags, "--format=hdf5", "--overwrite", status=3)
-    assert len(open_people_hdf5(tmp_path / "coco_people_train.h5")) == 2
+    assert len(open_people_hdf5(hdf5 / "coco_people_train.h5")) == 2
+
+
+def test_hdf5_is_for_people_alone(tmp_path):
+    for flags in (("--coco",), ("--lsp", "--coco_people", "--msra")):
+        text = run(*flags, "--format=hdf5", f"--data_dir={tmp_path}", status=1)
+        assert f"for --coco_people alone, not {' '.join(flags)}" in text and "Traceback" not in text
 
 
 def test_nothing_to_make(tmp_path):
