@@ -7,10 +7,16 @@ For an image with silhouette pixels s (those above 0, at their (x, y) positions)
 
 Who is nearest to whom is found without gradient (`nearest_neighbors`); the gradient with respect to the vertices goes
 through the chosen pairs only, so that nothing of size pixels x vertices is kept for it.
+
+The compiled op finds both kinds of pairs and both sums (in double precision) in one go, on all processor cores: a tree
+of boxes over the vertices serves the pixels, tile by tile of the image; vertices inside the silhouette have the pixel
+under them, and a tree over the outline serves the others. About (pixels + vertices) * log(vertices) work; the memory of
+`nearest_neighbors`, for the vertices and the outline. Its gradient keeps the pairs, four bytes each.
 """
 
 import tensorflow as tf
 
+from posekit.ops import native
 from posekit.ops.nearest_neighbors import nearest_in_rows, safe_sqrt
 
 
@@ -26,8 +32,8 @@ def mesh_reprojection(silhouettes, vertices_px):
     Returns:
         `(pixels_to_mesh, mesh_to_pixels)`, both `[batch]` in the dtype of `vertices_px`: the summed L1 distances from
         silhouette pixels to their nearest vertex and the summed Euclidean distances from vertices to their nearest
-        silhouette pixel. An image with an empty silhouette gives 0 and gradient 0. A vertex that is not finite makes
-        its image's value not finite.
+        silhouette pixel. An image with an empty silhouette, or without vertices, gives 0 and gradient 0. A vertex that
+        is not finite makes its image's value not finite.
 
     Raises:
         ValueError: If a shape or dtype does not fit.
@@ -45,31 +51,101 @@ def mesh_reprojection(silhouettes, vertices_px):
     _check(silhouettes, vertices_px)
     if silhouettes.shape.rank == 4:
         silhouettes = tf.squeeze(silhouettes, axis=3)
-    batch, per_image = tf.shape(vertices_px)[0], tf.shape(vertices_px)[1]
+    silhouettes = silhouettes if silhouettes.dtype == tf.bool else silhouettes > 0
+    compiled = native.ops()
+    if compiled is not None:
+        return _compiled(compiled, silhouettes, vertices_px)
 
-    where = tf.where(silhouettes if silhouettes.dtype == tf.bool else silhouettes > 0)
-    image_of_pixel = tf.cast(where[:, 0], tf.int32)
-    pixels = tf.cast(tf.reverse(where[:, 1:], axis=[1]), vertices_px.dtype)
+    batch, per_image = tf.shape(vertices_px)[0], tf.shape(vertices_px)[1]
+    image_of_pixel, pixels = _pixels(silhouettes, vertices_px.dtype)
     counts = tf.math.bincount(image_of_pixel, minlength=batch, maxlength=batch)
     pixel_splits = tf.concat([[0], tf.cumsum(counts)], axis=0)
     vertices = tf.reshape(vertices_px, [-1, 2])
     vertex_splits = tf.range(batch + 1) * per_image
-
     nearest_vertex = nearest_in_rows(pixels, pixel_splits, vertices, vertex_splits)
-    apart = tf.reduce_sum(tf.abs(pixels - tf.gather(vertices, nearest_vertex)), axis=1)
-    # Segments are summed one after the other: ten thousand float32 additions would lose the fifth digit.
-    pixels_to_mesh = tf.math.unsorted_segment_sum(tf.cast(apart, tf.float64), image_of_pixel, batch)
-    pixels_to_mesh = tf.cast(pixels_to_mesh, vertices_px.dtype)
-
     nearest_pixel = nearest_in_rows(vertices, vertex_splits, pixels, pixel_splits)
     # One spare row keeps the lookup valid in a batch without any silhouette pixel.
     pixels = tf.concat([pixels, tf.zeros([1, 2], pixels.dtype)], axis=0)
     target = tf.reshape(tf.gather(pixels, tf.maximum(nearest_pixel, 0)), [batch, per_image, 2])
-    has_pixel = tf.reshape(nearest_pixel >= 0, [batch, per_image, 1])
-    # Selecting, not multiplying: an image without a silhouette stays 0 whatever its vertices are.
-    apart = tf.where(has_pixel, vertices_px - target, 0)
+    has_pixel = tf.reshape(nearest_pixel >= 0, [batch, per_image])
+    return _sums(vertices_px, image_of_pixel, pixels[:-1], nearest_vertex, target, has_pixel)
+
+
+def _pixels(silhouettes, dtype):
+    """Image numbers `[pixels]` and positions `[pixels, 2]` of the silhouettes' pixels, one row after the other."""
+    where = tf.where(silhouettes)
+    return tf.cast(where[:, 0], tf.int32), tf.cast(tf.reverse(where[:, 1:], axis=[1]), dtype)
+
+
+def _sums(vertices_px, image_of_pixel, pixels, nearest_vertex, target, has_pixel):
+    """Both sums of every image by pairs that are known.
+
+    Args:
+        vertices_px: `[batch, vertices, 2]`.
+        image_of_pixel: Int32 `[pixels]`.
+        pixels: `[pixels, 2]`.
+        nearest_vertex: Int32 `[pixels]` positions among the vertices of all images, -1 for none.
+        target: `[batch, vertices, 2]` nearest pixels.
+        has_pixel: Boolean `[batch, vertices]`, false for vertices of an image without any.
+
+    Returns:
+        `(pixels_to_mesh, mesh_to_pixels)`, both `[batch]`.
+    """
+    batch = tf.shape(vertices_px)[0]
+    vertices = tf.concat([tf.reshape(vertices_px, [-1, 2]), tf.zeros([1, 2], vertices_px.dtype)], axis=0)
+    apart = tf.abs(pixels - tf.gather(vertices, tf.maximum(nearest_vertex, 0)))
+    # Selecting, not multiplying: an image without a silhouette, or without vertices, stays 0 whatever the rest is.
+    apart = tf.where(nearest_vertex[:, tf.newaxis] >= 0, apart, 0)
+    # Segments are summed one after the other: ten thousand float32 additions would lose the fifth digit.
+    apart = tf.cast(tf.reduce_sum(apart, axis=1), tf.float64)
+    pixels_to_mesh = tf.cast(tf.math.unsorted_segment_sum(apart, image_of_pixel, batch), vertices_px.dtype)
+
+    apart = tf.where(has_pixel[..., tf.newaxis], vertices_px - target, 0)
     mesh_to_pixels = tf.reduce_sum(safe_sqrt(tf.reduce_sum(tf.square(apart), axis=2)), axis=1)
     return pixels_to_mesh, mesh_to_pixels
+
+
+def _compiled(ops, silhouettes, vertices_px):
+    @tf.custom_gradient
+    def sums(vertices_px):
+        *values, nearest_vertex, nearest_pixel = ops.posekit_mesh_reprojection(silhouettes, vertices_px)
+        for value in values:
+            value.set_shape(vertices_px.shape[:1])
+        nearest_vertex.set_shape([None])
+        nearest_pixel.set_shape(vertices_px.shape[:2])
+
+        @tf.custom_gradient
+        def first(vertices_px, *factors):
+            gradient = ops.posekit_mesh_reprojection_gradient(
+                silhouettes, vertices_px, nearest_vertex, nearest_pixel, *factors
+            )
+            gradient.set_shape(vertices_px.shape)
+
+            def second(upstream):
+                arguments = [vertices_px, *factors]
+                with tf.GradientTape() as outer:
+                    outer.watch(arguments)
+                    with tf.GradientTape() as inner:
+                        inner.watch(vertices_px)
+                        values = _sums_of_pairs(silhouettes, vertices_px, nearest_vertex, nearest_pixel)
+                    plain = inner.gradient(values, vertices_px, output_gradients=factors)
+                return outer.gradient(plain, arguments, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+            return gradient, second
+
+        return tuple(values), lambda *factors: first(vertices_px, *factors)
+
+    return sums(vertices_px)
+
+
+def _sums_of_pairs(silhouettes, vertices_px, nearest_vertex, nearest_pixel):
+    """The sums in plain TensorFlow, by the pairs that the compiled op found: for gradients of its gradient."""
+    image_of_pixel, pixels = _pixels(silhouettes, vertices_px.dtype)
+    in_batch = tf.where(nearest_vertex >= 0, nearest_vertex + image_of_pixel * tf.shape(vertices_px)[1], -1)
+    # An image without columns has no pixel to be divided.
+    width = tf.maximum(tf.shape(silhouettes)[2], 1)
+    target = tf.cast(tf.stack([nearest_pixel % width, nearest_pixel // width], axis=2), vertices_px.dtype)
+    return _sums(vertices_px, image_of_pixel, pixels, in_batch, target, nearest_pixel >= 0)
 
 
 def _check(silhouettes, vertices_px):

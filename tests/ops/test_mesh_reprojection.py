@@ -6,8 +6,29 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from posekit.ops import native
 from posekit.ops.mesh_reprojection import mesh_reprojection
+from posekit.ops.native import build
 from posekit.testing import load_fixture
+
+on_gpu = bool(tf.config.list_physical_devices("GPU"))
+
+
+@pytest.fixture(params=["plain", "compiled"], autouse=True)
+def path(request, monkeypatch):
+    """Every test runs on the plain path and on the compiled op."""
+    if request.param == "compiled" and build.compiler() is None:
+        pytest.skip("no C++ compiler on this machine")
+    monkeypatch.setenv("POSEKIT_NATIVE", "1" if request.param == "compiled" else "0")
+    return request.param
+
+
+@pytest.fixture
+def compiled(path):
+    """The module of compiled ops, for tests of what they alone promise."""
+    if path == "plain" or on_gpu:
+        pytest.skip("of the compiled op only")
+    return native.ops()
 
 
 def loop(silhouettes, vertices):
@@ -45,11 +66,11 @@ def make_case(dtype, batch=3, size=24, vertices=70, seed=0):
     return silhouettes, rng.uniform(-5, size + 5, (batch, vertices, 2)).astype(dtype)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("dtype, rtol", [(np.float32, 1e-5), (np.float64, 1e-12)])
-def test_equals_the_loop(dtype, rtol, compiled):
+def test_equals_the_loop(dtype, rtol, graph):
     silhouettes, vertices = make_case(dtype)
-    call = tf.function(value_and_gradient_graph) if compiled else value_and_gradient
+    call = tf.function(value_and_gradient_graph) if graph else value_and_gradient
     for ours, truth in zip(call(silhouettes, vertices), loop(silhouettes, vertices)):
         np.testing.assert_allclose(ours, truth, rtol=rtol, atol=10 * rtol)
 
@@ -191,3 +212,101 @@ def test_original_values_at_full_size():
 def test_wrong_input_is_named(silhouettes, vertices, message):
     with pytest.raises(ValueError, match=message):
         mesh_reprojection(silhouettes, vertices)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (37, 3), (29, 43), (64, 16)])
+@pytest.mark.parametrize("density", [0.02, 0.4, 1.0])
+def test_images_of_any_form(size, density):
+    rng = np.random.default_rng(1)
+    silhouettes = (rng.random((2, *size, 1)) < density).astype(np.uint8)
+    silhouettes[:, 0, -1] = 1
+    vertices = rng.uniform(-8, max(size) + 8, (2, 150, 2))
+    for ours, truth in zip(value_and_gradient(silhouettes, vertices), loop(silhouettes, vertices)):
+        np.testing.assert_allclose(ours, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_shapes_with_holes_and_vertices_far_away():
+    y, x = np.mgrid[:48, :48]
+    radius = np.hypot(x - 20, y - 25)
+    silhouettes = np.stack([(radius < 18) & (radius > 9), (x + y) % 2 == 0, x == 0])
+    rng = np.random.default_rng(2)
+    vertices = np.concatenate([rng.uniform(0, 48, (3, 200, 2)), rng.normal(0, 3000, (3, 200, 2))], axis=1)
+    for ours, truth in zip(value_and_gradient(silhouettes, vertices), loop(silhouettes[..., None], vertices)):
+        np.testing.assert_allclose(ours, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_vertices_between_pixels():
+    """Equally near pixels and vertices: which is chosen is free, how far it is is not."""
+    rng = np.random.default_rng(3)
+    silhouettes = (rng.random((2, 20, 20, 1)) < 0.5).astype(np.float32)
+    vertices = rng.integers(-4, 44, (2, 300, 2)) / 2
+    ours, truth = value_and_gradient(silhouettes, vertices), loop(silhouettes, vertices)
+    to_pixels = [sum(np.linalg.norm(np.argwhere(s)[:, ::-1] - p, axis=1).min() for p in v)
+                 for s, v in zip(silhouettes[..., 0], vertices)]  # fmt: skip
+    np.testing.assert_allclose(ours[1], to_pixels)
+    np.testing.assert_allclose(ours[1], truth[1])
+    assert np.isfinite(ours[2]).all()
+
+
+def test_no_vertices():
+    vertices = tf.zeros([2, 0, 2])
+    with tf.GradientTape() as tape:
+        tape.watch(vertices)
+        sums = mesh_reprojection(np.ones((2, 8, 8), bool), vertices)
+    np.testing.assert_array_equal(sums, np.zeros((2, 2)))
+    assert tape.gradient(sums, vertices).shape == (2, 0, 2)
+
+
+def test_unknown_sizes_in_a_graph():
+    call = tf.function(mesh_reprojection, input_signature=[tf.TensorSpec([None, None, None, 1]),
+                                                           tf.TensorSpec([None, None, 2])])  # fmt: skip
+    silhouettes, vertices = make_case(np.float32)
+    for ours, expected in zip(call(silhouettes, vertices), loop(silhouettes, vertices)):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_second_derivatives():
+    silhouettes, vertices = make_case(np.float64, size=12, vertices=6)
+
+    def gradient(vertices, factors):
+        with tf.GradientTape() as tape:
+            tape.watch(vertices)
+            to_mesh, to_pixels = mesh_reprojection(silhouettes, vertices)
+            total = tf.reduce_sum(to_mesh * factors[0] + to_pixels * factors[1])
+        return tape.gradient(total, vertices)
+
+    factors = tf.constant([[1.0, 0.5, 2.0], [3.0, 1.0, 0.25]], tf.float64)
+    theory, numeric = tf.test.compute_gradient(gradient, [tf.constant(vertices), factors], delta=1e-6)
+    for ours, expected in zip(theory, numeric):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_any_number_of_threads_gives_the_same(compiled):
+    silhouettes, vertices = make_case(np.float32, size=97, vertices=3000)
+    kernels, before = native.kernels(), native.kernels().posekit_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 7):
+            kernels.posekit_set_num_threads(threads)
+            found.append(value_and_gradient(silhouettes, vertices))
+    finally:
+        kernels.posekit_set_num_threads(before)
+    for other in found[1:]:
+        for one, another in zip(found[0], other):
+            np.testing.assert_array_equal(one, another)
+
+
+def test_input_that_does_not_fit_is_named(compiled):
+    masks, vertices = np.ones((2, 4, 4), bool), np.zeros((3, 5, 2), np.float32)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[2, 4, 4\].*\[3, 5, 2\]"):
+        compiled.posekit_mesh_reprojection(masks, vertices)
+    vertices, factors = vertices[:2], np.ones(2, np.float32)
+    pixels, outside = np.zeros((2, 5), np.int32), np.full(32, 5, np.int32)
+    for arguments, message in [
+        ((outside, pixels, factors, factors), r"nearest_vertex of shape \[32\].*below 5"),
+        ((outside - 1, pixels + 16, factors, factors), r"nearest_pixel of shape \[2, 5\].*below 16"),
+        ((outside[:-1], pixels, factors, factors), r"shape \[31\] must be 32"),
+        ((outside - 1, pixels, factors, factors[:1]), r"\[2\] and \[1\]"),
+    ]:
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            compiled.posekit_mesh_reprojection_gradient(masks, vertices, *arguments)

@@ -1,11 +1,35 @@
 """Nearest neighbours against a NumPy loop that looks at every pair."""
 
+import concurrent.futures
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from posekit.ops import native
+from posekit.ops.native import build
 from posekit.ops.nearest_neighbors import nearest_neighbors, safe_sqrt
 from posekit.testing import load_fixture
+
+on_gpu = bool(tf.config.list_physical_devices("GPU"))
+
+
+@pytest.fixture(params=["plain", "compiled"], autouse=True)
+def path(request, monkeypatch):
+    """Every test runs on the plain path and on the compiled op."""
+    if request.param == "compiled" and build.compiler() is None:
+        pytest.skip("no C++ compiler on this machine")
+    monkeypatch.setenv("POSEKIT_NATIVE", "1" if request.param == "compiled" else "0")
+    return request.param
+
+
+@pytest.fixture
+def compiled(path):
+    """The module of compiled ops, for tests of what they alone promise."""
+    if path == "plain" or on_gpu:
+        pytest.skip("of the compiled op only")
+    return native.ops()
 
 
 def every_pair(points, references):
@@ -13,8 +37,8 @@ def every_pair(points, references):
     return np.array([np.sqrt(((references - point) ** 2).sum(-1)).min() for point in points.astype(np.float64)])
 
 
-def check(points, references, rtol):
-    indices, distances = (value.numpy() for value in nearest_neighbors(points, references))
+def check(points, references, rtol, call=nearest_neighbors):
+    indices, distances = (value.numpy() for value in call(points, references))
     expected = every_pair(points, references.astype(np.float64))
     chosen = np.sqrt(((points.astype(np.float64) - references.astype(np.float64)[indices]) ** 2).sum(-1))
     np.testing.assert_allclose(chosen, expected, rtol=rtol, atol=1e-12)
@@ -23,11 +47,12 @@ def check(points, references, rtol):
 
 @pytest.mark.parametrize("dtype, rtol", [(np.float32, 2e-6), (np.float64, 1e-12)])
 @pytest.mark.parametrize("dims", [1, 2, 3, 5])
-@pytest.mark.parametrize("sizes", [(1, 1), (1, 40), (40, 1), (15, 17), (500, 333)])
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 40), (40, 1), (15, 17), (500, 333), (1100, 4500)])
 def test_equals_the_loop(dtype, rtol, dims, sizes):
     rng = np.random.default_rng(dims)
     points, references = (rng.normal(0, 50, (size, dims)).astype(dtype) for size in sizes)
     check(points, references, rtol)
+    check(points, references, rtol, tf.function(nearest_neighbors))
 
 
 def clusters(rng, count, centres, spread):
@@ -41,27 +66,25 @@ def clusters(rng, count, centres, spread):
 def test_degenerate_sets_are_exact(name):
     rng = np.random.default_rng(0)
     lattice = np.argwhere(np.ones((23, 31))).astype(np.float32)
-    angles = rng.uniform(0, 2 * np.pi, 400)
+    angles = rng.uniform(0, 2 * np.pi, 900)
     points, references = {
-        "all equal": (np.full((300, 2), 7.0), np.full((200, 2), 7.0)),
-        "one line": (rng.uniform(0, 1, (300, 2)) * [1, 0], rng.uniform(0, 1, (200, 2)) * [1, 0]),
-        "far apart": (rng.normal(0, 1, (300, 2)), rng.normal(1e4, 1, (200, 2))),
+        "all equal": (np.full((500, 2), 7.0), np.full((400, 2), 7.0)),
+        "one line": (rng.uniform(0, 1, (500, 2)) * [0, 1], rng.uniform(0, 1, (400, 2)) * [0, 1]),
+        "far apart": (rng.normal(0, 1, (500, 2)), rng.normal(1e4, 1, (400, 2))),
         "clusters": (
-            clusters(rng, 300, rng.uniform(0, 224, (5, 2)), 1e-3),
-            clusters(rng, 400, rng.uniform(0, 224, (5, 2)), 1),
+            clusters(rng, 500, rng.uniform(0, 224, (5, 2)), 1e-3),
+            clusters(rng, 700, rng.uniform(0, 224, (5, 2)), 1),
         ),
-        "ring around a point": (rng.normal(0, 1e-3, (100, 2)), 50 * np.stack([np.cos(angles), np.sin(angles)], 1)),
+        "ring around a point": (rng.normal(0, 1e-3, (300, 2)), 50 * np.stack([np.cos(angles), np.sin(angles)], 1)),
         "lattice on lattice": (lattice, lattice[::3] + 1),
-        "huge": (rng.normal(0, 1e12, (100, 2)), rng.normal(0, 1e12, (100, 2))),
-        "outlier": (rng.uniform(0, 9, (100, 2)), np.concatenate([rng.uniform(0, 9, (100, 2)), [[1e7, -1e7]]])),
+        "huge": (rng.normal(0, 1e12, (500, 2)), rng.normal(0, 1e12, (500, 2))),
+        "outlier": (rng.uniform(0, 9, (500, 2)), np.concatenate([rng.uniform(0, 9, (500, 2)), [[1e7, -1e7]]])),
     }[name]
     check(points.astype(np.float32), references.astype(np.float32), 2e-6)
 
 
 def test_more_pairs_than_are_compared_at_once(monkeypatch):
-    """Blocks and chunks of the search meet without a gap."""
-    import sys
-
+    """Blocks and chunks of the plain search meet without a gap."""
     module = sys.modules["posekit.ops.nearest_neighbors"]
     rng = np.random.default_rng(1)
     points, references = rng.uniform(0, 50, (700, 2)), rng.uniform(0, 50, (900, 2))
@@ -163,8 +186,101 @@ def test_original_choices():
         (np.zeros((2, 2), np.float32), np.zeros((2, 3), np.float32), "coordinates"),
         (np.zeros((2, 2), np.float32), np.zeros((1, 2, 2), np.float32), "do not fit"),
         (np.zeros(2, np.float32), np.zeros(2, np.float32), "do not fit"),
+        (np.zeros((2, 5, 2), np.float32), np.zeros((3, 5, 2), np.float32), r"\(2, 5, 2\).*\(3, 5, 2\).*same batch"),
     ],
 )
 def test_wrong_input_is_named(points, references, message):
     with pytest.raises(ValueError, match=message):
         nearest_neighbors(points, references)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sizes", [(200, 100), (900, 700)])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_first_of_equally_near_references(compiled, dims, sizes, dtype):
+    rng = np.random.default_rng(6)
+    for extent in (1, 4, 12):
+        points, references = (rng.integers(0, extent, (size, dims)).astype(dtype) for size in sizes)
+        expected = ((points[:, None] - references) ** 2).sum(-1).argmin(1)
+        np.testing.assert_array_equal(nearest_neighbors(points, references)[0], expected)
+
+
+def test_any_number_of_threads_gives_the_same(compiled):
+    rng = np.random.default_rng(7)
+    points, references = (rng.integers(0, 60, (size, 2)).astype(np.float32) for size in (9000, 7000))
+    kernels, before = native.kernels(), native.kernels().posekit_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 7):
+            kernels.posekit_set_num_threads(threads)
+            found.append([value.numpy() for value in nearest_neighbors(points, references)])
+    finally:
+        kernels.posekit_set_num_threads(before)
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+
+
+def test_callers_at_once(compiled):
+    rng = np.random.default_rng(8)
+    cases = [tuple(rng.normal(size=(size, 2)) for size in rng.integers(1, 3000, 2)) for _ in range(12)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda case: nearest_neighbors(*case)[1].numpy(), cases))
+    for case, distances in zip(cases, found):
+        np.testing.assert_array_equal(nearest_neighbors(*case)[1], distances)
+
+
+@pytest.mark.parametrize("name", ["all equal", "one place far from everything", "two places", "line", "far apart"])
+def test_many_points_that_nothing_separates(compiled, name):
+    """Each would take minutes if the search compared them all."""
+    rng, count = np.random.default_rng(9), 200_000
+    spread = rng.uniform(0, 100, (count, 2)).astype(np.float32)
+    steps = np.arange(count, dtype=np.float32)
+    points, references, expected = {
+        "all equal": (np.ones_like(spread), np.ones_like(spread), np.zeros(count)),
+        "one place far from everything": (spread, np.full_like(spread, 1e6), np.zeros(count)),
+        "two places": (spread, np.repeat(np.float32([[-100, 50], [250, 50]]), count // 2, axis=0), None),
+        "line": (steps[:, None] * [0, 1], steps[::-1, None] * [0, 1], steps[::-1]),
+        "far apart": (spread, spread[::-1] + np.float32(1e6), None),
+    }[name]
+    indices, distances = nearest_neighbors(points.astype(np.float32), references.astype(np.float32))
+    if expected is not None:
+        np.testing.assert_array_equal(indices, expected)
+    picked = np.linalg.norm(points - references[indices.numpy()], axis=1)
+    np.testing.assert_allclose(distances, picked, rtol=1e-6)
+
+
+def test_rows_that_do_not_fit_are_named(compiled):
+    ragged = [tf.RaggedTensor.from_row_lengths(np.zeros((6, 2), np.float32), sizes) for sizes in ([1, 5], [1, 2, 3])]
+    form = tf.RaggedTensorSpec([None, None, 2])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="2 rows of points do not fit 3 rows of references"):
+        tf.function(nearest_neighbors, input_signature=[form, form])(*ragged)
+    points, splits = np.zeros((4, 2), np.float32), np.array([0, 4])
+    for other, other_splits, message in [
+        (np.zeros((4, 3), np.float32), splits, r"\[4, 2\].*\[4, 3\]"),
+        (points, np.array([0, 5]), r"shape \[2\].*\[4, 2\]"),
+        (points, np.array([0, 3, 2, 4]), "must ascend"),
+        (points, np.zeros(0, np.int64), r"shape \[0\]"),
+    ]:
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            compiled.posekit_nearest_neighbors(points, splits, other, other_splits)
+
+
+def test_overflowing_distances(path):
+    points = np.float32([[3e38, 0], [-3e38, 0], [0, 0]])
+    indices, distances = nearest_neighbors(points[:2], points[1:])
+    assert ((indices.numpy() >= 0) & (indices.numpy() < 2)).all() and not np.isnan(distances).any()
+
+
+def test_gradient_of_ragged_batches_with_empty_rows():
+    rng = np.random.default_rng(10)
+    values, others = tf.constant(rng.normal(size=(30, 3))), tf.constant(rng.normal(size=(40, 3)))
+
+    def total(values, others):
+        ragged = tf.RaggedTensor.from_row_lengths(values, [10, 0, 20])
+        references = tf.RaggedTensor.from_row_lengths(others, [25, 15, 0])
+        distances = nearest_neighbors(ragged, references)[1].flat_values
+        return tf.reduce_sum(tf.where(tf.math.is_inf(distances), 0, distances) ** 3)
+
+    theory, numeric = tf.test.compute_gradient(total, [values, others], delta=1e-6)
+    for ours, expected in zip(theory, numeric):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
