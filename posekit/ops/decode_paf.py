@@ -13,15 +13,18 @@ enough.
 Four steps, each a function of its own: `smooth_maps`, `find_peaks`, `connect_limbs`, `group_people`.
 """
 
+import ctypes
 import dataclasses
 import functools
+import typing
 
 import cv2
 import numpy as np
 import scipy.ndimage
 import scipy.special
 
-from posekit.skeletons import OPENPOSE18
+from posekit.ops import native
+from posekit.skeletons import OPENPOSE18, Skeleton
 
 MODES = ("exact", "fast", "tf_pose")
 PEAK_THRESHOLDS = {"exact": 0.1, "fast": 0.1, "tf_pose": 0.05}
@@ -42,6 +45,18 @@ _CROSS_SHAPE = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 _FAST_UPSAMPLING = 2
 _TF_POSE_UPSAMPLING = 4
 _TF_POSE_KERNEL = 25
+
+
+class _Options(typing.NamedTuple):
+    mode: str
+    skeleton: Skeleton
+    peak_threshold: float
+    paf_threshold: float
+    min_parts: float
+    min_score: float
+    stride: float
+    upsampling: int
+    size: tuple
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,6 +96,8 @@ def decode_paf(
     min_parts=4,
     min_score=None,
     stride=8,
+    upsampling=1,
+    size=None,
 ):
     """Finds people in heatmaps and part affinity fields.
 
@@ -97,6 +114,11 @@ def decode_paf(
         min_parts: Joints that a person has at least.
         min_score: Mean score that a person has at least; by default 0.4, and 0.3 with `mode="tf_pose"`.
         stride: Pixels of the image per cell of the network's maps; unused with `mode="exact"`.
+        upsampling: With `mode="exact"`: enlarge the maps so many times first, by cubic interpolation, as the original
+            does with the network's own. The result is that of `cv2.resize` and `upsampling=1`; to the last bit with 5
+            channels or more.
+        size: With `upsampling`: `(height, width)` of the enlarged maps that are used, from the upper left; the rest is
+            the image's padding. All by default.
 
     Returns:
         `Decoded`, or a list of them for a batch. Keypoints are in pixels of the maps with `mode="exact"`, otherwise
@@ -124,35 +146,28 @@ def decode_paf(
     if not stride > 0:
         raise ValueError(f"stride is {stride}; it must be above 0, such as 8.")
     heatmaps, pafs = _floats(heatmaps), _floats(pafs)
-    wanted = skeleton.num_joints + 1, 2 * len(skeleton.limbs)
-    if (
-        heatmaps.ndim not in (3, 4)
-        or heatmaps.shape[:-1] != pafs.shape[:-1]
-        or (heatmaps.shape[-1], pafs.shape[-1]) != wanted
-        or 0 in heatmaps.shape[-3:-1]
-    ):
-        raise ValueError(
-            f"Heatmaps of shape {heatmaps.shape} and fields of shape {pafs.shape}: skeleton {skeleton.name!r} needs "
-            f"[height, width, {wanted[0]}] and [height, width, {wanted[1]}] of the same height and width."
-        )
-    if peak_threshold is None:
-        peak_threshold = PEAK_THRESHOLDS[mode]
-    if min_score is None:
-        min_score = MIN_SCORES[mode]
-    if heatmaps.ndim == 4:
-        return [
-            decode_paf(
-                *maps, mode=mode, skeleton=skeleton, peak_threshold=peak_threshold, paf_threshold=paf_threshold,
-                min_parts=min_parts, min_score=min_score, stride=stride,
-            )
-            for maps in zip(heatmaps, pafs)
-        ]  # fmt: skip
-    _check_finite("Heatmaps", heatmaps)
-    _check_finite("Fields", pafs)
-    peaks = find_peaks(heatmaps, mode, peak_threshold)
-    connections = connect_limbs(pafs, peaks, skeleton, mode, paf_threshold)
-    subset = group_people(connections, peaks, skeleton, min_parts, min_score)
-    return _decoded(peaks, subset, skeleton.num_joints, mode, stride)
+    _check_shapes(heatmaps.shape, pafs.shape, skeleton, (3, 4))
+    size = _used_size(heatmaps.shape[-3:-1], mode, upsampling, size)
+    if upsampling == 1:
+        heatmaps, pafs = (maps[..., : size[0], : size[1], :] for maps in (heatmaps, pafs))
+    options = _Options(
+        mode,
+        skeleton,
+        PEAK_THRESHOLDS[mode] if peak_threshold is None else peak_threshold,
+        paf_threshold,
+        min_parts,
+        MIN_SCORES[mode] if min_score is None else min_score,
+        stride,
+        upsampling,
+        size,
+    )
+    single = heatmaps.ndim == 3
+    if single:
+        heatmaps, pafs = heatmaps[None], pafs[None]
+    people = _decode_native(heatmaps, pafs, options)
+    if people is None:
+        people = [_decode_one(*maps, options) for maps in zip(heatmaps, pafs)]
+    return people[0] if single else people
 
 
 def smooth_maps(maps, mode="exact"):
@@ -175,15 +190,17 @@ def smooth_maps(maps, mode="exact"):
         kernel = _gaussian(SIGMA_PX, _RADIUS)
         once = scipy.ndimage.correlate1d(np.asarray(maps, np.float64), kernel, axis=0)
         return scipy.ndimage.correlate1d(once, kernel, axis=1)
+    height, width, joints = maps.shape
     maps = np.asarray(maps, np.float32)
-    if mode == "fast":
-        fine = np.empty((maps.shape[0], _FAST_UPSAMPLING, maps.shape[1], _FAST_UPSAMPLING, maps.shape[2]), np.float32)
-        for row, down in enumerate(_fast_profiles()):
-            for column, across in enumerate(_fast_profiles()):
-                fine[:, row, :, column] = _filtered(maps, down, cv2.BORDER_REFLECT, across)
-        return fine.reshape(maps.shape[0] * _FAST_UPSAMPLING, maps.shape[1] * _FAST_UPSAMPLING, maps.shape[2])
-    maps = maps.repeat(_TF_POSE_UPSAMPLING, axis=0).repeat(_TF_POSE_UPSAMPLING, axis=1)
-    return _filtered(maps, _tf_pose_profile(), cv2.BORDER_CONSTANT)
+    if width * joints % 4:  # OpenCV rounds otherwise what is left of a row when four at a time are taken
+        maps = np.pad(maps, ((0, 0), (0, 0), (0, -joints % 4)))
+    profiles = _profiles(mode)
+    times, border = len(profiles), cv2.BORDER_REFLECT if mode == "fast" else cv2.BORDER_CONSTANT
+    fine = np.empty((height, times, width, times, joints), np.float32)
+    for row, down in enumerate(profiles):
+        for column, across in enumerate(profiles):
+            fine[:, row, :, column] = _filtered(maps, down, border, across)[..., :joints]
+    return fine.reshape(height * times, width * times, joints)
 
 
 def smoothing_kernel():
@@ -320,6 +337,34 @@ def _floats(maps):
     return maps if maps.dtype in (np.float32, np.float64) else maps.astype(np.float32)
 
 
+def _check_shapes(heatmaps, pafs, skeleton, ranks):
+    wanted = skeleton.num_joints + 1, 2 * len(skeleton.limbs)
+    if (
+        len(heatmaps) not in ranks
+        or heatmaps[:-1] != pafs[:-1]
+        or (heatmaps[-1], pafs[-1]) != wanted
+        or 0 in heatmaps[-3:-1]
+    ):
+        raise ValueError(
+            f"Heatmaps of shape {heatmaps} and fields of shape {pafs}: skeleton {skeleton.name!r} needs "
+            f"[height, width, {wanted[0]}] and [height, width, {wanted[1]}] of the same height and width."
+        )
+
+
+def _used_size(cells, mode, upsampling, size):
+    if upsampling < 1 or upsampling != int(upsampling):
+        raise ValueError(f"upsampling is {upsampling}; it must be a whole number above 0, such as 8.")
+    if mode != "exact" and (upsampling != 1 or size is not None):
+        raise ValueError(f"upsampling and size are for mode='exact'; mode={mode!r} takes the network's own maps.")
+    whole = tuple(int(side * upsampling) for side in cells)
+    if size is None:
+        return whole
+    size = tuple(int(side) for side in size)
+    if len(size) != 2 or not all(1 <= side <= most for side, most in zip(size, whole)):
+        raise ValueError(f"size is {size}; the enlarged maps are {whole}, and 1 to so many pixels of them can be used.")
+    return size
+
+
 def _check_finite(name, maps):
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(maps.sum(dtype=maps.dtype)):
@@ -329,6 +374,104 @@ def _check_finite(name, maps):
         raise ValueError(
             f"{name} hold {bad} values that are not finite; check the image and the weights of the network."
         )
+
+
+def _decode_one(heatmaps, pafs, options):
+    mode, skeleton = options.mode, options.skeleton
+    _check_finite("Heatmaps", heatmaps)
+    _check_finite("Fields", pafs)
+    if options.upsampling > 1:
+        heatmaps, pafs = (_enlarged(maps, options) for maps in (heatmaps, pafs))
+    peaks = find_peaks(heatmaps, mode, options.peak_threshold)
+    connections = connect_limbs(pafs, peaks, skeleton, mode, options.paf_threshold)
+    subset = group_people(connections, peaks, skeleton, options.min_parts, options.min_score)
+    return _decoded(peaks, subset, skeleton.num_joints, mode, options.stride)
+
+
+def _enlarged(maps, options):
+    times, (height, width) = options.upsampling, options.size
+    channels = maps.shape[-1]
+    # Fewer channels than five OpenCV may resize by another library, which rounds otherwise.
+    maps = np.pad(np.asarray(maps, np.float32), ((0, 0), (0, 0), (0, max(0, 5 - channels))))
+    maps = cv2.resize(maps, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
+    return maps[:height, :width, :channels]
+
+
+def _decode_native(heatmaps, pafs, options):
+    """People of a batch by the compiled kernel; None where there is none, or none for such maps."""
+    if options.upsampling not in (1, _BLOCK):
+        return None
+    if options.upsampling == 1 and (heatmaps.dtype, pafs.dtype) != (np.float32, np.float32):
+        return None
+    decode, take = _kernel(native.kernels())
+    if decode is None:
+        return None
+    heatmaps, pafs = _addressable(heatmaps), _addressable(pafs)
+    (ends, order, opens), (gaussian, profiles), joints = (
+        _tables(options.skeleton),
+        _kernels(),
+        options.skeleton.num_joints,
+    )
+    batch = len(heatmaps)
+    profiles = profiles[options.mode]
+    whole = np.array(
+        [*heatmaps.shape[:3], joints, len(ends), len(order), MODES.index(options.mode),
+         options.upsampling if options.mode == "exact" else len(profiles), *options.size,
+         *(stride // 4 for stride in heatmaps.strides), *(stride // 4 for stride in pafs.strides)],
+        np.int64,
+    )  # fmt: skip
+    numbers = np.array(options[2:7], np.float64)
+    sizes, result = np.empty((batch, 2), np.int64), ctypes.c_void_p()
+    arrays = heatmaps, pafs, whole, numbers, ends, order, opens, gaussian, profiles, sizes
+    native.check(decode(*(array.ctypes.data for array in arrays), ctypes.byref(result)))
+    try:
+        num_peaks, num_people = sizes.sum(axis=0).tolist()
+        peaks, subset = np.empty((num_peaks, 5)), np.empty((num_people, joints + 2))
+        keypoints = np.empty((num_people, joints, 2), np.float32)
+        scores, person_scores = np.empty((num_people, joints), np.float32), np.empty(num_people, np.float32)
+        taken = [array.ctypes.data for array in (peaks, subset, keypoints, scores, person_scores)]
+    except MemoryError:
+        take(result, *(5 * [None]))
+        raise
+    take(result, *taken)
+    if batch == 1:
+        return [Decoded(keypoints, scores, person_scores, peaks, peaks[:, 1:], subset)]
+    decoded, first_peak, first = [], 0, 0
+    for more_peaks, more in sizes.tolist():
+        own, some = peaks[first_peak : first_peak + more_peaks], slice(first, first + more)
+        decoded.append(Decoded(keypoints[some], scores[some], person_scores[some], own, own[:, 1:], subset[some]))
+        first_peak, first = first_peak + more_peaks, first + more
+    return decoded
+
+
+@functools.lru_cache
+def _kernel(library):
+    """Functions of the compiled library that decode and hand over what was found."""
+    decode = getattr(library, "posekit_decode_paf", None)
+    if decode is None:
+        return None, None
+    take = library.posekit_decode_paf_take
+    decode.argtypes, take.argtypes, take.restype = 11 * [ctypes.c_void_p], 6 * [ctypes.c_void_p], None
+    return decode, take
+
+
+def _addressable(maps):
+    """Float32 maps whose numbers lie whole steps of their size apart."""
+    maps = np.asarray(maps, np.float32)
+    return maps if maps.flags.aligned and not any(stride % 4 for stride in maps.strides) else np.ascontiguousarray(maps)
+
+
+@functools.lru_cache
+def _tables(skeleton):
+    """What the compiled kernel knows of a skeleton: limbs, their order, and which of them begin a person."""
+    ends = np.array(skeleton.limbs, np.int32).reshape(-1, 2)
+    return ends, np.array(skeleton.limb_grouping, np.int32), np.array(skeleton.limb_opens, np.uint8)
+
+
+@functools.lru_cache
+def _kernels():
+    profiles = {mode: _profiles(mode) for mode in ("fast", "tf_pose")}
+    return _gaussian(SIGMA_PX, _RADIUS), {"exact": np.empty((0, 7), np.float32), **profiles}
 
 
 def _decoded(peaks, subset, joints, mode, stride):
@@ -361,12 +504,6 @@ def _gaussian(sigma, radius):
 def _tf_pose_mass():
     reach = SIGMA_PX * (1 + 1 / _TF_POSE_KERNEL) + 0.5 / _TF_POSE_KERNEL
     return np.diff(scipy.special.ndtr(np.linspace(-reach, reach, _TF_POSE_KERNEL + 1)))
-
-
-@functools.lru_cache
-def _tf_pose_profile():
-    profile = np.sqrt(_tf_pose_mass())
-    return profile / profile.sum()
 
 
 def _filtered(maps, down, border, across=None):
@@ -538,21 +675,32 @@ def _largest_of_nine(maps, threshold):
 
 
 @functools.lru_cache
-def _fast_profiles():
-    """What the cells around weigh in each of the places between them: cubic interpolation of the maps, then smoothed.
+def _profiles(mode):
+    """What the cells around weigh in each of the places that a cell is divided into along an axis.
 
-    As many profiles as places to a cell along an axis, of the cells -3 to 3 from it.
+    Returns:
+        Float32 `[places, 7]`, for the cells -3 to 3 from it.
     """
-    radius = 2
-    gaussian = _gaussian(SIGMA_PX / _BLOCK * _FAST_UPSAMPLING, radius)
+    cells = np.arange(-3, 4)
+    if mode == "fast":  # cubic interpolation, then a Gaussian
+        radius, places = 2, _FAST_UPSAMPLING
+        weights = _gaussian(SIGMA_PX / _BLOCK * places, radius)
+    else:  # repeated cells
+        radius, places = _TF_POSE_KERNEL // 2, _TF_POSE_UPSAMPLING
+        weights = np.sqrt(_tf_pose_mass())
+        weights = weights / weights.sum()
     profiles = []
-    for place in range(_FAST_UPSAMPLING):
+    for place in range(places):
         steps = place + np.arange(-radius, radius + 1)
-        away = np.abs((steps + 0.5) / _FAST_UPSAMPLING - 0.5 - np.arange(-3, 4)[:, None])
-        near = 1.25 * away**3 - 2.25 * away**2 + 1  # the cubic kernel of OpenCV
-        far = -0.75 * (away**3 - 5 * away**2 + 8 * away - 4)
-        profiles.append(np.where(away <= 1, near, np.where(away < 2, far, 0.0)) @ gaussian)
-    return profiles
+        if mode == "fast":
+            away = np.abs((steps + 0.5) / places - 0.5 - cells[:, None])
+            near = 1.25 * away**3 - 2.25 * away**2 + 1  # the cubic kernel of OpenCV
+            far = -0.75 * (away**3 - 5 * away**2 + 8 * away - 4)
+            shares = np.where(away <= 1, near, np.where(away < 2, far, 0.0))
+        else:
+            shares = (steps // places == cells[:, None]).astype(np.float64)
+        profiles.append(shares @ weights)
+    return np.array(profiles, np.float32)
 
 
 def _exact_scores(field, size, start, end, one, other, threshold):

@@ -1,0 +1,200 @@
+"""The compiled decoder finds what the plain one finds, to the last bit, whatever the maps and however they lie."""
+
+import concurrent.futures
+
+import cv2
+import numpy as np
+import pytest
+
+from posekit.codecs.paf import PafCodec, average_maps
+from posekit.ops import decode_paf, native
+from posekit.ops.native import build
+from posekit.skeletons import OPENPOSE18, Skeleton
+
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
+
+MODES = ("exact", "fast", "tf_pose")
+CHAIN = Skeleton("chain", ("a", "b", "c"), (("b", "a"), ("c", "b")))
+LONGER = Skeleton("longer", tuple("abcde"), (("b", "a"), ("c", "b"), ("d", "c"), ("e", "b")))
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """Decodes by both paths and compares; returns what was found."""
+
+    def run(*maps, **options):
+        monkeypatch.setenv("POSEKIT_NATIVE", "0")
+        plain = decode_paf(*maps, **options)
+        monkeypatch.setenv("POSEKIT_NATIVE", "1")
+        compiled = decode_paf(*maps, **options)
+        for one, other in zip(*(part if isinstance(part, list) else [part] for part in (plain, compiled)), strict=True):
+            for name, values in vars(one).items():
+                np.testing.assert_array_equal(getattr(other, name), values, err_msg=name, strict=True)
+        return compiled
+
+    return run
+
+
+def people_maps(count, cells=(46, 82), seed=0, noise=0.02):
+    """Maps of a network that sees people who stand around, with some noise."""
+    rng = np.random.default_rng(seed)
+    height, width = (8 * side for side in cells)
+    body = rng.normal(0, 1, (18, 2)) * [15, 30]
+    joints = body + rng.uniform([0, 0], [width, height], (count, 1, 2)) + rng.normal(0, 4, (count, 18, 2))
+    maps = PafCodec().encode_numpy(joints, rng.random((count, 18)) < 0.9, (height, width))
+    return [(part + rng.normal(0, noise, part.shape)).astype(np.float32) for part in maps]
+
+
+def random_maps(size, seed=0, skeleton=CHAIN):
+    """Noise with everything that is awkward: equal neighbours, a spike, a plateau, negative and large values."""
+    rng = np.random.default_rng(seed)
+    heatmaps = rng.normal(0.1, 0.3, (*size, skeleton.num_joints + 1)).astype(np.float32)
+    heatmaps[..., 1] = np.round(cv2.GaussianBlur(heatmaps[..., 1], (5, 5), 2), 1)
+    heatmaps[size[0] // 2, size[1] // 2, 0] = 9
+    heatmaps[size[0] // 2 :, : size[1] // 2, 2] = 0.5
+    pafs = rng.normal(0.2, 0.4, (*size, 2 * len(skeleton.limbs))).astype(np.float32)
+    return heatmaps, pafs
+
+
+@pytest.mark.parametrize("people", [0, 1, 5, 30])
+@pytest.mark.parametrize("mode", MODES)
+def test_people(both, people, mode):
+    heatmaps, pafs = people_maps(people, seed=people)
+    if mode == "exact":
+        image = np.zeros((8 * heatmaps.shape[0], 8 * heatmaps.shape[1], 3), np.uint8)
+        enlarged = average_maps(lambda batch: (pafs[None], heatmaps[None]), image, box_size=len(image))
+        found = both(*enlarged)
+        for name, values in vars(both(heatmaps, pafs, upsampling=8)).items():
+            np.testing.assert_array_equal(values, getattr(found, name), err_msg=name)
+    else:
+        found = both(heatmaps, pafs, mode=mode)
+    assert len(found) <= people and len(found.peaks) >= 9 * people
+    assert len(found) or not people
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (7, 3), (9, 90), (24, 40), (33, 17), (70, 61)])
+@pytest.mark.parametrize("mode", MODES)
+def test_noise(both, size, mode):
+    for seed in range(3):
+        maps = random_maps(size, seed)
+        both(*maps, mode=mode, skeleton=CHAIN, min_parts=2, min_score=-1)
+        both(*maps, mode=mode, skeleton=CHAIN, min_parts=1, min_score=0, peak_threshold=0.4, paf_threshold=-0.5)
+        both(*maps, mode=mode, skeleton=CHAIN, peak_threshold=-0.2)
+
+
+@pytest.mark.parametrize("upsampling", [1, 2, 3, 8])
+def test_maps_that_are_enlarged_first(both, upsampling):
+    for cells, size in (((1, 1), None), ((1, 6), None), ((5, 4), (29, 30)), ((7, 9), None), ((6, 6), (41, 17))):
+        size = size and [max(1, side * upsampling // 8) for side in size]
+        for skeleton in (CHAIN, LONGER):
+            heatmaps, pafs = random_maps(cells, skeleton=skeleton)
+            options = {"skeleton": skeleton, "min_parts": 2, "min_score": 0}
+            found = both(heatmaps, pafs, upsampling=upsampling, size=size, **options)
+        large = [cv2.resize(part, None, fx=upsampling, fy=upsampling, interpolation=cv2.INTER_CUBIC)
+                 for part in (heatmaps, pafs)]  # fmt: skip
+        high, wide = size or large[0].shape[:2]
+        expected = both(*(part[:high, :wide] for part in large), **options)
+        for name, values in vars(expected).items():
+            np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
+    with pytest.raises(ValueError, match=r"size is \(65, 8\); the enlarged maps are \(48, 48\)"):
+        decode_paf(*random_maps((6, 6)), skeleton=CHAIN, upsampling=8, size=(65, 8))
+    with pytest.raises(ValueError, match="upsampling is 0.5"):
+        decode_paf(*random_maps((6, 6)), skeleton=CHAIN, upsampling=0.5)
+    with pytest.raises(ValueError, match="mode='fast' takes the network's own maps"):
+        decode_paf(*random_maps((6, 6)), skeleton=CHAIN, upsampling=8, mode="fast")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_maps_that_lie_otherwise_in_memory(both, mode):
+    heatmaps, pafs = people_maps(3, (30, 40), seed=3)
+    options = {"mode": mode, "upsampling": 8} if mode == "exact" else {"mode": mode}
+    expected = both(heatmaps, pafs, **options)
+    together = np.concatenate([heatmaps, pafs], axis=-1)
+    planes = np.moveaxis(np.ascontiguousarray(np.moveaxis(together, -1, 0)), 0, -1)
+    turned = np.ascontiguousarray(together[::-1, ::-1])[::-1, ::-1]
+    odd = np.zeros((30, 40, 57), np.dtype({"names": ["v"], "formats": ["f4"], "offsets": [1], "itemsize": 7}))
+    odd["v"] = together
+    wide = np.zeros((60, 80, 114), np.float32)
+    wide[::2, ::2, ::2] = together
+    others = planes, turned, odd["v"], wide[::2, ::2, ::2], together.astype(">f4"), np.asfortranarray(together)
+    for maps in (together, *others):
+        found = both(maps[..., :19], maps[..., 19:], **options)
+        np.testing.assert_array_equal(found.subset, expected.subset)
+        np.testing.assert_array_equal(found.peaks, expected.peaks)
+    for name, values in vars(both(*(part.astype(np.float64) for part in (heatmaps, pafs)), **options)).items():
+        np.testing.assert_allclose(values, getattr(expected, name), rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_batches(both, mode):
+    heatmaps, pafs = map(np.stack, zip(*(people_maps(people, (20, 30), seed=people) for people in (2, 0, 4, 1))))
+    found = both(heatmaps, pafs, mode=mode, **({"upsampling": 8} if mode == "exact" else {}))
+    assert len(found) == 4 and [len(people) for people in found][1] == 0
+    repeated = both(np.broadcast_to(heatmaps[2], heatmaps.shape), np.broadcast_to(pafs[2], pafs.shape), mode=mode)
+    assert len({len(people) for people in repeated}) == 1
+    assert both(heatmaps[:0], pafs[:0], mode=mode) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_hundreds_of_people(both, mode):
+    heatmaps, pafs = people_maps(120, (60, 90), seed=1)
+    found = both(heatmaps, pafs, mode=mode, **({"upsampling": 8} if mode == "exact" else {}))
+    assert len(found) > 25
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_maps_without_slope(both, mode):
+    heatmaps, pafs = np.full((40, 50, 4), 0.5, np.float32), np.full((40, 50, 4), 0.7, np.float32)
+    assert len(both(heatmaps, pafs, mode=mode, skeleton=CHAIN).peaks) > (500 if mode != "fast" else -1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        both(heatmaps + np.float32(3e38), pafs, mode=mode, skeleton=CHAIN, min_score=-np.inf)
+    both(np.zeros_like(heatmaps), pafs, mode=mode, skeleton=CHAIN, peak_threshold=-1)
+
+
+def test_values_that_are_not_finite_are_counted_alike(monkeypatch):
+    heatmaps, pafs = random_maps((12, 13))
+    heatmaps, pafs = np.stack(4 * [heatmaps]), np.stack(4 * [pafs])
+    pafs[2, 3, 4, :2] = np.nan
+    heatmaps[3, 11, 12, 3] = np.inf
+    for which, message in ((slice(None), "Fields hold 2 values"), (slice(3, 4), "Heatmaps hold 1 values")):
+        for mode, upsampling in (("exact", 1), ("exact", 8), ("fast", 1), ("tf_pose", 1)):
+            messages = set()
+            for choice in "01":
+                monkeypatch.setenv("POSEKIT_NATIVE", choice)
+                with pytest.raises(ValueError, match=message) as error:
+                    options = {"mode": mode, "skeleton": CHAIN, "upsampling": upsampling}
+                    if upsampling == 8:
+                        options["size"] = (40, 40)  # what is not finite lies in the padding
+                    decode_paf(heatmaps[which], pafs[which], **options)
+                messages.add(str(error.value))
+            assert len(messages) == 1
+
+
+def test_threads_decode_at_once(monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
+    maps = [people_maps(people, seed=people) for people in range(6)]
+    options = [{"mode": mode} for mode in ("fast", "tf_pose")] + [{"upsampling": 8}]
+    work = [(part, option) for part in maps for option in options] * 3
+    expected = [decode_paf(*part, **option) for part, option in work]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda task: decode_paf(*task[0], **task[1]), work))
+    for one, other in zip(expected, found):
+        np.testing.assert_array_equal(one.subset, other.subset)
+        np.testing.assert_array_equal(one.peaks, other.peaks)
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads(monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
+    library, (heatmaps, pafs) = native.kernels(), people_maps(8)
+    before = library.posekit_num_threads()
+    try:
+        for mode in ({"mode": "fast"}, {"mode": "tf_pose"}, {"upsampling": 8}):
+            library.posekit_set_num_threads(1)
+            one = decode_paf(heatmaps, pafs, **mode)
+            library.posekit_set_num_threads(5)
+            several = decode_paf(heatmaps, pafs, **mode)
+            np.testing.assert_array_equal(one.subset, several.subset)
+            np.testing.assert_array_equal(one.peaks, several.peaks)
+    finally:
+        library.posekit_set_num_threads(before)
+    assert one.keypoints.shape[1:] == (OPENPOSE18.num_joints, 2)
