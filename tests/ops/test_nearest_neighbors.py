@@ -251,7 +251,7 @@ def test_many_points_that_nothing_separates(compiled, name):
 
 def test_rows_that_do_not_fit_are_named(compiled):
     ragged = [tf.RaggedTensor.from_row_lengths(np.zeros((6, 2), np.float32), sizes) for sizes in ([1, 5], [1, 2, 3])]
-    form = tf.RaggedTensorSpec([None, None, 2])
+    form = tf.RaggedTensorSpec([None, None, 2], ragged_rank=1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="2 rows of points do not fit 3 rows of references"):
         tf.function(nearest_neighbors, input_signature=[form, form])(*ragged)
     points, splits = np.zeros((4, 2), np.float32), np.array([0, 4])
