@@ -249,7 +249,8 @@ class Search {
       const int slot = __builtin_ctz(hopeful);
       if (gaps[slot] == group.bound && first[slot] >= highest(group.index)) continue;
       int place = entries++;
-      for (; place > begin && stack[place - 1].order < orders[slot]; --place) stack[place] = stack[place - 1];
+      // Among equally promising ones the first goes on top: where points coincide it holds the answer.
+      for (; place > begin && stack[place - 1].order <= orders[slot]; --place) stack[place] = stack[place - 1];
       stack[place] = {gaps[slot], orders[slot], node, slot};
     }
   }
