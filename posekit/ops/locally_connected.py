@@ -9,34 +9,48 @@ a bias c `[joints * out]`:
 The norm is taken over the WHOLE kernel, blocks without a neighbour included. They do not reach the output, yet they
 move in training: the gradient reaches them through the norm.
 
-Two forms compute the product. "dense" multiplies by the masked kernel, zeros included. "by_joint" gathers, for every
-joint, its neighbours and their blocks. Milliseconds of 6 layers of 17 joints, forward and backward, on two cores of a
-server processor with AVX-512 (Human3.6M's skeleton; the better form is chosen):
+Three forms compute the product. "dense" multiplies by the masked kernel, zeros included. "by_joint" gathers, for every
+joint, its neighbours and their blocks. "compiled" multiplies block by block in one op, with clip, mask and bias; two
+more compute the gradients. Milliseconds of one layer of 17 joints, forward and backward, on two cores of a server
+processor with AVX-512 (Human3.6M's skeleton; the better form is chosen):
 
-    hops   blocks in use   in = out   batch   dense   by_joint
-    1      20 %            64         200      46       21
-    1      20 %            64          32      15       10
-    1      20 %            128        200     184       79
-    1      20 %            32         200      13.7      9.4
-    1      20 %            16         200       3.2      3.5
-    2      38 %            64         200      50       36
-    2      38 %            64        1000     204      127
-    2      38 %            32         200      12.1     11.2
-    3      61 %            64         200      50       65
+    hops   blocks in use   in = out   batch   dense   by_joint   compiled
+    1      20 %            64         200      8.2      3.8        2.5
+    2      38 %            64         200      8.2      6.3        3.7
+    3      61 %            64         200      8.3      8.7        5.3
+    any    100 %           64         200      8.0     11.9        8.0
+    1      20 %            64        1000     35       14         11
+    3      61 %            64        1000     35       32         24
+    any    100 %           64        1000     35       42         37
+    1      20 %            128        200     37       18         12
+    3      61 %            128        200     35       39         25
+    any    100 %           128        200     34       53         37
+    1      20 %            32         200      3.6      3.1        2.3
+    3      61 %            32         200      3.5      5.7        3.0
+    1      20 %            16         200      1.2      1.8        1.0
+    any    100 %           16         200      1.2      2.4        1.4
 
-So "by_joint" pays up to two fifths of the blocks, if a block is not tiny. Beyond, one large matrix product, which runs
-near the processor's peak (206 of some 230 GFLOP/s here), beats many small ones and the copies of their operands. Tried
-and left out: one batched product of equally many neighbours a joint, padded (72 against 50 for 2
-hops); a few large rectangles that cover the blocks (as fast as dense at 3 hops, for more code); XLA (as fast or
-slower, and several times slower with dropout in the same program).
+So "compiled", where it exists, pays up to nine tenths of the blocks, and "by_joint", elsewhere, up to two fifths, if a
+block is not tiny. Beyond, one large matrix product runs near the processor's peak (206 of some 230 GFLOP/s here). On a
+GPU few large products are better always. Tried and left out: one batched product of equally many neighbours a joint,
+padded (72 against 50 for 2 hops); a few large rectangles that cover the blocks (as fast as dense at 3 hops, for more
+code); XLA (as fast or slower, and several times slower with dropout in the same program).
+
+For N blocks in use, a pass takes N * batch * in * out multiplications and additions, three times that with the
+gradients, and passes once over the kernel for its norm and once for its gradient. Beside its inputs and results, the
+compiled form holds a copy of the inputs and, for every thread, the blocks of up to 32 columns of a joint; the others
+hold the masked kernel or the gathered inputs until the gradients are computed.
 """
 
 import numpy as np
 import tensorflow as tf
 
-FORMS = ("dense", "by_joint")
-# Where "by_joint" wins; see the table.
+from posekit.ops import native
+
+FORMS = ("dense", "by_joint", "compiled")
+# Where the other forms than "dense" win; see the table.
 _MOST_BLOCKS, _SMALLEST_BLOCK = 0.4, 32 * 32
+_MOST_BLOCKS_COMPILED = 0.9
 
 
 def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=None, form=None):
@@ -52,13 +66,14 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
         max_norm: Largest norm of the kernel as a whole: a longer one is scaled down. None leaves it.
         support: Boolean `[joints, joints]` NumPy array, false where the mask counts as 0 whatever it holds; None for
             true everywhere.
-        form: `"dense"` or `"by_joint"`; None for the faster one.
+        form: `"dense"`, `"by_joint"` or `"compiled"` (float32 and float64 only, see `posekit.ops.native`); None for
+            the fastest one.
 
     Returns:
         `[batch, joints, out]`.
 
     Raises:
-        ValueError: If the shapes do not fit, `max_norm` is not positive or there is no such form.
+        ValueError: If the shapes do not fit, `max_norm` is not positive or there is no such form here.
 
     Example:
         >>> x, kernel = tf.ones([1, 2, 1]), tf.constant([[3.0, 4.0], [5.0, 6.0]])
@@ -75,12 +90,92 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
         mask = tf.where(support, mask, tf.zeros_like(mask))
     joints, features = inputs.shape[1:]
     blocks = [joints, features, joints, kernel.shape[1] // joints]
+    rows = tf.reshape(inputs, [-1, joints * features])
+    compiled = _compiled_ops(inputs.dtype, kernel.dtype, support, form)
+    if compiled is not None:
+        product = _compiled_product(compiled, rows, kernel, mask, bias, max_norm, support)
+        return tf.reshape(product, [-1, joints, blocks[3]])
     if (form or _faster_form(support, blocks)) == "by_joint":
         multiply = _by_joint(np.ones((joints, joints), bool) if support is None else support)
     else:
         multiply = _dense
-    product = _product(tf.reshape(inputs, [-1, joints * features]), kernel, mask, bias, max_norm, blocks, multiply)
+    product = _product(rows, kernel, mask, bias, max_norm, blocks, multiply)
     return tf.reshape(product, [-1, joints, blocks[3]])
+
+
+def _compiled_product(compiled, rows, kernel, mask, bias, max_norm, support):
+    """The layer on `[batch, joints * in]`, by compiled ops."""
+    support = np.ones(mask.shape, bool) if support is None else support
+    limit = 0.0 if max_norm is None else float(max_norm)
+    output, _ = compiled.posekit_locally_connected(rows, bias, kernel, mask, support, limit)
+    output.set_shape([rows.shape[0], kernel.shape[1]])
+    return output
+
+
+@tf.RegisterGradient("PosekitLocallyConnected")
+def _compiled_gradient(op, upstream, _):
+    rows, bias, kernel, mask, support, limit = op.inputs
+    compiled = native.ops()
+    if compiled is None:  # switched off since
+        of_rows, of_kernel, of_mask, of_bias = _plain_gradients(upstream, rows, kernel, mask, bias, limit)
+    else:
+        output, square = op.outputs
+        layer = kernel, mask, support, limit
+        of_rows = compiled.posekit_locally_connected_rows_grad(upstream, square, *layer)
+        of_kernel, of_mask, of_bias = compiled.posekit_locally_connected_kernel_grad(
+            upstream, square, rows, bias, output, *layer
+        )
+    results = of_rows, of_bias, of_kernel, of_mask
+    for result, source in zip(results, op.inputs):
+        result.set_shape(source.shape)
+    return [*results, None, None]
+
+
+# What compiled gradients compute is differentiated in the plain form. Its derivative by the kernel includes the way
+# through the norm and the output, so none is left for those.
+@tf.RegisterGradient("PosekitLocallyConnectedRowsGrad")
+def _second_gradient_of_rows(op, change):
+    upstream, _, kernel, mask, _, limit = op.inputs
+    rows = tf.zeros([tf.shape(upstream)[0], kernel.shape[0]], kernel.dtype)
+    with tf.GradientTape() as tape:
+        tape.watch([upstream, kernel, mask])
+        of_rows = _plain_gradients(upstream, rows, kernel, mask, tf.zeros_like(kernel[0]), limit)[0]
+    of_upstream, of_kernel, of_mask = tape.gradient(of_rows, [upstream, kernel, mask], output_gradients=change)
+    return [of_upstream, None, of_kernel, of_mask, None, None]
+
+
+@tf.RegisterGradient("PosekitLocallyConnectedKernelGrad")
+def _second_gradient_of_kernel(op, *changes):
+    upstream, _, rows, bias, _, kernel, mask, _, limit = op.inputs
+    sources = [upstream, rows, kernel, mask, bias]
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        _, *found = _plain_gradients(*sources, limit)
+    of_upstream, of_rows, of_kernel, of_mask, of_bias = tape.gradient(found, sources, output_gradients=changes)
+    return [of_upstream, None, of_rows, of_bias, None, of_kernel, of_mask, None, None]
+
+
+def _plain_gradients(upstream, rows, kernel, mask, bias, limit):
+    """Gradients of rows, kernel, mask and bias; a `limit` of 0 is none."""
+    joints, sources = mask.shape[0], [rows, kernel, mask, bias]
+    max_norm = tf.where(limit > 0, tf.cast(limit, kernel.dtype), kernel.dtype.max)
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        blocks = [joints, kernel.shape[0] // joints, joints, kernel.shape[1] // joints]
+        output = _product(*sources, max_norm, blocks, _dense)
+    return tape.gradient(output, sources, output_gradients=upstream)
+
+
+def _compiled_ops(dtype, kernel_dtype, support, form):
+    """The compiled ops, or None if another form is to be used."""
+    if form not in (None, "compiled") or (form is None and (support is None or support.mean() > _MOST_BLOCKS_COMPILED)):
+        return None
+    fitting = dtype == kernel_dtype and dtype in (tf.float32, tf.float64)
+    compiled = native.ops() if fitting else None
+    if form == "compiled" and compiled is None:
+        why = "posekit.ops.native.status() tells more" if fitting else "no such types have one"
+        raise ValueError(f"There is no compiled form for {dtype.name} inputs and {kernel_dtype.name} weights: {why}.")
+    return compiled
 
 
 def _product(rows, kernel, mask, bias, max_norm, blocks, multiply):

@@ -1,15 +1,31 @@
+"""Locally connected products in every form, against the definition and automatic gradients."""
+
+import concurrent.futures
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from posekit.ops import locally_connected
+from posekit.ops import locally_connected, native
 from posekit.ops.locally_connected import FORMS, _faster_form
+from posekit.ops.native import build
 from posekit.skeletons import H36M17
 
 JOINTS, FEATURES, UNITS = 4, 3, 2
 # The third joint is nobody's neighbour and has none; the mask is neither symmetric nor binary.
 MASK = np.array([[1, 0.5, 0, 2], [0, 1, 0, 0], [0, 0, 0, 0], [-1, 0.25, 0, 1]])
 SUPPORT = MASK != 0
+NO_COMPILED = build.compiler() is None or bool(tf.config.list_physical_devices("GPU"))
+
+
+@pytest.fixture(params=FORMS)
+def form(request, monkeypatch):
+    """Every form of the product."""
+    if request.param == "compiled":
+        if NO_COMPILED:
+            pytest.skip("no compiled form here")
+        monkeypatch.setenv("POSEKIT_NATIVE", "1")
+    return request.param
 
 
 def by_hand(inputs, kernel, mask, bias, max_norm):
@@ -42,7 +58,6 @@ def arguments(dtype="float64", size=1.0, batch=5, seed=0):
     return [array.astype(dtype) for array in (inputs, kernel, MASK, bias)]
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-12)])
 @pytest.mark.parametrize("max_norm", [None, 1.0, 1e3])
 @pytest.mark.parametrize("graph", [False, True])
@@ -60,7 +75,6 @@ def test_equals_the_definition(form, dtype, tolerance, max_norm, graph):
     np.testing.assert_allclose(result, by_hand(inputs, kernel, mask, bias, max_norm), atol=tolerance)
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("max_norm, size", [(None, 1.0), (1.0, 1.0), (1.0, 0.01), (0.5, 3.0)])
 def test_gradients_equal_automatic_ones(form, max_norm, size):
     inputs = [tf.constant(array) for array in arguments(size=size)]
@@ -80,7 +94,6 @@ def test_gradients_equal_automatic_ones(form, max_norm, size):
         np.testing.assert_allclose(one, other, atol=1e-10)
 
 
-@pytest.mark.parametrize("form", FORMS)
 def test_gradients_equal_numeric_ones(form):
     inputs = arguments(batch=2)
     function = tf.function(lambda *args: locally_connected(*args, 1.0, SUPPORT, form))
@@ -100,7 +113,6 @@ def test_unused_blocks_move_through_the_norm():
         assert change > 1e-3 if moves else change == 0
 
 
-@pytest.mark.parametrize("form", FORMS)
 def test_empty_batch_and_zero_kernel(form):
     inputs, kernel, mask, bias = (tf.constant(array) for array in arguments("float32"))
     assert locally_connected(inputs[:0], kernel, mask, bias, 1.0, SUPPORT, form).shape == (0, JOINTS, UNITS)
@@ -112,7 +124,6 @@ def test_empty_batch_and_zero_kernel(form):
     assert np.isfinite(tape.gradient(result, zero)).all()
 
 
-@pytest.mark.parametrize("form", FORMS)
 def test_the_mask_counts_within_the_support(form):
     inputs, kernel, mask, bias = arguments()
     everywhere = np.where(SUPPORT, mask, 3.0)
@@ -127,28 +138,146 @@ def test_without_bias():
     np.testing.assert_allclose(ours, by_hand(inputs, kernel, mask, 0 * bias, 1.0), atol=1e-12)
 
 
-def test_nan_stays_in_its_pose():
+def test_nan_stays_in_its_pose(form):
     inputs, kernel, mask, bias = arguments("float32")
     inputs[1, 0, 0] = np.nan
-    for form in FORMS:
-        result = locally_connected(inputs, kernel, mask, bias, 1.0, SUPPORT, form).numpy()
-        assert np.isnan(result[1, 0]).all()
-        assert np.isfinite(result[[0, 2, 3, 4]]).all()
+    result = locally_connected(inputs, kernel, mask, bias, 1.0, SUPPORT, form).numpy()
+    assert np.isnan(result[1, 0]).all()
+    assert np.isfinite(result[[0, 2, 3, 4]]).all()
+
+
+def test_a_kernel_that_is_no_number_gives_none(form):
+    inputs, kernel, mask, bias = arguments("float32")
+    kernel[8, 0] = np.nan  # in a block without a neighbour: it is in the norm
+    result = locally_connected(inputs, kernel, mask, bias, 1.0, SUPPORT, form).numpy()
+    assert np.isnan(result[:, [0, 1, 3]]).all()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_keeps_the_norm_exact(dtype):
+@pytest.mark.parametrize("form", [None, "dense", "by_joint"])
+def test_half_precision_keeps_the_norm_exact(form, dtype):
     inputs, kernel, mask, bias = arguments("float32", size=1e3)  # the squares overflow float16
     expected = by_hand(inputs, kernel, mask, bias, 1.0)
     kernel = tf.constant(kernel)
-    for form in FORMS:
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            result = locally_connected(tf.cast(inputs, dtype), kernel, mask, bias, 1.0, SUPPORT, form)
-        assert result.dtype == dtype
-        np.testing.assert_allclose(tf.cast(result, "float32"), expected, atol=0.05)
-        gradient = tape.gradient(result, kernel)
-        assert gradient.dtype == "float32" and np.isfinite(gradient).all()
+    with tf.GradientTape() as tape:
+        tape.watch(kernel)
+        result = locally_connected(tf.cast(inputs, dtype), kernel, mask, bias, 1.0, SUPPORT, form)
+    assert result.dtype == dtype
+    np.testing.assert_allclose(tf.cast(result, "float32"), expected, atol=0.05)
+    gradient = tape.gradient(result, kernel)
+    assert gradient.dtype == "float32" and np.isfinite(gradient).all()
+
+
+def value_and_gradients(arguments, direction, *options):
+    arguments = [tf.constant(array) for array in arguments]
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        value = locally_connected(*arguments, *options)
+    return [value, *tape.gradient(value, arguments, output_gradients=tf.constant(direction))]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-12)])
+@pytest.mark.parametrize("batch, features, units", [(1, 1, 1), (3, 2, 64), (30, 40, 33), (57, 64, 3), (1100, 9, 17)])
+@pytest.mark.parametrize("hops, max_norm", [(1, None), (3, 1.0), (16, 5.0)])
+def test_sizes_and_graphs(form, dtype, tolerance, batch, features, units, hops, max_norm):
+    rng = np.random.default_rng(batch)
+    sizes = (batch, 17, features), (17 * features, 17 * units), (17, 17), (17 * units,), (batch, 17, units)
+    inputs, kernel, mask, bias, direction = (rng.normal(size=size) for size in sizes)
+    support = H36M17.neighbours(hops)
+    norm = np.linalg.norm(kernel)
+    scale = 1.0 if max_norm is None else max_norm / max(norm, max_norm)
+    weights = kernel.reshape(17, features, 17, units)
+    factors = np.where(support, mask, 0) * scale
+    used = weights * factors[:, None, :, None]
+    of_used = np.einsum("bif,bju->ifju", inputs, direction, optimize=True)
+    clipped = 0.0 if scale == 1 else np.sum(of_used * used) / norm**2
+    expected = [
+        np.einsum("bif,ifju->bju", inputs, used, optimize=True) + bias.reshape(17, units),
+        np.einsum("bju,ifju->bif", direction, used, optimize=True),
+        (of_used * factors[:, None, :, None] - clipped * weights).reshape(kernel.shape),
+        np.einsum("ifju,ifju->ij", of_used, weights) * np.where(support, scale, 0),
+        direction.sum(axis=0).ravel(),
+    ]
+    given = [array.astype(dtype) for array in (inputs, kernel, mask, bias)]
+    ours = value_and_gradients(given, direction.astype(dtype), max_norm, support, form)
+    for one, other in zip(ours, expected):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one, other, atol=tolerance * max(np.abs(other).max(), 1))
+
+
+def test_second_derivatives(form):
+    inputs = [tf.constant(array) for array in arguments(batch=2)]
+
+    def of_second_order(function):
+        with tf.GradientTape() as outer:
+            outer.watch(inputs)
+            with tf.GradientTape() as inner:
+                inner.watch(inputs)
+                value = tf.reduce_sum(function(*inputs) ** 3)
+            first = inner.gradient(value, inputs)
+            total = tf.add_n([tf.reduce_sum(tf.sin(gradient)) for gradient in first])
+        return outer.gradient(total, inputs)
+
+    ours = of_second_order(lambda *given: locally_connected(*given, 1.0, SUPPORT, form))
+    theirs = of_second_order(lambda a, b, c, d: plain(a, b, tf.where(SUPPORT, c, 0), d, 1.0))
+    for one, other in zip(ours, theirs):
+        np.testing.assert_allclose(one, other, atol=1e-9 * np.abs(other).max())
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    if NO_COMPILED:
+        pytest.skip("no compiled form here")
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
+    kernels = native.kernels()
+    threads = kernels.posekit_num_threads()
+    yield native.ops()
+    kernels.posekit_set_num_threads(threads)
+
+
+def test_the_compiled_form_is_chosen_where_it_pays(compiled, monkeypatch):
+    inputs, kernel, mask, bias = arguments("float32")
+
+    def ops(support):
+        function = tf.function(lambda given: locally_connected(given, kernel, mask, bias, 1.0, support))
+        return {op.type for op in function.get_concrete_function(inputs).graph.get_operations()}
+
+    assert "PosekitLocallyConnected" in ops(SUPPORT)
+    assert "PosekitLocallyConnected" not in ops(None) | ops(np.ones_like(SUPPORT))
+    monkeypatch.setenv("POSEKIT_NATIVE", "0")
+    assert "PosekitLocallyConnected" not in ops(SUPPORT)
+
+
+def test_any_number_of_threads_computes_the_same(compiled):
+    rng = np.random.default_rng(0)
+    sizes = (600, 17, 20), (17 * 20, 17 * 40), (17, 17), (17 * 40,), (600, 17, 40)
+    *given, direction = (rng.normal(size=size).astype("float32") for size in sizes)
+    results = []
+    for threads in (1, 2, 7):
+        native.kernels().posekit_set_num_threads(threads)
+        results.append(value_and_gradients(given, direction, 1.0, H36M17.neighbours(2), "compiled"))
+    for result in results[1:]:
+        for one, other in zip(result, results[0]):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_calls_from_several_threads_do_not_disturb_each_other(compiled):
+    cases = [arguments("float32", batch=50 + seed, seed=seed) for seed in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda case: locally_connected(*case, 1.0, SUPPORT, "compiled").numpy(), cases * 5))
+    for result, case in zip(results, cases * 5):
+        np.testing.assert_allclose(result, by_hand(*case, 1.0), atol=1e-5)
+
+
+def test_compiled_ops_name_shapes_that_disagree(compiled):
+    inputs, kernel, mask, bias = arguments()
+    rows = inputs.reshape(5, -1)
+    for name, change in (("input", rows[:, 1:]), ("bias", bias[1:]), ("mask", mask[1:]), ("support", SUPPORT[:, 1:])):
+        given = {"rows": rows, "bias": bias, "kernel": kernel, "mask": mask, "support": SUPPORT, "max_norm": 1.0}
+        given["rows" if name == "input" else name] = change
+        shape = ", ".join(map(str, np.shape(change)))
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name} has the shape \[{shape}\].*\[12, 8\]"):
+            compiled.posekit_locally_connected(**given)
 
 
 def test_the_form_follows_the_crossover():
@@ -173,6 +302,7 @@ def test_the_form_follows_the_crossover():
         ({"max_norm": 0.0}, "max_norm is 0.0"),
         ({"max_norm": float("nan")}, "max_norm is nan"),
         ({"form": "sparse"}, "'sparse'; choose from .*'dense', 'by_joint'"),
+        ({"form": "compiled", "inputs": np.zeros((5, 4, 3), "float16")}, "float16 inputs and float64 weights: no"),
     ],
 )
 def test_wrong_arguments_are_refused(change, message):
