@@ -8,6 +8,7 @@ import types
 _LAZY = {
     "Decoded": "decode_paf",
     "decode_paf": "decode_paf",
+    "decode_paf_batch": "decode_paf",
     "gradient_penalty": "gradient_penalty",
     "locally_connected": "locally_connected",
     "mesh_reprojection": "mesh_reprojection",

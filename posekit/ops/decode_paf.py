@@ -16,6 +16,7 @@ Four steps, each a function of its own: `smooth_maps`, `find_peaks`, `connect_li
 import ctypes
 import dataclasses
 import functools
+import math
 import typing
 
 import cv2
@@ -141,26 +142,13 @@ def decode_paf(
         Differs: a limb that more than two unfinished people share joins the first two, where the first original fails;
         of more than 500 peaks of a joint, which no trained network gives, the highest are looked at.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode is {mode!r}; choose from {', '.join(MODES)}.")
-    if not stride > 0:
-        raise ValueError(f"stride is {stride}; it must be above 0, such as 8.")
+    options = _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling)
     heatmaps, pafs = _floats(heatmaps), _floats(pafs)
     _check_shapes(heatmaps.shape, pafs.shape, skeleton, (3, 4))
     size = _used_size(heatmaps.shape[-3:-1], mode, upsampling, size)
     if upsampling == 1:
         heatmaps, pafs = (maps[..., : size[0], : size[1], :] for maps in (heatmaps, pafs))
-    options = _Options(
-        mode,
-        skeleton,
-        PEAK_THRESHOLDS[mode] if peak_threshold is None else peak_threshold,
-        paf_threshold,
-        min_parts,
-        MIN_SCORES[mode] if min_score is None else min_score,
-        stride,
-        upsampling,
-        size,
-    )
+    options = options._replace(size=size)
     single = heatmaps.ndim == 3
     if single:
         heatmaps, pafs = heatmaps[None], pafs[None]
@@ -168,6 +156,87 @@ def decode_paf(
     if people is None:
         people = [_decode_one(*maps, options) for maps in zip(heatmaps, pafs)]
     return people[0] if single else people
+
+
+def decode_paf_batch(
+    heatmaps,
+    pafs,
+    *,
+    max_people=64,
+    mode="fast",
+    skeleton=OPENPOSE18,
+    peak_threshold=None,
+    paf_threshold=0.05,
+    min_parts=4,
+    min_score=None,
+    stride=8,
+    upsampling=1,
+    size=None,
+):
+    """Finds people in a batch of maps, as `decode_paf` does, within a TensorFlow program.
+
+    For `tf.data` pipelines and exported programs: of fixed shapes, without gradient.
+
+    Args:
+        heatmaps: `[batch, height, width, joints + 1]` tensor, read in single precision.
+        pafs: `[batch, height, width, 2 limbs]` tensor.
+        max_people: People that there is room for; of more, those with the highest scores are kept.
+        mode: As for `decode_paf`, and so are all others.
+        skeleton: `Skeleton`.
+        peak_threshold: As for `decode_paf`.
+        paf_threshold: As for `decode_paf`.
+        min_parts: As for `decode_paf`.
+        min_score: As for `decode_paf`.
+        stride: As for `decode_paf`.
+        upsampling: As for `decode_paf`.
+        size: As for `decode_paf`.
+
+    Returns:
+        Dict of tensors: `"keypoints"` float32 `[batch, max_people, joints, 2]` in pixels, NaN where there is none;
+        `"scores"` float32 `[batch, max_people, joints]`; `"person_scores"` float32 `[batch, max_people]`; `"counts"`
+        int32 `[batch]`.
+
+    Raises:
+        ValueError: As `decode_paf`; or `tf.errors.InvalidArgumentError` for what shows only when the program runs.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> people = decode_paf_batch(tf.zeros([2, 46, 46, 19]), tf.zeros([2, 46, 46, 38]), max_people=10)
+        >>> people["keypoints"].shape.as_list(), people["counts"].numpy().tolist()
+        ([2, 10, 18, 2], [0, 0])
+    """
+    import tensorflow as tf  # not for those who decode NumPy arrays
+
+    if max_people < 0 or max_people != int(max_people):
+        raise ValueError(f"max_people is {max_people}; it must be a whole number, such as 64.")
+    options = _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling)
+    heatmaps, pafs = (tf.stop_gradient(tf.cast(maps, tf.float32)) for maps in (heatmaps, pafs))
+    if heatmaps.shape.rank is None or pafs.shape.rank is None:  # shows when the program runs
+        heatmaps, pafs = (tf.ensure_shape(maps, 4 * [None]) for maps in (heatmaps, pafs))
+    _check_shapes(heatmaps.shape, pafs.shape, skeleton, (4,))
+    cells = heatmaps.shape[1:3]
+    if size is not None or mode != "exact":
+        _used_size([math.inf if side is None else side for side in cells], mode, upsampling, size)
+    joints, most = skeleton.num_joints, int(max_people)
+    shapes = [most, joints, 2], [most, joints], [most], []
+    library = native.ops() if upsampling in (1, _BLOCK) and hasattr(native.ops(), "posekit_decode_paf") else None
+    if library is not None:
+        _declare_without_gradient()
+        if upsampling == 1 and size is not None:
+            heatmaps, pafs = (maps[:, : size[0], : size[1]] for maps in (heatmaps, pafs))
+            size = None
+        ends, order, opens = _tables(skeleton)
+        gaussian, profiles = _kernels()
+        numbers = [MODES.index(mode), upsampling, *(size or (0, 0)), *options[2:7], most]
+        found = library.posekit_decode_paf(
+            heatmaps, pafs, ends, order, opens.astype(bool), gaussian, profiles[mode], np.array(numbers, np.float64)
+        )
+    else:
+        run = functools.partial(_decode_padded, options=options, size=size, most=most)
+        found = tf.numpy_function(run, [heatmaps, pafs], [tf.float32, tf.float32, tf.float32, tf.int32], stateful=False)
+    for part, shape in zip(found, shapes):
+        part.set_shape([heatmaps.shape[0], *shape])
+    return dict(zip(("keypoints", "scores", "person_scores", "counts"), found))
 
 
 def smooth_maps(maps, mode="exact"):
@@ -337,12 +406,31 @@ def _floats(maps):
     return maps if maps.dtype in (np.float32, np.float64) else maps.astype(np.float32)
 
 
+def _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling):
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; choose from {', '.join(MODES)}.")
+    if not stride > 0:
+        raise ValueError(f"stride is {stride}; it must be above 0, such as 8.")
+    if upsampling < 1 or upsampling != int(upsampling):
+        raise ValueError(f"upsampling is {upsampling}; it must be a whole number above 0, such as 8.")
+    if peak_threshold is None:
+        peak_threshold = PEAK_THRESHOLDS[mode]
+    if min_score is None:
+        min_score = MIN_SCORES[mode]
+    return _Options(
+        mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, int(upsampling), None
+    )  # fmt: skip
+
+
 def _check_shapes(heatmaps, pafs, skeleton, ranks):
+    """Refuses shapes that do not fit; dimensions that are None are not known yet."""
     wanted = skeleton.num_joints + 1, 2 * len(skeleton.limbs)
+    heatmaps, pafs = tuple(heatmaps), tuple(pafs)
     if (
         len(heatmaps) not in ranks
-        or heatmaps[:-1] != pafs[:-1]
-        or (heatmaps[-1], pafs[-1]) != wanted
+        or len(heatmaps) != len(pafs)
+        or any(None not in sides and sides[0] != sides[1] for sides in zip(heatmaps[:-1], pafs[:-1]))
+        or any(side not in (None, want) for side, want in zip((heatmaps[-1], pafs[-1]), wanted))
         or 0 in heatmaps[-3:-1]
     ):
         raise ValueError(
@@ -352,11 +440,9 @@ def _check_shapes(heatmaps, pafs, skeleton, ranks):
 
 
 def _used_size(cells, mode, upsampling, size):
-    if upsampling < 1 or upsampling != int(upsampling):
-        raise ValueError(f"upsampling is {upsampling}; it must be a whole number above 0, such as 8.")
     if mode != "exact" and (upsampling != 1 or size is not None):
         raise ValueError(f"upsampling and size are for mode='exact'; mode={mode!r} takes the network's own maps.")
-    whole = tuple(int(side * upsampling) for side in cells)
+    whole = tuple(side * int(upsampling) for side in cells)
     if size is None:
         return whole
     size = tuple(int(side) for side in size)
@@ -442,6 +528,28 @@ def _decode_native(heatmaps, pafs, options):
         decoded.append(Decoded(keypoints[some], scores[some], person_scores[some], own, own[:, 1:], subset[some]))
         first_peak, first = first_peak + more_peaks, first + more
     return decoded
+
+
+def _decode_padded(heatmaps, pafs, options, size, most):
+    """People of a batch in arrays with room for `most` in each picture."""
+    options = options._asdict() | {"size": size}
+    batch, joints = len(heatmaps), options["skeleton"].num_joints
+    keypoints = np.full((batch, most, joints, 2), np.nan, np.float32)
+    scores, person_scores = np.zeros((batch, most, joints), np.float32), np.zeros((batch, most), np.float32)
+    counts = np.zeros(batch, np.int32)
+    for image, people in enumerate(decode_paf(heatmaps, pafs, **options)):
+        kept = np.sort(np.argsort(-people.person_scores, kind="stable")[:most])
+        counts[image] = count = len(kept)
+        keypoints[image, :count], scores[image, :count] = people.keypoints[kept], people.scores[kept]
+        person_scores[image, :count] = people.person_scores[kept]
+    return keypoints, scores, person_scores, counts
+
+
+@functools.lru_cache
+def _declare_without_gradient():
+    import tensorflow as tf
+
+    tf.no_gradient("PosekitDecodePaf")
 
 
 @functools.lru_cache

@@ -1,13 +1,15 @@
 """The compiled decoder finds what the plain one finds, to the last bit, whatever the maps and however they lie."""
 
 import concurrent.futures
+import functools
 
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from posekit.codecs.paf import PafCodec, average_maps
-from posekit.ops import decode_paf, native
+from posekit.ops import decode_paf, decode_paf_batch, native
 from posekit.ops.native import build
 from posekit.skeletons import OPENPOSE18, Skeleton
 
@@ -198,3 +200,77 @@ def test_the_result_does_not_depend_on_the_number_of_threads(monkeypatch):
     finally:
         library.posekit_set_num_threads(before)
     assert one.keypoints.shape[1:] == (OPENPOSE18.num_joints, 2)
+
+
+def padded(people, max_people):
+    """What `decode_paf_batch` makes of the people of a batch."""
+    expected = {"keypoints": [], "scores": [], "person_scores": [], "counts": []}
+    for found in people:
+        kept = np.sort(np.argsort(-found.person_scores, kind="stable")[:max_people])
+        expected["counts"].append(len(kept))
+        for name, filler in (("keypoints", np.nan), ("scores", 0), ("person_scores", 0)):
+            values = getattr(found, name)
+            room = np.full((max_people, *values.shape[1:]), filler, np.float32)
+            room[: len(kept)] = values[kept]
+            expected[name].append(room)
+    return {name: np.stack(values) for name, values in expected.items()}
+
+
+@pytest.mark.parametrize("options", [{"mode": "fast"}, {"mode": "tf_pose"}, {"mode": "exact", "upsampling": 8},
+                                     {"mode": "exact"}, {"mode": "exact", "size": (20, 33)},
+                                     {"mode": "exact", "upsampling": 3, "size": (70, 61)}])  # fmt: skip
+@pytest.mark.parametrize("choice", ["0", "1"])
+def test_decoding_within_programs(monkeypatch, options, choice):
+    monkeypatch.setenv("POSEKIT_NATIVE", choice)
+    heatmaps, pafs = map(np.stack, zip(*(people_maps(people, (24, 40), seed=people) for people in (2, 0, 6))))
+    options = {**options, "min_parts": 2, "min_score": 0.2}
+    most = 3 if options["mode"] == "fast" else 40
+    expected = padded(decode_paf(heatmaps, pafs, **options), most)
+    eager = decode_paf_batch(heatmaps, pafs, max_people=most, **options)
+    run = functools.partial(decode_paf_batch, max_people=most, **options)
+    program = tf.function(run)
+    unknown = tf.function(run).get_concrete_function(*(tf.TensorSpec(None, tf.float32) for _ in range(2)))
+    data = tf.data.Dataset.from_tensors((heatmaps, pafs)).map(program)
+    for found in (eager, program(heatmaps, pafs), unknown(*map(tf.constant, (heatmaps, pafs))), next(iter(data))):
+        assert set(found) == set(expected)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert data.element_spec["keypoints"].shape.as_list() == [3, most, 18, 2]
+    assert unknown.structured_outputs["scores"].shape.as_list() == [None, most, 18]
+    half = decode_paf_batch(heatmaps.astype(np.float16), tf.cast(pafs, tf.bfloat16), **options)
+    assert half["keypoints"].dtype == tf.float32 and half["counts"].shape == (3,)
+
+
+@pytest.mark.parametrize("choice", ["0", "1"])
+def test_what_cannot_be_decoded_within_programs(monkeypatch, choice):
+    monkeypatch.setenv("POSEKIT_NATIVE", choice)
+    heatmaps, pafs = np.zeros((2, 6, 7, 19), np.float32), np.zeros((2, 6, 7, 38), np.float32)
+    assert decode_paf_batch(heatmaps[:0], pafs[:0])["keypoints"].shape == (0, 64, 18, 2)
+    with pytest.raises(ValueError, match=r"\(2, 6, 7, 19\) and fields of shape \(2, 5, 7, 38\)"):
+        decode_paf_batch(heatmaps, pafs[:, :5])
+    with pytest.raises(ValueError, match="max_people is -1"):
+        decode_paf_batch(heatmaps, pafs, max_people=-1)
+    with pytest.raises(ValueError, match="mode='fast' takes the network's own maps"):
+        decode_paf_batch(heatmaps, pafs, upsampling=8)
+    program = tf.function(decode_paf_batch).get_concrete_function(*(tf.TensorSpec(None, tf.float32) for _ in range(2)))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"2, 6, 7, 19\D+2, 5, 7, 38"):
+        program(tf.constant(heatmaps), tf.constant(pafs[:, :5]))
+    heatmaps[1, 2, 3, 4] = np.nan
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="Heatmaps hold 1 values"):
+        decode_paf_batch(heatmaps, pafs)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Heatmaps hold 1 values"):
+        program(tf.constant(heatmaps), tf.constant(pafs))
+
+
+@pytest.mark.parametrize("choice", ["0", "1"])
+def test_gradients_end_at_what_is_decoded(monkeypatch, choice):
+    monkeypatch.setenv("POSEKIT_NATIVE", choice)
+    heatmaps, pafs = (tf.Variable(part[None]) for part in people_maps(2, (20, 30)))
+
+    @tf.function
+    def gradient():
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(decode_paf_batch(heatmaps, pafs)["scores"]) + tf.reduce_sum(heatmaps)
+        return tape.gradient(value, heatmaps)
+
+    np.testing.assert_array_equal(gradient(), np.ones(heatmaps.shape))

@@ -675,7 +675,9 @@ std::vector<const Peak*> highest(const Peak* begin, const Peak* end) {
   std::vector<const Peak*> kept;
   for (const Peak* peak = begin; peak != end; ++peak) kept.push_back(peak);
   if (static_cast<int64_t>(kept.size()) <= kMost) return kept;
-  std::stable_sort(kept.begin(), kept.end(), [](const Peak* one, const Peak* other) { return one->score > other->score; });
+  std::sort(kept.begin(), kept.end(), [](const Peak* one, const Peak* other) {
+    return one->score != other->score ? one->score > other->score : one < other;
+  });
   kept.resize(kMost);
   std::sort(kept.begin(), kept.end());
   return kept;
@@ -819,7 +821,10 @@ std::vector<Limb> connect(const PafProblem& problem, const Cubic* cubic, const P
       if (good) found.push_back({static_cast<int32_t>(one), static_cast<int32_t>(other), score});
     }
   }
-  std::stable_sort(found.begin(), found.end(), [](const Limb& one, const Limb& other) { return one.score > other.score; });
+  std::sort(found.begin(), found.end(), [](const Limb& one, const Limb& other) {
+    if (one.score != other.score) return one.score > other.score;
+    return one.start != other.start ? one.start < other.start : one.end < other.end;
+  });
   std::vector<char> taken_start(start.size(), 0), taken_end(end.size(), 0);
   std::vector<Limb> chosen;
   const size_t quota = std::min(start.size(), end.size());
@@ -973,7 +978,7 @@ std::vector<PafPeople> decode_paf(const PafProblem& problem, const PafMaps& heat
     std::vector<Box> boxes;
     for (const auto& some : of_joint) boxes.insert(boxes.end(), some.begin(), some.end());
     // Boxes of several joints at one place come one after another: the pixels of all joints lie together.
-    std::stable_sort(boxes.begin(), boxes.end(), [](const Box& one, const Box& other) {
+    std::sort(boxes.begin(), boxes.end(), [](const Box& one, const Box& other) {
       if (one.image != other.image) return one.image < other.image;
       const int64_t row = (one.top + one.bottom) / 16, other_row = (other.top + other.bottom) / 16;
       return row != other_row ? row < other_row : one.left + one.right < other.left + other.right;
