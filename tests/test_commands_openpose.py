@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -16,6 +20,9 @@ from posekit.data.sources import read_image
 from posekit.data.tfrecord import RecordWriter
 from posekit.skeletons import COCO17, OPENPOSE18
 from posekit.systems import openpose
+from posekit.testing import shared_data
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 SIZE = (112, 144)
 SMALL = [
@@ -137,6 +144,35 @@ def test_validation_prints_and_writes_coco_s_measures(run, data, tmp_path, capsy
     assert validate.main([*argv, f"--output_dir={tmp_path / 'again'}"]) == 0
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())["results"]
     assert {name: metrics[name] for name in again} == again
+
+
+@pytest.mark.parametrize("form", ["tfrecord", "hdf5"])
+def test_real_photographs_through_records_training_and_measures(form, tmp_path):
+    coco = shared_data() / "coco"
+    command = [sys.executable, str(ROOT / "tools" / "create_dataset.py"), "--coco_people", f"--coco_dir={coco}"]
+    command += [f"--data_dir={tmp_path}", "--coco_people_train=val2017", f"--format={form}", "--num_workers=1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "run"
+    argv = [*SMALL, "--num_stages=1", "--batch_size=12", "--num_epochs=1"]
+    assert train.main([*argv, f"--data_dir={tmp_path}", f"--run_dir={run}"]) == 0
+    with open(run / "log.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert np.isfinite([float(row[name]) for name in ("loss", "val_loss")]).all()
+    with open(run / "steps.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 1
+    argv = [f"--run_dir={run}", f"--output_dir={run}", "--num_pictures=0", "--box_size=64", f"--data_dir={tmp_path}"]
+    # Every size of a picture has the network compiled again.
+    assert validate.main([*argv, *["--max_images=3"] * (form == "hdf5")]) == 0
+    measures = json.loads((run / "metrics.json").read_text())["trained"]
+    assert 0 <= measures["ap"] <= 1
+    if form == "tfrecord":
+        truth = json.loads((coco / "annotations" / "person_keypoints_val2017.json").read_text())
+        people = [person for person in truth["annotations"] if person["num_keypoints"] and not person["iscrowd"]]
+        assert (measures["images"], measures["people_labelled"]) == (len(truth["images"]), len(people)) == (16, 36)
+    else:
+        assert measures["images"] == 3
 
 
 def test_results_that_are_right_have_the_highest_measures(data, tmp_path, capsys):

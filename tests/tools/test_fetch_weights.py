@@ -18,6 +18,9 @@ import tensorflow as tf
 from absl import flags
 from tensorflow.core.framework import graph_pb2
 
+import posekit
+from posekit import validate
+from posekit.data.tfrecord import RecordWriter
 from posekit.files import load_weights
 from posekit.models import OpenPose
 from posekit.testing import shared_data
@@ -25,6 +28,8 @@ from posekit.weights import arrays_digest, read_index
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "fetch_weights.py"
+# On each photograph.
+PEOPLE = {"golf": 1, "p1": 1, "p2": 2, "p3": 3, "apink2": 5}
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +241,25 @@ def test_the_real_network_gives_what_its_graph_gives_on_photographs(tool, downlo
     )
     # People are seen, and better than with red and blue exchanged.
     assert (found > 0.5).all() and (exchanged < found).all()
+
+
+def test_the_real_network_finds_everybody_on_photographs(downloaded):
+    load = posekit.load("openpose", downloaded / "out" / "model.weights.h5")
+    found = {name: len(load(shared_data() / "images" / f"{name}.jpg")) for name in PEOPLE}
+    assert found == PEOPLE
+
+
+def test_measures_of_the_real_network_on_coco_s_photographs(downloaded, tmp_path, capsys):
+    from converters.coco_people import coco_people
+
+    raw = coco_people(shared_data() / "coco", "val2017", "coco_people_val", keep_all=True)
+    with RecordWriter(tmp_path / "coco_people_val.tfrecords") as writer:
+        for item in raw.items:
+            (record,) = raw.convert(item)
+            writer.write(record.to_example())
+    argv = ["--model=openpose", f"--weights={downloaded / 'out' / 'model.weights.h5'}", "--num_pictures=0"]
+    assert validate.main([*argv, f"--data_dir={tmp_path}", f"--output_dir={tmp_path}"]) == 0
+    printed = float(re.search(r"AP \(OKS 0.50 to 0.95\) +([0-9.]+)", capsys.readouterr().out)[1])
+    measures = json.loads((tmp_path / "metrics.json").read_text())["trained"]
+    assert measures["ap"] >= 0.2 and printed == pytest.approx(measures["ap"], abs=1e-4)
+    assert measures["images"] == 16 and measures["people_labelled"] == 36
