@@ -9,7 +9,7 @@ PHOTOS ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
-.PHONY: demo lint test notebooks clean
+.PHONY: demo lint test test-versions test-sanitize clean
 
 $(VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -26,8 +26,34 @@ demo: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 
+# Two processes with a thread each: small operations lose more to sharing than they gain.
 test: $(VENV)/.installed
-	$(RUN) -m pytest -q -n 2 --dist loadfile tests
+	TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile tests
+
+# One set of libraries, compiled beside the newest TensorFlow, runs the tests of the ops there and beside the oldest.
+OLDEST := .venv-oldest
+$(OLDEST)/.installed: setup.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check "tensorflow==2.18.*" opencv-python-headless \
+		"keras>=3.11" numpy scipy pillow h5py matplotlib pycocotools tqdm absl-py tensorboard pytest
+	touch $@
+
+test-versions: $(VENV)/.installed $(OLDEST)/.installed
+	rm -rf build/versions
+	$(RUN) tools/build_ops.py --portable --output_dir=build/versions
+	for python in $(RUN) $(OLDEST)/bin/python; do \
+		$$python -c "import tensorflow; print('TensorFlow', tensorflow.__version__)" && \
+		POSEKIT_NATIVE=1 POSEKIT_NATIVE_DIR=$(CURDIR)/build/versions $$python -m pytest -q tests/ops || exit 1; done
+
+# The compiled ops under the compiler's sanitizers. Python and TensorFlow are not compiled with them: their leaks are
+# not looked for, nor their races.
+test-sanitize: $(VENV)/.installed
+	rm -rf build/address build/thread
+	for kind in address thread; do $(RUN) tools/build_ops.py --sanitize=$$kind --output_dir=build/$$kind || exit 1; done
+	POSEKIT_NATIVE=1 POSEKIT_NATIVE_DIR=$(CURDIR)/build/address LD_PRELOAD=$$(g++ -print-file-name=libasan.so) \
+		ASAN_OPTIONS=detect_leaks=0 $(RUN) -m pytest -q tests/ops
+	POSEKIT_NATIVE=1 POSEKIT_NATIVE_DIR=$(CURDIR)/build/thread LD_PRELOAD=$$(g++ -print-file-name=libtsan.so) \
+		TSAN_OPTIONS="ignore_noninstrumented_modules=1 exitcode=66" $(RUN) -m pytest -q tests/ops
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) $(DEMO) build dist *.egg-info

@@ -63,7 +63,10 @@ _OWN_NUMBERS = 1_000_000_000
 class Config(Options):
     """Options of realtime multi-person pose; defaults are the original's."""
 
-    data_dir: str = option("data", "folder with the records of create_dataset, or a file in the original's HDF5 layout")
+    data_dir: str = option(
+        "data", "folder with the records of create_dataset or files in the original's HDF5 layout; or one such file, "
+        "for the split that it holds"
+    )  # fmt: skip
     dataset: str = option("coco_people", "name of the records")
     data_service: str = option("", "host:port of tools/dataset_server.py that makes the batches", training=True)
     num_epochs: int = option(100, "epochs to train", lower=1, upper=1_000_000, training=True)
