@@ -1,0 +1,204 @@
+"""Runs the CUDA kernels on a GPU and compares them with NumPy: `python tests/ops/cuda_check.py [posekit_cuda.so]`.
+
+Needs CuPy, for the device's memory. Without a path the kernels are compiled first, with nvcc. Every function
+`check_<op>(library)` checks one op and gives rows for the table: what ran, how long, and which part of the time the
+arithmetic (or the memory) of the GPU would take at its best.
+"""
+
+import ctypes
+import functools
+import pathlib
+import sys
+
+import cupy
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+# Additions or multiplications of one processor in a clock cycle, by compute capability; float64 is a half of it.
+_LANES = {"80": 64, "86": 128, "89": 128, "90": 128}
+# A difference, a square and a sum for each of two coordinates, and the comparison.
+_OPERATIONS_PER_PAIR = 6
+
+
+def pointer(array):
+    """Address of a device array, for ctypes."""
+    return ctypes.c_void_p(array.data.ptr)
+
+
+def call(function, *arguments):
+    """Calls a kernel's function with arrays and integers on the current stream; an error code is an exception."""
+    stream = cupy.cuda.get_current_stream().ptr
+    passed = [ctypes.c_int64(value) if isinstance(value, int) else value for value in arguments]
+    passed = [value if isinstance(value, ctypes._SimpleCData) else pointer(value) for value in passed]
+    code = function(*passed, ctypes.c_void_p(stream))
+    if code:
+        raise RuntimeError(f"{function.__name__} ended with CUDA error {code}")
+
+
+def milliseconds(run, repeats=20):
+    """Median time of `run` on the device."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start, stop = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record()
+        run()
+        stop.record()
+        stop.synchronize()
+        times.append(cupy.cuda.get_elapsed_time(start, stop))
+    return float(np.median(times))
+
+
+def row(what, run, operations=0, byte_count=0):
+    """Times `run`; the bound is the longer of its arithmetic and its memory traffic at the GPU's best."""
+    device = cupy.cuda.Device()
+    attributes = device.attributes
+    lanes = _LANES.get(device.compute_capability, 128)
+    arithmetic = operations / (attributes["MultiProcessorCount"] * lanes * attributes["ClockRate"])
+    memory = byte_count / (2 * attributes["MemoryClockRate"] * attributes["GlobalMemoryBusWidth"] / 8)
+    time = milliseconds(run)
+    return {"what": what, "ms": time, "of the bound": max(arithmetic, memory) / time}
+
+
+def _nearest(points, references):
+    """The first nearest reference of every point, with the kernel's own rounding."""
+    squared = np.zeros((len(points), len(references)), points.dtype)
+    for axis in range(points.shape[1]):
+        squared += (points[:, None, axis] - references[None, :, axis]) ** 2
+    return squared.argmin(1)
+
+
+def _splits(sizes):
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def check_nearest_neighbors(library, timed=True):
+    """Ragged batches, ties, points that are not finite, empty rows."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for dtype, suffix in ((np.float32, "f32"), (np.float64, "f64")):
+        function = getattr(library, f"posekit_cuda_nearest_neighbors_{suffix}")
+
+        def run(points, point_splits, references, reference_splits, most, most_references, function=function):
+            indices = cupy.zeros(len(points), np.int32)
+            distances = cupy.zeros(len(points), points.dtype)
+            call(
+                function, points, point_splits, references, reference_splits, len(point_splits) - 1,
+                ctypes.c_int(points.shape[1]), len(points), most, most_references, indices, distances,
+            )  # fmt: skip
+            return indices, distances
+
+        for dims in (1, 2, 3, 7):
+            for sizes, other_sizes in (([1], [1]), ([1500, 0, 3, 40], [700, 5, 0, 2300]), ([30], [5000])):
+                for whole in (False, True):
+                    points, references = (rng.normal(0, 9, (sum(s), dims)).astype(dtype) for s in (sizes, other_sizes))
+                    if whole:
+                        points, references = points.round(), references.round()
+                    elif len(points) > 1000:
+                        points[3, 0], references[5, 0] = np.nan, np.inf
+                    splits, other_splits = _splits(sizes), _splits(other_sizes)
+                    arrays = (cupy.asarray(a) for a in (points, splits, references, other_splits))
+                    found = run(*arrays, max(sizes), max(other_sizes))
+                    indices, distances = (cupy.asnumpy(array) for array in found)
+                    finite = [np.where(np.isfinite(a), a, dtype(1e18)) for a in (points, references)]
+                    for b in range(len(sizes)):
+                        own, other = slice(*splits[b : b + 2]), slice(*other_splits[b : b + 2])
+                        if not other_sizes[b]:
+                            assert (indices[own] == -1).all() and np.isinf(distances[own]).all()
+                        elif sizes[b]:
+                            expected = _nearest(finite[0][own], finite[1][other])
+                            np.testing.assert_array_equal(indices[own], expected)
+                            lengths = np.linalg.norm(points[own] - references[other][expected], axis=1)
+                            np.testing.assert_allclose(distances[own], lengths, rtol=1e-6)
+        if timed:
+            for dims in (2, 3):
+                count = 100_000
+                sets = [cupy.asarray(rng.uniform(0, 100, (count, dims)).astype(dtype)) for _ in range(2)]
+                splits = cupy.asarray(_splits([count]))
+                operations = count**2 * (3 * dims) * (1 if dtype == np.float32 else 2)
+                work = functools.partial(run, sets[0], splits, sets[1], splits, count, count)
+                rows.append(row(f"nearest_neighbors {suffix}, {dims}-D, 1e5 x 1e5", work, operations))
+    return rows
+
+
+def _mesh_loop(silhouettes, vertices):
+    """Both sums of every image and the gradient of their total."""
+    vertices = vertices.astype(np.float64)
+    to_mesh, to_pixels, gradient = np.zeros(len(vertices)), np.zeros(len(vertices)), np.zeros(vertices.shape)
+    for image, (silhouette, points) in enumerate(zip(silhouettes, vertices)):
+        pixels = np.argwhere(silhouette)[:, ::-1].astype(np.float64)
+        if not len(pixels):
+            continue
+        chosen = _nearest(pixels, points)
+        to_mesh[image] = np.abs(points[chosen] - pixels).sum()
+        np.add.at(gradient[image], chosen, np.sign(points[chosen] - pixels))
+        apart = points - pixels[_nearest(points, pixels)]
+        lengths = np.linalg.norm(apart, axis=1, keepdims=True)
+        to_pixels[image] = lengths.sum()
+        gradient[image] += np.divide(apart, lengths, out=np.zeros_like(apart), where=lengths > 0)
+    return to_mesh, to_pixels, gradient
+
+
+def check_mesh_reprojection(library, timed=True):
+    """Sums, pairs and gradient; empty silhouettes, images of any form."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for dtype, suffix in ((np.float32, "f32"), (np.float64, "f64")):
+
+        def run(silhouettes, vertices, backward=True, suffix=suffix):
+            batch, height, width = silhouettes.shape
+            per_image, dtype = vertices.shape[1], vertices.dtype
+            sums = [cupy.zeros(batch, dtype) for _ in range(2)]
+            splits, room = cupy.zeros(batch + 1, np.int64), batch * height * width
+            pixels, nearest_vertex = (cupy.zeros(room, np.int32) for _ in range(2))
+            nearest_pixel = cupy.zeros((batch, per_image), np.int32)
+            call(
+                getattr(library, f"posekit_cuda_mesh_reprojection_{suffix}"), silhouettes, vertices, batch, height,
+                width, per_image, *sums, splits, pixels, nearest_vertex, nearest_pixel,
+            )  # fmt: skip
+            gradient, ones = cupy.zeros(vertices.shape, dtype), cupy.ones(batch, dtype)
+            if backward:
+                call(
+                    getattr(library, f"posekit_cuda_mesh_reprojection_gradient_{suffix}"), vertices, batch, width,
+                    per_image, splits, pixels, nearest_vertex, nearest_pixel, ones, ones, gradient,
+                )  # fmt: skip
+            return *sums, gradient
+
+        for height, width, per_image in ((24, 24, 70), (1, 1, 1), (37, 300, 900), (5, 3, 1500)):
+            silhouettes = (rng.random((3, height, width)) < [[[0.3]], [[0]], [[0.9]]]).astype(np.uint8)
+            vertices = rng.uniform(-5, width + 5, (3, per_image, 2)).astype(dtype)
+            found = run(cupy.asarray(silhouettes), cupy.asarray(vertices))
+            for ours, truth in zip(found, _mesh_loop(silhouettes, vertices)):
+                rtol = 1e-5 if dtype == np.float32 else 1e-12
+                np.testing.assert_allclose(cupy.asnumpy(ours), truth, rtol=rtol, atol=10 * rtol)
+        if timed:
+            y, x = np.mgrid[:224, :224]
+            silhouettes = np.repeat(((np.hypot((x - 112) * 2.2, y - 112) < 76.5)[None]).astype(np.uint8), 8, 0)
+            vertices = rng.normal(112, 1, (8, 6890, 2)) + rng.uniform(-1, 1, (8, 6890, 2)) * [35, 77]
+            arrays = cupy.asarray(silhouettes), cupy.asarray(vertices.astype(dtype))
+            pairs = 2 * int(silhouettes.sum()) * 6890
+            operations = pairs * _OPERATIONS_PER_PAIR * (1 if dtype == np.float32 else 2)
+            what = f"mesh_reprojection {suffix}, 8 x 224 x 224, {silhouettes.sum()} pixels, 6890 vertices, both ways"
+            rows.append(row(what, functools.partial(run, *arrays), operations))
+    return rows
+
+
+def main(arguments):
+    """Checks every op; prints the table."""
+    if arguments:
+        path = arguments[0]
+    else:
+        from posekit.ops.native import build
+
+        path = build.build_cuda()
+    library = ctypes.CDLL(str(path))
+    for name, check in list(globals().items()):
+        if name.startswith("check_"):
+            for done in check(library):
+                print(f"{done['what']}: {done['ms']:.3f} ms, {100 * done['of the bound']:.0f} % of the bound")
+            print(f"{name.removeprefix('check_')}: equals NumPy")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
