@@ -144,6 +144,9 @@ def test_validation_prints_and_writes_coco_s_measures(run, data, tmp_path, capsy
     assert validate.main([*argv, f"--output_dir={tmp_path / 'again'}"]) == 0
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())["results"]
     assert {name: metrics[name] for name in again} == again
+    scores = [sorted(result["score"] for result in json.loads((folder / "results.json").read_text()))
+              for folder in (tmp_path, tmp_path / "again")]  # fmt: skip
+    assert scores[0] == scores[1] and len(scores[0]) == metrics["people_found"]  # the file's own, untouched
 
 
 @pytest.mark.parametrize("form", ["tfrecord", "hdf5"])

@@ -862,7 +862,7 @@ class _Score:
             # Of people without labels the file knows only where they are: whoever is found there counts neither way.
             kept = ~_masked(points, record.mask)
             points, placed, person_scores = points[kept], placed[kept], np.asarray(person_scores)[kept]
-        self.results.append((points, placed, person_scores * np.maximum((placed > 0).sum(-1), 1)))
+        self.results.append((points, placed, np.asarray(person_scores)))
         self.names.append(record.filename or str(record.image_id))
         labelled = (record.joints[..., 2] > 0) & ~record.crowd[:, None]
         sigmas = oks.joint_sigmas(record.names)
