@@ -13,6 +13,8 @@ from posekit.data.sources import Source
 from posekit.predictor import Predictor, at_least_one, write
 from posekit.results import People
 from posekit.skeletons import LSP14
+from posekit.systems import hmr
+from posekit.testing import tiny_body
 
 
 def predict(config, model, images, boxes):
@@ -107,3 +109,12 @@ def test_tensorflows_notices_are_only_shown_where_they_are_asked_for():
 def test_a_source_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="not a single picture"):
         list(at_least_one(Source("folder", iter(()), None, None), []))
+
+
+def test_where_another_system_found_nobody_there_are_no_meshes(tmp_path):
+    image, nobody = grey(9), People(np.zeros((0, 14, 2)), np.zeros((0, 14)), LSP14, (40, 60))
+    model = types.SimpleNamespace(body=tiny_body())
+    people = Predictor("hmr", hmr, hmr.Config(), model)(image, people=nobody)
+    assert len(people) == 0 and people.vertices.shape == (0, model.body.num_vertices, 3) and people.theta.shape[1] == 85
+    assert (people.draw(tmp_path / "out.png") == image).all()
+    people.save(tmp_path / "out.json")

@@ -521,15 +521,24 @@ def predict(config, model, images, boxes):
 
 
 def _predict_crops(config, model, crops):
-    size, outputs = config.image_size, []
+    if not crops:
+        return _outputs_of_nobody(model.body)
+    outputs = []
     for start in range(0, len(crops), config.batch_size):
         batch = np.stack(crops[start : start + config.batch_size]).astype(np.float32) / 127.5 - 1
         outputs.append(model.predict_on_batch(batch))
-    if not outputs:
-        outputs.append(model.predict_on_batch(np.zeros((0, size, size, 3), np.float32)))
     last = {name: np.concatenate([output[name][:, -1] for output in outputs])
             for name in ("theta", "camera", "keypoints_ndc", "keypoints3d")}  # fmt: skip
     return last | {"vertices": np.concatenate([output["vertices"] for output in outputs])}
+
+
+def _outputs_of_nobody(body):
+    """What `_predict_crops` gives for no crops: Keras refuses to predict on empty batches."""
+    shapes = {
+        "theta": (3 + 3 * body.num_joints + body.num_shape,), "camera": (3,), "vertices": (body.num_vertices, 3),
+        "keypoints_ndc": (body.num_keypoints, 2), "keypoints3d": (body.num_keypoints, 3),
+    }  # fmt: skip
+    return {name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()}
 
 
 def _people(config, model, image, cut, outputs, rows):
