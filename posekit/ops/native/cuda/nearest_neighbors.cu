@@ -1,7 +1,7 @@
 // Nearest neighbours between rows of two batches of point sets; see posekit/ops/nearest_neighbors.py.
 //
-// Work: points * references; with two dimensions 6 operations a pair. Memory: 4 bytes and one coordinate a point, up to
-// 64 times that where there are too few points to fill the GPU.
+// Work: points * references; with two dimensions 6 operations a pair. Memory: as much again as the outputs, up to half
+// as much again as inputs and outputs where there are too few points to fill the GPU.
 #include "nearest_neighbors.cuh"
 
 // All pointers are to the device's memory. `points` [total, dims] in rows [point_splits[b], point_splits[b + 1]), and so

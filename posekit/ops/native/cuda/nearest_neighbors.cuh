@@ -240,10 +240,13 @@ cudaError_t nearest_neighbors(const T* points, const int64_t* point_splits, cons
     error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   }
   if (error != cudaSuccess) return error;
-  // With too few blocks to fill the processors, several share the references of each point.
+  // With too few blocks to fill the processors, several share the references of each point; what they find takes no
+  // more memory than half as much again as inputs and outputs.
   const int64_t blocks = static_cast<int64_t>(blocks_of(std::max<int64_t>(likely_points, 1), each)) * rows;
+  const int64_t found_bytes = total * static_cast<int64_t>(sizeof(T) + sizeof(int32_t));
+  const int64_t all_bytes = (total + most_references) * dims * static_cast<int64_t>(sizeof(T)) + found_bytes;
   const int64_t useful = std::min<int64_t>(8 * processors / blocks, most_references / (2 * kTile));
-  const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(useful, 64)));
+  const int parts = static_cast<int>(std::max<int64_t>(1, std::min(useful, 3 * all_bytes / (2 * found_bytes))));
   Scratch scratch(stream);
   T* squared = scratch.get<T>(parts * total);
   int32_t* candidates = scratch.get<int32_t>(parts * total);
