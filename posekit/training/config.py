@@ -10,6 +10,7 @@ import difflib
 import importlib
 import json
 import math
+import numbers
 import os
 import pathlib
 import sys
@@ -76,7 +77,8 @@ class Options:
         """Makes options from JSON values.
 
         Args:
-            values: Dict of field values; missing fields take their defaults.
+            values: Dict of field values; missing fields take their defaults. Lists may also be written as on the
+                command line, such as `"0.5,1"`, and hold numbers where their items are numbers.
 
         Raises:
             ValueError: If a key is unknown or a value has the wrong type or is outside its limits.
@@ -84,7 +86,7 @@ class Options:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise ValueError(f"Unknown options {unknown}; known are {sorted(fields)}.")
+            raise ValueError(f"Unknown options {unknown}{_nearest(cls, unknown)}")
         return cls(**{name: _cast(fields[name], value) for name, value in values.items()})
 
 
@@ -395,20 +397,46 @@ def _explicit(options, values, skip=()):
 def _cast(field, value):
     kind = field.type
     if kind == _LIST:
-        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-            return tuple(item.strip() for item in value if item.strip())
-    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _cast_list(field, value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
             return float(value)
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    kind = "list of names" if kind == _LIST else kind.__name__
-    raise ValueError(f"{field.name}={_short(repr(value))} is not a {kind}.")
+    raise ValueError(f"{field.name}={_short(repr(value))} is not a {kind.__name__}.")
+
+
+def _cast_list(field, value):
+    """A tuple of texts: of a list, or of the command line's spelling; of numbers only where the items are numbers."""
+    numeric = _is_limited(field)
+    allowed = (str, numbers.Real) if numeric else str
+    items = value.split(",") if isinstance(value, str) else value
+    items = [items] if isinstance(items, allowed) and not isinstance(items, (str, bool)) else items
+    if isinstance(items, (list, tuple)) and all(isinstance(i, allowed) and not isinstance(i, bool) for i in items):
+        texts = [str(item).strip() for item in items]
+        return tuple(text for text in texts if text)
+    wanted = "list of numbers, such as (0.5, 1) or '0.5,1'" if numeric else "list of names, such as ('a', 'b') or 'a,b'"
+    raise ValueError(f"{field.name}={_short(repr(value))} is not a {wanted}.")
+
+
+def _is_limited(field):
+    return field.metadata["lower"] is not None or field.metadata["upper"] is not None
+
+
+def _nearest(options, unknown):
+    """The end of a message about unknown options: those that may have been meant."""
+    spellings = {field.name: field.name for field in dataclasses.fields(options)}
+    for field in dataclasses.fields(options):
+        spellings |= dict.fromkeys(field.metadata["aliases"], field.name)
+    near = [match for name in unknown for match in difflib.get_close_matches(str(name), list(spellings), n=3)]
+    # The original's spellings are those of the command line alone.
+    meant = dict.fromkeys(spellings[name] for name in near)
+    hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else "."
+    return hint + " All of them: python -m posekit.train --model=… --help"
 
 
 def _check(field, value):
-    metadata = field.metadata
-    limited = metadata["lower"] is not None or metadata["upper"] is not None
+    metadata, limited = field.metadata, _is_limited(field)
     for item in value if isinstance(value, tuple) else (value,):
         if metadata["choices"] and item not in metadata["choices"]:
             choices = ", ".join(metadata["choices"])

@@ -3,6 +3,7 @@ import json
 import os
 import types
 
+import numpy as np
 import pytest
 
 from posekit.training.config import (
@@ -138,6 +139,44 @@ def test_whole_numbers_too_large_for_a_float_are_refused():
         Config.from_dict({"num_epochs": 10**400})
     with pytest.raises(ValueError, match=r"generator_lr=1000.*… is not a float"):
         Config.from_dict({"generator_lr": 10**400})
+
+
+@pytest.mark.parametrize(
+    "value", ["0.5,1,1.5", " 0.5, 1,1.5,", (0.5, 1, 1.5), [0.5, "1", np.float32(1.5)], ("0.5", np.int64(1), "1.5 ")]
+)
+def test_lists_of_numbers_may_be_numbers_or_written_as_on_the_command_line(value):
+    assert Config.from_dict({"rates": value}).rates == ("0.5", "1", "1.5")
+
+
+def test_lists_take_single_values():
+    assert Config.from_dict({"rates": 0.5}).rates == ("0.5",)
+    assert Config.from_dict({"datasets": "x"}).datasets == ("x",)
+    assert Config.from_dict({"datasets": "x, y"}).datasets == ("x", "y")
+
+
+@pytest.mark.parametrize("value", [True, (1, True), [[1, 2]], [None], None, {"a": 1}, (1, np.bool_(True)), b"1", 1j])
+def test_lists_of_something_else_are_refused(value):
+    with pytest.raises(ValueError, match=r"rates=.* is not a list of numbers, such as \(0.5, 1\) or '0.5,1'"):
+        Config.from_dict({"rates": value})
+
+
+def test_lists_of_names_take_no_numbers():
+    for value in (1, (1, 2), ["a", 2.0]):
+        with pytest.raises(ValueError, match=r"datasets=.* is not a list of names, such as"):
+            Config.from_dict({"datasets": value})
+    with pytest.raises(ValueError, match="--rates=-1 is too small"):
+        Config.from_dict({"rates": (1, -1)})
+    with pytest.raises(ValueError, match="--rates=nan is not a finite number"):
+        Config.from_dict({"rates": (1, float("nan"))})
+
+
+def test_unknown_options_name_what_may_have_been_meant():
+    with pytest.raises(ValueError, match=r"Unknown options \['rate'\]; did you mean 'rates'\? All .* --help$"):
+        Config.from_dict({"rate": 1})
+    with pytest.raises(ValueError, match="did you mean 'num_epochs'"):
+        Config.from_dict({"epoch": 1})
+    with pytest.raises(ValueError, match=r"Unknown options \['zzz'\]\. All"):
+        Config.from_dict({"zzz": 1})
 
 
 def test_json_is_strict():
