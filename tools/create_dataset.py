@@ -207,6 +207,8 @@ def main(argv):
         return EXIT_INTERRUPTED
     if summaries:
         print(report(summaries))
+    if remark := _nothing_to_train_on({summary.name for summary in summaries}):
+        print(remark)
     for failure in failures:
         print(f"ERROR {failure}", file=sys.stderr)
     if failures:
@@ -369,6 +371,18 @@ def _coco_people_jobs(folder, output_dir):
             return coco_people.write_hdf5(raw, output_dir, FLAGS.overwrite, bar.update)
 
     return [(name, functools.partial(listing, name, split)) for name, split in chosen.items()]
+
+
+def _nothing_to_train_on(made):
+    """What to say where only the pictures of validation were there."""
+    train, val = map(people_set, ("train", "val"))
+    if val not in made or train in made or FLAGS.coco_people_train:
+        return ""
+    split = FLAGS.coco_people_val or "val2017"
+    return (
+        f"{train}: not made, since COCO's training split is not there. {val} is for validation; to train on pictures "
+        f"of a split that is there, name it: --coco_people --coco_people_train={split}"
+    )
 
 
 def _refuse_both_forms(name, output_dir):

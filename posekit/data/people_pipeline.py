@@ -257,7 +257,10 @@ def _source(data_dir, split, dataset):
         return source
     try:
         first = tfrecord.dataset_files(path, name)[0]
-    except tfrecord.DatasetNotFoundError:
+    except tfrecord.DatasetNotFoundError as error:
+        if file is None and name == people_set("train"):
+            hint = "Where COCO's training split is not there, name another: --coco_people_train=val2017"
+            raise tfrecord.DatasetNotFoundError(f"{error} {hint}") from None
         if file is None:
             raise
         return _Hdf5Source(file)

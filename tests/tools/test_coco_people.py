@@ -317,7 +317,8 @@ def test_nothing_to_make(tmp_path):
 def test_real_coco_through_the_command(tmp_path):
     folder = shared_data() / "coco"
     text = run("--coco_people", f"--coco_dir={folder}", f"--data_dir={tmp_path}")
-    assert "coco_people_val" in text
+    assert "not made, since COCO's training split is not there" in text
+    assert "--coco_people --coco_people_train=val2017" in text
     (path,) = dataset_files(tmp_path, "coco_people_val")
     records = [PeopleRecord.from_example(record) for record in read_records(path)]
     truth = json.loads((folder / "annotations" / "person_keypoints_val2017.json").read_text())
