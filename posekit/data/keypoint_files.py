@@ -346,6 +346,10 @@ class _Reader:
 
     def _frame(self, found):
         picture = self.pictures.find(found.picture or found.name)
+        if picture is None and self.path.stem.endswith(".coco") and found.name.isdecimal():
+            # COCO's ids are numbers: the zeros before them are in the file's name alone.
+            stem = self.path.stem.removesuffix(".coco")
+            picture = self.pictures.find(stem) if stem.isdecimal() and int(stem) == int(found.name) else None
         size = found.image_size or self.image_size or _size_of_picture(picture)
         if size is None:
             raise ValueError(

@@ -203,7 +203,7 @@ def _openpose(path, content, skeleton):
             raise ValueError(_wrong_length(f"{what}: {key}", len(values), allowed))
         skeleton = fitting[0]
         people.append(values)
-    name = path.stem.removesuffix("_keypoints")
+    name = path.stem.removesuffix("_keypoints").removesuffix(".openpose")
     if not people:
         return Found(name, None, None, OPENPOSE18).empty_as(skeleton or OPENPOSE18)
     values = np.stack(people)

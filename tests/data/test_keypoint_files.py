@@ -54,6 +54,15 @@ def test_posekits_own_json_comes_back(tmp_path, skeleton):
     assert_same(frame.people, people)
 
 
+@pytest.mark.parametrize(("style", "stem"), [("json", "p2"), ("coco", "p2"), ("coco", "0012"), ("openpose", "p2")])
+def test_pictures_lie_beside_what_predict_writes(tmp_path, style, stem):
+    cv2.imwrite(str(tmp_path / f"{stem}.jpg"), np.zeros((48, 64, 3), np.uint8))
+    path = tmp_path / (f"{stem}.json" if style == "json" else f"{stem}.{style}.json")
+    people_of(source=f"{stem}.jpg").save(path, style=style)
+    (frame,) = read_keypoints(path, image_size=SIZE)
+    assert frame.image_path == tmp_path / f"{stem}.jpg" and frame.image.shape == (48, 64, 3)
+
+
 def test_posekits_json_keeps_unknown_skeletons(tmp_path):
     mine = Skeleton("mine", ("a", "left_b", "right_b", "c"), (("left_b", "a"), ("right_b", "a")))
     people_of(1, skeleton=mine).save(tmp_path / "out.json")
