@@ -4,6 +4,7 @@
     python tools/benchmark.py --model=lcn
     python tools/benchmark.py --model=v2v
     python tools/benchmark.py --model=openpose
+    python tools/benchmark.py --ops
 
 Each row runs the original's formulation (written anew in `tools/benchmark_originals.py`) and posekit's, in turns, and
 prints medians and quartiles of the times, how posekit's median relates to the original's, and how much memory each
@@ -30,6 +31,7 @@ from collections.abc import Callable
 import cv2
 import keras
 import numpy as np
+import scipy.spatial
 import tensorflow as tf
 from absl import app, flags
 
@@ -54,7 +56,7 @@ from posekit.losses import mesh_reprojection_loss
 from posekit.metrics.h36m import evaluate
 from posekit.models import HMR, LCN, Critic, V2VPoseNet
 from posekit.models.openpose import OpenPose
-from posekit.ops import decode_paf
+from posekit.ops import decode_paf, gradient_penalty, locally_connected, mesh_reprojection, native
 from posekit.skeletons import COCO_PLUS19, H36M17, LSP14, OPENPOSE18
 from posekit.systems import openpose
 from posekit.training.fused_adam import FusedAdam
@@ -65,7 +67,8 @@ from posekit.training.volumetric import VolumetricTrainer
 BFLOAT16 = "posekit_bfloat16"
 DECODERS = ("original", "posekit", "posekit_fast")
 
-flags.DEFINE_enum("model", "hmr", ["hmr", "lcn", "v2v", "openpose"], "System to measure.")
+flags.DEFINE_enum("model", "hmr", ["hmr", "lcn", "v2v", "openpose", "ops"], "System to measure, or the compiled ops.")
+flags.DEFINE_bool("ops", False, "The same as --model=ops: plain and compiled ops, the original's, the best library's.")
 flags.DEFINE_list("rows", None, "Rows to measure, by name; all by default.")
 flags.DEFINE_integer("repeats", 11, "Runs of each side, of which the median counts.", lower_bound=1)
 flags.DEFINE_bool("memory", True, "Measure peak memory too.")
@@ -513,7 +516,174 @@ def people_frame(side, sizes):
     return _timed_alone(lambda: openpose.predict(config, Seeing(), [photograph]))
 
 
+def op_mesh_reprojection(side, sizes):
+    """Mesh reprojection, values and gradient."""
+    silhouettes, vertices_px = _silhouettes(sizes)
+    if side == "scipy_tree":
+        pixels = [np.argwhere(mask[..., 0] > 0)[:, ::-1].astype(np.float32) for mask in silhouettes.numpy()]
+        return _timed_alone(lambda: _tree_reprojection(pixels, vertices_px.numpy()))
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch(vertices_px)
+            if side == "original":
+                value = originals.mesh_reprojection_loss(silhouettes, vertices_px)
+            else:
+                value = tf.add_n(mesh_reprojection(silhouettes, vertices_px))
+        return tape.gradient(value, vertices_px)
+
+    return _timed(_chosen(side, step))
+
+
+def _tree_reprojection(pixels, vertices_px):
+    """Sums of both distances, and the gradient: SciPy's trees, one of the pixels and one of the vertices a picture."""
+    total, gradients = 0.0, np.zeros_like(vertices_px)
+    for seen, vertices, gradient in zip(pixels, vertices_px, gradients):
+        nearest = scipy.spatial.cKDTree(vertices).query(seen, workers=-1)[1]
+        apart = vertices[nearest] - seen
+        np.add.at(gradient, nearest, np.sign(apart))
+        distances, nearest = scipy.spatial.cKDTree(seen).query(vertices, workers=-1)
+        gradient += (vertices - seen[nearest]) / np.maximum(distances, 1e-9)[:, None]
+        total += np.abs(apart).sum() + distances.sum()
+    return total, gradients
+
+
+def op_gradient_penalty(side, sizes):
+    """Gradient penalty of the critic on 24 bodies, value and gradients of the weights."""
+    trainer = _trainer(_tiny_encoder(), sizes)
+    pose, shape = _poses(6 * sizes.batch)
+    posed = trainer.hmr.smpl.keypoints(pose, shape)
+    parts = trainer._critic_bodies(posed["keypoints"], shape, posed["rotations"])
+    real, fake = zip(*(tf.split(part, 2) for part in parts))
+    bones = tf.constant(LSP14.bone_matrix())
+
+    def derive(points):
+        return [originals.kinematic_chain_space(points[0], bones), *points]
+
+    @tf.function
+    def steps():
+        def body(index, total):
+            moved = [part + 1e-3 * tf.cast(index, tf.float32) for part in real]
+            with tf.GradientTape() as tape:
+                value = gradient_penalty(trainer.critic, moved, list(fake), derive=derive, seed=[1, 2])
+            gradients = tape.gradient(value, trainer.critic.trainable_variables)
+            with tf.control_dependencies([gradient for gradient in gradients if gradient is not None]):
+                return index + 1, total + value
+
+        return tf.while_loop(lambda index, _: index < sizes.critic_steps, body, (0, 0.0), parallel_iterations=1)
+
+    return _timed(_chosen(side, steps), sizes.critic_steps)
+
+
+def _op_locally_connected(side, sizes, hops):
+    skeleton, width = H36M17, sizes.channels
+    joints = skeleton.num_joints
+    rng = np.random.default_rng(0)
+    inputs = tf.constant(rng.normal(size=(sizes.poses, joints, width)), tf.float32)
+    kernel = tf.constant(0.02 * rng.normal(size=(joints * width,) * 2), tf.float32)
+    support = np.ones((joints, joints), bool) if hops is None else skeleton.neighbours(hops).T != 0
+    mask, bias = tf.constant(support, tf.float32), tf.zeros(joints * width)
+    form = "dense" if side == "dense" else None
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel, bias])
+            outputs = locally_connected(inputs, kernel, mask, bias, 1.0, support, form)
+        return tape.gradient(outputs, [inputs, kernel, bias], outputs)
+
+    return _timed_alone(_chosen(side, step))
+
+
+def op_locally_connected_1(side, sizes):
+    """Locally connected layer, neighbours 1 bone away, forward and backward, 200 poses."""
+    return _op_locally_connected(side, sizes, 1)
+
+
+def op_locally_connected_2(side, sizes):
+    """Locally connected layer, neighbours within 2 bones."""
+    return _op_locally_connected(side, sizes, 2)
+
+
+def op_locally_connected_3(side, sizes):
+    """Locally connected layer, neighbours within 3 bones."""
+    return _op_locally_connected(side, sizes, 3)
+
+
+def op_locally_connected_full(side, sizes):
+    """Locally connected layer, all joints neighbours."""
+    return _op_locally_connected(side, sizes, None)
+
+
+def _op_decode(side, sizes, people, mode):
+    heatmaps, pafs = _people_maps(people, *sizes.cells)
+    maps = [heatmaps, pafs]
+    if mode == "exact" or side == "original":
+        picture = np.zeros((8 * sizes.cells[0], 8 * sizes.cells[1], 3), np.uint8)
+        maps = average_maps(lambda batch: (pafs[None], heatmaps[None]), picture, box_size=len(picture))
+    if side == "original":
+        maps = [part.astype(np.float64) for part in maps]
+        joints = OPENPOSE18.limbs, OPENPOSE18.limb_grouping, OPENPOSE18.limb_opens
+        return _timed_alone(lambda: originals.decode_people(*maps, *joints))
+    return _timed_alone(_chosen(side, lambda: decode_paf(*maps, mode=mode)))
+
+
+def op_decode_exact_1(side, sizes):
+    """Decoding, exact, of maps as large as a picture of 368 x 656: 1 person."""
+    return _op_decode(side, sizes, 1, "exact")
+
+
+def op_decode_exact_8(side, sizes):
+    """Decoding, exact: 8 people."""
+    return _op_decode(side, sizes, 8, "exact")
+
+
+def op_decode_exact_20(side, sizes):
+    """Decoding, exact: 20 people."""
+    return _op_decode(side, sizes, 20, "exact")
+
+
+def op_decode_fast_1(side, sizes):
+    """Decoding, fast, of the network's maps: 1 person; the original as above."""
+    return _op_decode(side, sizes, 1, "fast")
+
+
+def op_decode_fast_8(side, sizes):
+    """Decoding, fast: 8 people."""
+    return _op_decode(side, sizes, 8, "fast")
+
+
+def op_decode_fast_20(side, sizes):
+    """Decoding, fast: 20 people."""
+    return _op_decode(side, sizes, 20, "fast")
+
+
+def _chosen(side, step):
+    """The step with compiled ops or, for all sides but posekit's own, without."""
+
+    def plain():
+        with native.disabled():
+            return step()
+
+    return step if side == "posekit" else plain
+
+
 ROWS = {
+    "ops": {
+        "mesh_reprojection": Row(op_mesh_reprojection, ("original", "scipy_tree", "plain", "posekit")),
+        "gradient_penalty": Row(op_gradient_penalty, ("nested_tapes", "posekit")),
+        "locally_connected_1": Row(op_locally_connected_1, ("dense", "plain", "posekit")),
+        "locally_connected_2": Row(op_locally_connected_2, ("dense", "plain", "posekit")),
+        "locally_connected_3": Row(op_locally_connected_3, ("dense", "plain", "posekit")),
+        "locally_connected_full": Row(op_locally_connected_full, ("dense", "plain", "posekit")),
+        "decode_exact_1": Row(op_decode_exact_1, ("original", "plain", "posekit")),
+        "decode_exact_8": Row(op_decode_exact_8, ("original", "plain", "posekit")),
+        "decode_exact_20": Row(op_decode_exact_20, ("original", "plain", "posekit")),
+        "decode_fast_1": Row(op_decode_fast_1, ("original", "plain", "posekit"), same_work=False),
+        "decode_fast_8": Row(op_decode_fast_8, ("original", "plain", "posekit"), same_work=False),
+        "decode_fast_20": Row(op_decode_fast_20, ("original", "plain", "posekit"), same_work=False),
+    },
     "hmr": {
         row.__name__: Row(row)
         for row in (smpl_forward, critic_step, train_step, mesh_loss, input_pipeline, input_pipeline_large)
@@ -766,8 +936,10 @@ def probe(row, side, sizes):
     Returns:
         Megabytes.
     """
-    if FLAGS.model == "hmr":
+    if FLAGS.model in ("hmr", "ops"):
         _body()
+    if FLAGS.model == "ops":
+        native.status()
     tf.function(lambda: tf.zeros([]))()
     chosen = ROWS[FLAGS.model][row]
     if side == "original" and chosen.needs:
@@ -813,10 +985,15 @@ def _print_row(result):
     given = result.get("given", {}).get("original")
     if given:
         print(f"  {'original':<20}{given:>10.2f}   as measured elsewhere on two cores, not here")
+    # What the others are compared with: the original, or else the first formulation.
+    first = next(iter(result["milliseconds"]))
     original = result["milliseconds"].get("original", given)
+    if original is None and len(result["milliseconds"]) > 1:
+        original = result["milliseconds"][first]
     for side, median in result["milliseconds"].items():
         low, high = result["quartiles"][side]
-        ratio = "" if side == "original" or not original else f"{median / original:.2f} = 1/{original / median:.1f}"
+        itself = side == "original" or (given is None and side == first)
+        ratio = "" if itself or not original else f"{median / original:.2f} = 1/{original / median:.1f}"
         memory = result["megabytes"][side]
         memory = "-" if memory is None else f"{memory:.0f}"
         print(f"  {side:<20}{median:>10.2f}{f'{low:.2f} to {high:.2f}':>24}   {ratio:<16}{memory:>10}", flush=True)
@@ -833,6 +1010,8 @@ def main(argv):
     """
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments {argv[1:]}; write flags as --rows=mesh_loss.")
+    if FLAGS.ops:
+        FLAGS.model = "ops"
     rows = ROWS[FLAGS.model]
     unknown = sorted(set(FLAGS.rows or ()) - set(rows))
     if unknown:
@@ -877,6 +1056,9 @@ def _rounded(rate):
 def _setting(sizes):
     if FLAGS.model == "v2v":
         return f"cubes of {sizes.cube_size} voxels, width {sizes.width}, 21 joints, batches of {sizes.depth_batch}"
+    if FLAGS.model == "ops":
+        threads = native.kernels().posekit_num_threads() if native.kernels() else 0
+        return f"compiled ops on {threads} threads" if threads else "no compiled ops here"
     if FLAGS.model == "openpose":
         return f"maps of {sizes.cells[0]} x {sizes.cells[1]} cells, {sizes.stages} stages"
     if FLAGS.model == "lcn":
@@ -889,6 +1071,8 @@ def _setting(sizes):
 
 def _amounts(sizes):
     """What a row does in one step, as `{row: (amount, unit of the rate)}`."""
+    if FLAGS.model == "ops":
+        return {}
     if FLAGS.model == "hmr":
         return {row: (sizes.batch, "images/s") for row in ("input_pipeline", "input_pipeline_large")}
     if FLAGS.model == "v2v":

@@ -158,3 +158,20 @@ def test_names_are_functions_whatever_was_imported_before(first):
     code = f"{first}\nfrom posekit.ops import decode_paf, native\nassert callable(decode_paf), decode_paf\n"
     code += "import sys, posekit.ops.native\nassert 'tensorflow' not in sys.modules and native is posekit.ops.native"
     run_python(code)
+
+
+@needs_compiler
+def test_the_library_that_was_built_beforehand_is_loaded():
+    folder = os.environ.get("POSEKIT_NATIVE_DIR")
+    if not folder or os.environ.get("POSEKIT_NATIVE") == "0":
+        pytest.skip("only where POSEKIT_NATIVE_DIR names one, as in make test-versions")
+    assert native.ops() is not None
+    mapped = pathlib.Path("/proc/self/maps").read_text()
+    assert f"{pathlib.Path(folder).resolve()}/{build.OPS}" in mapped and f"native/{build.key()}" not in mapped
+
+
+@needs_compiler
+def test_the_search_for_a_library_within_a_traced_function_says_nothing(tmp_path):
+    code = "import tensorflow as tf\nfrom posekit.ops import native\nprint(tf.function(lambda: native.ops() is None)())"
+    done = run_python(code, POSEKIT_CACHE=str(tmp_path), POSEKIT_NATIVE_DIR="")
+    assert "AutoGraph" not in done.stderr and "False" in done.stdout

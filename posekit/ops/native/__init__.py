@@ -65,6 +65,12 @@ def ops():
         NativeError: If `POSEKIT_NATIVE` is 1 and there is no compiled library.
         ValueError: If `POSEKIT_NATIVE` is something else than 0, 1 or empty.
     """
+    tf = sys.modules.get("tensorflow")
+    # AutoGraph would rewrite whatever is called while a function is traced, the search for a compiler too.
+    return tf.autograph.experimental.do_not_convert(_ops)() if tf else _ops()
+
+
+def _ops():
     if not _wanted() or _on_gpu() or _in_xla():
         return None
     return _library(_build.OPS)
