@@ -7,6 +7,8 @@ arithmetic (or the memory) of the GPU would take at its best.
 
 import ctypes
 import functools
+import importlib
+import os
 import pathlib
 import sys
 
@@ -182,6 +184,142 @@ def check_mesh_reprojection(library, timed=True):
             what = f"mesh_reprojection {suffix}, 8 x 224 x 224, {silhouettes.sum()} pixels, 6890 vertices, both ways"
             rows.append(row(what, functools.partial(run, *arrays), operations))
     return rows
+
+
+_PEAK = np.dtype(
+    [("joint", "i4"), ("row", "i4"), ("column", "i4"), ("unused", "i4"), ("x", "f8"), ("y", "f8"), ("score", "f8")]
+)
+
+
+def _people_on_gpu(library, heatmaps, pafs, mode, times, size, most=20000):
+    """Peaks `[peaks, 5]` and people of every image: peaks and limbs from the GPU, put together by NumPy."""
+    module = importlib.import_module("posekit.ops.decode_paf")
+    skeleton, (gaussian, profiles) = module.OPENPOSE18, module._kernels()
+    batch, height, width = heatmaps.shape[:3]
+    maps = [cupy.asarray(part) for part in (heatmaps, pafs)]
+    strides = [(ctypes.c_int64 * 4)(*(stride // 4 for stride in part.strides)) for part in maps]
+    found, counts = cupy.zeros((batch, most * _PEAK.itemsize), np.uint8), cupy.zeros(batch, np.int32)
+    code = module.MODES.index(mode)
+    host = [ctypes.c_void_p(part.ctypes.data) for part in (gaussian, profiles[mode])]
+    call(
+        library.posekit_cuda_paf_peaks, maps[0], ctypes.c_void_p(ctypes.addressof(strides[0])), batch,
+        skeleton.num_joints, height, width, code, times, *size, *host,
+        ctypes.c_double(module.PEAK_THRESHOLDS[mode]), most, found, counts,
+    )  # fmt: skip
+    counts, found = cupy.asnumpy(counts), cupy.asnumpy(found).view(_PEAK)
+    assert counts.max(initial=0) <= most
+    peaks, groups, offsets, total = [], [], [0], 0
+    for image in range(batch):
+        some = np.sort(found[image, : counts[image]], order=["joint", "row", "column"])
+        columns = [some["joint"], some["x"], some["y"], some["score"], np.arange(len(some))]
+        peaks.append(np.stack(columns, axis=-1).astype(np.float64))
+        ends = np.searchsorted(some["joint"], np.arange(skeleton.num_joints + 1))
+        for limb in skeleton.limb_grouping:
+            first = [int(ends[joint]) for joint in skeleton.limbs[limb]]
+            sizes = [int(ends[joint + 1] - ends[joint]) for joint in skeleton.limbs[limb]]
+            groups.append([image, limb, *(total + start for start in first), *sizes])
+            offsets.append(offsets[-1] + sizes[0] * sizes[1])
+        total += len(some)
+    places = cupy.asarray(np.ascontiguousarray(np.concatenate(peaks)[:, 1:3]))
+    groups, scores = np.array(groups, np.int64), cupy.zeros(max(1, offsets[-1]), np.float64)
+    call(
+        library.posekit_cuda_paf_limbs, maps[1], ctypes.c_void_p(ctypes.addressof(strides[1])), height, width, code,
+        times, *size, ctypes.c_double(0.05), places, cupy.asarray(groups), cupy.asarray(np.array(offsets, np.int64)),
+        len(groups), int((groups[:, 4] * groups[:, 5]).max()), scores,
+    )  # fmt: skip
+    scores, people, steps = cupy.asnumpy(scores), [], len(skeleton.limb_grouping)
+    for image in range(batch):
+        connections, total = [], sum(map(len, peaks[:image]))
+        for group in range(image * steps, (image + 1) * steps):
+            _, _, start, end, starts, ends = groups[group].tolist()
+            table = scores[offsets[group] : offsets[group + 1]].reshape(starts, ends)
+            one, other = np.nonzero(table)
+            order = np.argsort(-table[one, other], kind="stable")
+            pairs = [part[order].tolist() for part in (one, other, table[one, other])]
+            best = module._best_first(*pairs, min(starts, ends))
+            limbs = [(start - total + first, end - total + second, score) for first, second, score in best]
+            connections.append(np.array(limbs, np.float64).reshape(-1, 3))
+        limits = {"min_parts": 4, "min_score": module.MIN_SCORES[mode]}
+        people.append(module.group_people(connections, peaks[image], skeleton, **limits))
+    return peaks, people
+
+
+def _people_maps(rng, cells, count):
+    """Heatmaps and fields of people, at random places, and some noise: float32."""
+    from posekit.skeletons import OPENPOSE18
+
+    row, column = np.mgrid[: cells[0], : cells[1]]
+    heatmaps, pafs = np.zeros((*cells, 19)), np.zeros((*cells, 38))
+    for _ in range(count):
+        joints = rng.uniform(0, 1, 2) * cells[::-1] + rng.normal(0, 4, (18, 2))
+        for joint, (x, y) in enumerate(joints):
+            heatmaps[..., joint] += np.exp(-((column - x) ** 2 + (row - y) ** 2) / 1.5)
+        for limb, (start, end) in enumerate(OPENPOSE18.limbs):
+            step = joints[end] - joints[start]
+            step /= np.linalg.norm(step)
+            along, aside = ((column - joints[start, 0]) * step[i] + (row - joints[start, 1]) * s * step[1 - i]
+                            for i, s in ((0, 1), (1, -1)))  # fmt: skip
+            inside = (abs(aside) < 1.2) & (along > -1) & (along < np.linalg.norm(joints[end] - joints[start]) + 1)
+            pafs[inside, 2 * limb : 2 * limb + 2] = step
+    maps = np.minimum(heatmaps, 1), pafs
+    return [(part + rng.normal(0, 0.02, part.shape)).astype(np.float32) for part in maps]
+
+
+def check_decode_paf(library, timed=True):
+    """Peaks, limbs and people of all modes; the exact one to the last bit."""
+    module = importlib.import_module("posekit.ops.decode_paf")
+    os.environ["POSEKIT_NATIVE"] = "0"
+    rng, rows = np.random.default_rng(2), []
+    sizes = (((7, 9), 1), ((1, 1), 0), ((12, 23), 3), ((30, 41), 8))
+    for mode, times in (("exact", 8), ("exact", 1), ("fast", 2), ("tf_pose", 4)):
+        for cells, count in sizes:
+            images = [_people_maps(rng, cells, people) for people in (count, 2 * count)]
+            heatmaps, pafs = (np.stack(part) for part in zip(*images))
+            size, options = [times * side for side in cells], {}
+            if mode == "exact" and times == 8:
+                size = [max(1, side - 3) for side in size]
+                options = {"upsampling": 8, "size": size}
+            expected = module.decode_paf(heatmaps, pafs, mode=mode, **options)
+            peaks, people = _people_on_gpu(library, heatmaps, pafs, mode, times, size)
+            tolerance = {"rtol": 0, "atol": 0} if mode == "exact" else {"rtol": 1e-5, "atol": 1e-5}
+            assert count < 8 or all(map(len, people))
+            for image, decoded in enumerate(expected):
+                np.testing.assert_allclose(peaks[image], decoded.peaks, **tolerance)
+                np.testing.assert_allclose(people[image], decoded.subset, **tolerance)
+    total = cupy.zeros(1, np.uint64)
+    values = rng.normal(size=(300, 41)).astype(np.float32)
+    values[5, :7], values[299, 40] = np.nan, np.inf
+    call(library.posekit_cuda_paf_not_finite, cupy.asarray(values), values.size, total)
+    assert int(total[0]) == 8
+    if timed:
+        cells = 46, 82
+        heatmaps = np.stack(8 * _people_maps(rng, cells, 20)[:1])
+        # A threshold below 0, that everything is smoothed with the exact mode: 12 pairs and 25 sums twice, in double
+        # precision, which count twice; of the other modes, 7 products and sums twice.
+        for mode, times, threshold, each in (("exact", 8, -1, 2 * 74), ("fast", 2, 0.1, 28), ("tf_pose", 4, 0.05, 28)):
+            run = _peaks_timed(library, heatmaps, mode, times, threshold)
+            operations = 8 * 18 * cells[0] * cells[1] * times**2 * each
+            rows.append(row(f"decode_paf, peaks, {mode}, 8 x 46 x 82 cells, 20 people", run, operations))
+    return rows
+
+
+def _peaks_timed(library, heatmaps, mode, times, threshold):
+    module = importlib.import_module("posekit.ops.decode_paf")
+    gaussian, profiles = module._kernels()
+    maps, most = cupy.asarray(heatmaps), 20000
+    strides = (ctypes.c_int64 * 4)(*(stride // 4 for stride in maps.strides))
+    found, counts = cupy.zeros((len(maps), most * _PEAK.itemsize), np.uint8), cupy.zeros(len(maps), np.int32)
+    host = [ctypes.c_void_p(part.ctypes.data) for part in (gaussian, profiles[mode])]
+
+    def run():
+        counts.fill(0)
+        call(
+            library.posekit_cuda_paf_peaks, maps, ctypes.c_void_p(ctypes.addressof(strides)), len(maps), 18,
+            *maps.shape[1:3], module.MODES.index(mode), times, *(times * side for side in maps.shape[1:3]), *host,
+            ctypes.c_double(threshold), most, found, counts,
+        )  # fmt: skip
+
+    return run
 
 
 def main(arguments):
