@@ -12,7 +12,12 @@ import numpy as np
 from posekit.drawing import side_by_side, uint8_image
 from posekit.skeletons import OPENPOSE18
 
-_RADIUS, _STICK_WIDTH, _OPACITY = 2, 4, 0.6  # the original's
+_WIDTH, _OPACITY = 8.0, 0.6  # the original's
+_RADIUS = 0.25  # of joints, in widths of the limbs, as the original's
+_SHARE = 0.025  # of a person's size that limbs are wide
+_NARROWEST = 1.5
+_LONGEST = 3.0  # times as large as the longest limb is a person who is seen in part
+_FACE, _FACE_SHARE = frozenset(("nose", "left_eye", "right_eye", "left_ear", "right_ear")), 0.35
 _FARTHEST_PX = 1 << 14  # joints farther out are drawn as if there: OpenCV's coordinates are whole numbers
 _BITS = 4
 _ARROW_PX = 8  # between arrows, in pictures 46 cells of 8 pixels high
@@ -36,7 +41,7 @@ def limb_colors(count=OPENPOSE18.num_joints):
 
 
 def draw_people(
-    image, people, skeleton=OPENPOSE18, peaks=None, opacity=_OPACITY, radius=None, stick_width=None, antialiased=True
+    image, people, skeleton=OPENPOSE18, peaks=None, opacity=_OPACITY, radius=None, width=None, antialiased=True
 ):
     """Draws the joints and limbs of all people.
 
@@ -47,10 +52,12 @@ def draw_people(
         skeleton: `Skeleton` of the joints; `People` bring theirs.
         peaks: `[peaks, 3 or more]` joint, x, y of further joints that are marked, such as `Decoded.peaks` of
             `mode="exact"`, among which are those of nobody.
-        opacity: Of the limbs, 0 to 1.
-        radius: Of the joints in pixels; by default like the image, at least the original's 2.
-        stick_width: Half the width of the limbs in pixels; by default like the image, at least the original's 4.
-        antialiased: Draw smoothly, between pixels; false gives the original's picture, with its sizes.
+        opacity: Of the limbs, 0 to 1; the less, the more of the people shows through.
+        radius: Of the joints in pixels; by default a quarter of the limbs' width.
+        width: Of the limbs in pixels; by default in proportion to every person's own size. Those of the face are
+            thinner.
+        antialiased: Draw smoothly, between pixels; false gives the original's picture: limbs of 8 pixels, joints of
+            2, those of the face as wide as the others.
 
     Returns:
         uint8 `[height, width, 3]`.
@@ -65,7 +72,7 @@ def draw_people(
         (200, 200, 3)
 
     Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation:processing.py (draw).
-    Differs: RGB; blends only around a limb, to the same values.
+    Differs: RGB; blends only around a limb, to the same values; sizes as above.
     """
     skeleton = getattr(people, "skeleton", skeleton)
     for name in ("keypoints_px", "keypoints"):
@@ -77,24 +84,40 @@ def draw_people(
             "pass the skeleton of these joints."
         )
     canvas = uint8_image(image).copy()
-    scale = max(1.0, min(canvas.shape[:2]) / 368) if antialiased else 1.0
-    radius = _RADIUS * scale if radius is None else radius
-    stick_width = _STICK_WIDTH * scale if stick_width is None else stick_width
     seen = np.isfinite(people).all(-1)
     people = np.clip(np.where(seen[..., None], people, 0), -_FARTHEST_PX, _FARTHEST_PX)
+    widths = _widths(people, seen, skeleton, canvas.shape) if width is None and antialiased else None
+    if widths is None:
+        widths = np.full(len(people), _WIDTH if width is None else float(width))
+    in_face = np.array([name in _FACE for name in skeleton.joints]) & antialiased
     colors = limb_colors(skeleton.num_joints)
-    marks = [(joint, *person[joint]) for person, there in zip(people, seen) for joint in np.flatnonzero(there)]
+    sizes = widths[:, None] * np.where(in_face, _FACE_SHARE, 1.0)
+    marks = [(joint, *people[one, joint], sizes[one, joint]) for one, joint in np.argwhere(seen)]
     if peaks is not None:
-        peaks = np.asarray(peaks, np.float64)
-        marks += [tuple(peak[:3]) for peak in peaks]
-    for joint, x, y in sorted(marks, key=lambda mark: mark[0]):
-        _disc(canvas, (x, y), radius, colors[int(joint)], antialiased)
+        usual = np.median(widths) if len(widths) else _WIDTH
+        marks += [(*peak[:3], usual) for peak in np.asarray(peaks, np.float64)]
+    for joint, x, y, size in sorted(marks, key=lambda mark: mark[0]):
+        _disc(canvas, (x, y), _RADIUS * size if radius is None else radius, colors[int(joint)], antialiased)
     shown = [limb for limb, opens in zip(skeleton.limb_grouping, skeleton.limb_opens) if opens]
     for color, limb in zip(colors, shown):
         start, end = skeleton.limbs[limb]
-        for person in people[seen[:, start] & seen[:, end]]:
-            _limb(canvas, person[start], person[end], stick_width, color, opacity, antialiased)
+        for one in np.flatnonzero(seen[:, start] & seen[:, end]):
+            # A limb is as wide as the thicker of its ends: the neck as the body, an eye as the face.
+            half = max(sizes[one, start], sizes[one, end]) / 2
+            _limb(canvas, people[one, start], people[one, end], half, color, opacity, antialiased)
     return canvas
+
+
+def _widths(people, seen, skeleton, shape):
+    """Widths of the limbs `[people]` in pixels, which leave as much of a small person to be seen as of a large one."""
+    low = people.min(1, where=seen[..., None], initial=np.inf)
+    high = people.max(1, where=seen[..., None], initial=-np.inf)
+    extent = np.linalg.norm(np.where(seen.any(-1, keepdims=True), high - low, 0.0), axis=-1)
+    start, end = np.array(skeleton.limbs, int).reshape(-1, 2).T
+    lengths = np.linalg.norm(people[:, start] - people[:, end], axis=-1)
+    longest = lengths.max(-1, where=seen[:, start] & seen[:, end], initial=0.0)
+    scale = max(1.0, min(shape[:2]) / 368)
+    return np.clip(_SHARE * np.maximum(extent, _LONGEST * longest), _NARROWEST, _WIDTH * scale)
 
 
 def draw_heatmaps(image, heatmaps, skeleton=OPENPOSE18, opacity=0.9, grid=False, columns=5):

@@ -58,6 +58,41 @@ def test_smooth_pictures_are_finer_than_pixels_and_as_large_as_the_image():
     assert 0.3 < share[1] / share[0] < 1.5
 
 
+def drawn_width(picture, row, columns):
+    """Pixels of a row that are covered, in parts where one is."""
+    return float((picture[row, columns].max(-1) / picture[row, columns].max()).sum())
+
+
+def test_limbs_are_as_wide_as_their_person_is_large():
+    people = np.array([[[60.0, 20], [60, 340]], [[200, 100], [200, 140]], [[300, 100], [300, 105]]])
+    picture = draw_people(np.zeros((368, 400, 3), np.uint8), people, ROD, opacity=1.0)
+    places = (180, 60), (120, 200), (102, 300)
+    # Smooth borders are a pixel wider.
+    large, small, tiny = (drawn_width(picture, row, slice(column - 20, column + 20)) for row, column in places)
+    assert 7.5 < large < 9.5 and 2.5 < small < 4.5 and 1 < tiny < 3
+    wide = draw_people(np.zeros((368, 400, 3), np.uint8), people, ROD, opacity=1.0, width=12)
+    for row, column in places[:2]:
+        assert 11 < drawn_width(wide, row, slice(column - 20, column + 20)) < 14
+    faint = draw_people(np.zeros((368, 400, 3), np.uint8), people, ROD, opacity=0.2)
+    assert faint[180, 60].max() == 51
+
+
+def test_limbs_of_the_face_are_thin():
+    person = np.full((1, 18, 2), np.nan)
+    for name, place in (("nose", (100, 60)), ("neck", (100, 160)), ("right_eye", (60, 60)), ("right_ear", (20, 60))):
+        person[0, OPENPOSE18.index(name)] = place
+    picture = draw_people(np.zeros((300, 300, 3), np.uint8), person, opacity=1.0)
+    throat = drawn_width(picture, 110, slice(None))
+    face = drawn_width(picture.transpose(1, 0, 2), 80, slice(None))
+    assert throat > 2 * face > 2
+
+
+def test_a_skeleton_without_limbs_is_dots():
+    dots = Skeleton("dots", ("a", "b"), ())
+    picture = draw_people(np.zeros((50, 50, 3), np.uint8), [[[10, 10], [40, 40]]], dots)
+    assert picture[10, 10].any() and picture[40, 40].any() and not picture[25, 25].any()
+
+
 def test_joints_of_nobody_and_far_away():
     image = np.zeros((60, 60, 3), np.uint8)
     nobody = np.empty((0, 18, 2))
