@@ -2,10 +2,11 @@
 
     python tools/inspect_dataset.py --data_dir=data lsp_train coco CMU h36m_train
 
-Without names it shows every dataset of the folder. Each gets a picture `{name}_sheet.png` in --output: images with
+Without names it shows every dataset of the folder; --data_dir may also name a single file, such as one of people in the
+layout of the first OpenPose on Keras (HDF5). Each gets a picture `{name}_sheet.png` in --output: images with
 their keypoints (visible ones only) beside their silhouettes, bodies in the poses of a motion-capture set, the joints
 of a pose file as a camera sees them (detections in rings) beside the 3-D skeleton seen from the side, the joints of
-depth crops on the tinted depth and in the world, or pictures of many people, with those in red on whom nothing is
+depth crops on the tinted depth and in the world, or pictures of many people, with red over those on whom nothing is
 trained.
 """
 
@@ -16,6 +17,7 @@ import sys
 import types
 
 import cv2
+import h5py
 import numpy as np
 from absl import app, flags
 
@@ -24,8 +26,9 @@ from posekit.data.example import decode_example
 from posekit.data.h36m import ACTIONS, read_pose_file
 from posekit.data.hdf5 import COLUMNS, PoseFile
 from posekit.data.image_files import ImageFileError, decode_image
+from posekit.data.people_hdf5 import GROUP as PEOPLE_GROUP
 from posekit.data.people_hdf5 import open_people_hdf5
-from posekit.data.people_records import PeopleRecord
+from posekit.data.people_records import PeopleRecord, convert_joints
 from posekit.data.schema import ImageRecord, MocapRecord
 from posekit.data.tfrecord import (
     DatasetNotFoundError,
@@ -41,21 +44,24 @@ from posekit.data.tfrecord import (
 from posekit.drawing import dataset_picture, draw_skeleton, mocap_grid, save_image
 from posekit.drawing3d import draw_skeleton_3d
 from posekit.drawing_depth import depth_picture, tint_depth
+from posekit.drawing_people import draw_people
 from posekit.files import print_any_text
 from posekit.geometry.depth import world_to_pixel
 from posekit.metrics.depth_pose import dataset_protocol
-from posekit.skeletons import COCO_PLUS19, LSP14, SKELETONS, Skeleton
+from posekit.skeletons import COCO17, COCO_PLUS19, LSP14, OPENPOSE18, SKELETONS, Skeleton
 from posekit.training.config import import_tensorflow_quietly
 
 _CELL = 224
 _COLUMNS = 4
 _BODIES = 8
 _SIDE_DEG = 60.0
-# How files of many people in HDF5 are called; those of poses have other names.
-_PEOPLE_FILES = ("people_train", "people_val", "train_dataset", "val_dataset")
+_SHEET = 2 * _CELL * _COLUMNS  # width in pixels of a sheet of pictures of their own widths
+_GAP = 8
+# What the masks in records of people are of.
+_MEANINGS = {"mask/miss": "255 where it is trained, 0 on people without labels", "mask/all": "255 on people"}
 _RUN = 10  # poses that are read together
 
-flags.DEFINE_string("data_dir", "data", "Folder of the records.")
+flags.DEFINE_string("data_dir", "data", "Folder of the records, or one file of poses or people in HDF5.")
 flags.DEFINE_string("output", None, "Folder for the pictures; --data_dir if not given.")
 flags.DEFINE_integer("num_images", 16, "Images on a sheet; 0 for no sheet.", lower_bound=0, upper_bound=400)
 flags.DEFINE_integer("num_records", 1000, "Records over which means are taken; 0 for all.", lower_bound=0)
@@ -73,8 +79,14 @@ def main(argv):
         Exit status: 0, or 1 if a dataset is missing or damaged.
     """
     print_any_text()
+    names, file = argv[1:], pathlib.Path(FLAGS.data_dir)
+    if file.is_file():
+        if names or file.suffix not in (".h5", ".tfrecords"):
+            print(f"ERROR --data_dir={file} is a file; give one .h5 or .tfrecords file, or a folder.", file=sys.stderr)
+            return 1
+        names, FLAGS.data_dir = [file.stem], str(file.parent)
     output = pathlib.Path(FLAGS.output or FLAGS.data_dir)
-    names = argv[1:] or _all_names(FLAGS.data_dir)
+    names = names or _all_names(FLAGS.data_dir)
     if not names:
         print(f"ERROR No dataset in {FLAGS.data_dir}; make one with tools/create_dataset.py.", file=sys.stderr)
         return 1
@@ -97,10 +109,8 @@ def _show(name):
     if name in mocap_names(FLAGS.data_dir):
         return _show_mocap(name)
     path = pathlib.Path(FLAGS.data_dir) / f"{name}.h5"
-    if path.exists() and not name.endswith(_PEOPLE_FILES):
-        return _show_poses(path)
     if path.exists() and not _has_records(name):
-        return _show_people_file(path)
+        return _show_people_file(path) if _holds_people(path) else _show_poses(path)
     first = next(iter(read_records(dataset_files(FLAGS.data_dir, name)[0])), b"")
     keys = decode_example(first)
     if "people/joints" in keys:
@@ -115,12 +125,21 @@ def _has_records(name):
         return False
 
 
+def _holds_people(path):
+    """Whether an HDF5 file has pictures of people, and not poses."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return PEOPLE_GROUP in file
+    except OSError:  # no HDF5 at all, or a damaged one: the name tells who explains that
+        return path.stem.endswith(("people_train", "people_val", "train_dataset", "val_dataset"))
+
+
 def _all_names(data_dir):
     paths = pathlib.Path(data_dir).glob("*.tfrecords")
     folders = (path.parent for path in pathlib.Path(data_dir).glob("*/*_[0-9]*.tfrecord*"))
     images = {path.name.removesuffix(".tfrecords") for path in paths} | {path.name for path in folders}
     poses = sorted(path.stem for path in pathlib.Path(data_dir).glob("h36m_*.h5"))
-    images |= {path.stem for path in pathlib.Path(data_dir).glob("*.h5") if path.stem.endswith(_PEOPLE_FILES)}
+    images |= {path.stem for path in pathlib.Path(data_dir).glob("*.h5") if _holds_people(path)}
     return sorted(images - {"mocap_neutrMosh", *poses}) + mocap_names(data_dir) + poses
 
 
@@ -144,7 +163,8 @@ def _records(files):
 def _print_keys(keys):
     for key, (count, kind, lengths) in sorted(keys.items()):
         span = f"{min(lengths)}" if len(lengths) == 1 else f"{min(lengths)}..{max(lengths)}"
-        print(f"  {key:18} {kind:6} {span:>14} values or bytes, in {count} records")
+        meaning = f": {_MEANINGS[key]}" if key in _MEANINGS else ""
+        print(f"  {key:18} {kind:6} {span:>14} values or bytes, in {count} records{meaning}")
 
 
 def _note_keys(keys, record):
@@ -226,7 +246,7 @@ def _show_people(name):
             cells.append(_people_cell(record))
     _print_keys(keys)
     tally.print()
-    return _grid(cells) if cells else None
+    return _rows(*zip(*cells)) if cells else None
 
 
 def _show_people_file(path):
@@ -239,7 +259,7 @@ def _show_people_file(path):
         if len(cells) < FLAGS.num_images:
             cells.append(_people_cell(record))
     tally.print()
-    return _grid(cells) if cells else None
+    return _rows(*zip(*cells)) if cells else None
 
 
 class _PeopleTally:
@@ -262,28 +282,57 @@ class _PeopleTally:
         print(f"  of {len(self._sizes)} pictures:")
         print(f"  size: height {heights.min()}..{heights.max()}, mean {heights.mean():.0f}; width {widths.min()}.."
               f"{widths.max()}, mean {widths.mean():.0f}")  # fmt: skip
-        print(f"  people to train on: {sum(self._labels)}, {min(self._labels)}..{max(self._labels)} a picture; masked "
-              f"out: {self._others} people and {self._crowds} crowds, {100 * np.mean(self._masked):.1f} % of the "
-              "pixels")  # fmt: skip
+        print(f"  people to train on: {sum(self._labels)}, {min(self._labels)}..{max(self._labels)} a picture; not "
+              f"trained, red in the pictures: {self._others} other people, {self._crowds} crowds, "
+              f"{100 * np.mean(self._masked):.1f} % of the pixels")  # fmt: skip
         rates = {joint: 100 * np.mean(states) for joint, states in self._states.items() if states}
         print("  labelled joints in %: " + ", ".join(f"{joint} {rate:.0f}" for joint, rate in rates.items()))
 
 
 def _people_cell(record):
-    from posekit.drawing import draw_skeleton
-
-    skeleton = next((known for known in SKELETONS.values() if known.joints == record.names), None)
-    skeleton = skeleton or Skeleton("records", record.names, ())
-    picture = record.pixels().copy()
+    """A picture with its people `_CELL` pixels high, and its name."""
+    picture = record.pixels()
     if record.mask is not None:
+        picture = picture.copy()
         picture[~record.mask] = picture[~record.mask] // 2 + np.array([127, 0, 0], np.uint8)
-    for joints in record.joints[record.trained]:
-        picture = draw_skeleton(picture, joints[:, :2], skeleton, joints[:, 2], radius=2)
-    scale = min(_CELL / picture.shape[0], 2 * _CELL / picture.shape[1])
-    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-    cell = np.full((_CELL, 2 * _CELL, 3), 255, np.uint8)
-    cell[: size[1], : size[0]] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return cell
+    size = np.array([min(max(1, round(_CELL * record.width / record.height)), _SHEET), _CELL])
+    shrinks = record.height > _CELL
+    small = cv2.resize(picture, size.tolist(), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    skeleton = next((known for known in SKELETONS.values() if known.joints == record.names), None)
+    joints = record.joints[record.trained]
+    if skeleton is COCO17:
+        skeleton = OPENPOSE18
+        points, present = convert_joints(joints, record.names, skeleton, (record.height, record.width))
+    else:
+        points, present = joints[..., :2], joints[..., 2] > 0
+    points = (np.where(present[..., None], points, np.nan) + 0.5) * (size / (record.width, record.height)) - 0.5
+    # Of joints of one's own the records do not tell the limbs.
+    radius = None if skeleton else 3
+    drawn = draw_people(small, points, skeleton or Skeleton("records", record.names, ()), radius=radius)
+    return drawn, record.filename or str(record.image_id)
+
+
+def _rows(pictures, titles):
+    """Pictures of one height with their names, row after row as wide as a sheet."""
+    rows, width = [[]], 0
+    for picture, title in zip(pictures, titles):
+        if rows[-1] and width + picture.shape[1] > _SHEET:
+            rows.append([])
+            width = 0
+        rows[-1].append(_captioned(picture, title))
+        width += picture.shape[1] + _GAP
+    rows = [np.concatenate(row, 1) for row in rows]
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return np.concatenate(rows)
+
+
+def _captioned(picture, title):
+    strip = np.full((24, picture.shape[1], 3), 255, np.uint8)
+    fitting = max(1, picture.shape[1] // 8)
+    title = title if len(title) <= fitting else "..." + title[len(title) - max(fitting - 3, 0) :]
+    cv2.putText(strip, title, (2, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
+    return np.pad(np.concatenate([picture, strip]), ((0, 0), (0, _GAP), (0, 0)), constant_values=255)
 
 
 def _show_depth(name):

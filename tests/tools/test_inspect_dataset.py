@@ -181,8 +181,26 @@ def test_pictures_of_many_people(tmp_path):
             writer.append(record)
     text = run(f"--data_dir={tmp_path}", "coco_people_train", "mine_train", "val_dataset").stdout
     assert "coco_people_train: 3 records" in text and "val_dataset: 2 samples" in text
-    assert "people to train on: 6, 2..2 a picture; masked out: 2 people and 1 crowds, 33.3 % of the pixels" in text
+    assert "people to train on: 6, 2..2 a picture; not trained, red in the pictures: 2 other people, 1 crowds" in text
     assert "labelled joints in %: tip" in text
-    for name in ("coco_people_train", "mine_train", "val_dataset"):
+    assert "33.3 % of the pixels" in text and "0 on people without labels" in text
+    for name, count in (("coco_people_train", 3), ("mine_train", 1), ("val_dataset", 2)):
         sheet = cv2.imread(str(tmp_path / f"{name}_sheet.png"))
-        assert sheet.shape == (224, 4 * 448, 3) and sheet[:40, :200].std() > 20
+        assert sheet.shape == (224 + 24, count * (299 + 8), 3) and sheet[:40, :200].std() > 20
+        assert sheet[-20:].min() < 100 and (sheet[:, -8:] == 255).all()  # a caption, and a gap
+
+
+def test_one_file_of_people_in_hdf5(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with PeopleHdf5Writer(folder / "crowd.h5") as writer:
+        for record in people_pictures(9):
+            writer.append(record)
+    assert "crowd: 9 samples" in run(f"--data_dir={folder / 'crowd.h5'}", "--num_images=0").stdout
+    assert not list(folder.glob("*.png"))
+    assert "crowd: 9 samples" in run(f"--data_dir={folder}").stdout
+    sheet = cv2.imread(str(folder / "crowd_sheet.png"))
+    assert sheet.shape == (2 * (224 + 24), 5 * (299 + 8), 3)
+    assert "give one .h5" in run(f"--data_dir={folder / 'crowd.h5'}", "other", status=1).stderr
+    (folder / "crowd.h5").write_bytes((folder / "crowd.h5").read_bytes()[:300])
+    assert "ERROR crowd: " in run(f"--data_dir={folder / 'crowd.h5'}", status=1).stderr
