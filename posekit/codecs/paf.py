@@ -185,7 +185,8 @@ class PafCodec:
         Args:
             heatmaps: `[height, width, joints + 1]`, or a batch.
             pafs: `[height, width, 2 limbs]`, or a batch.
-            mode: `"fast"`, `"tf_pose"`, or `"exact"` for maps as large as the image.
+            mode: `"fast"`, `"tf_pose"`, or `"exact"` for maps as large as the image (or, with `upsampling=8`, for the
+                network's own, which are enlarged as the original does).
             **options: Further arguments of `decode_paf`.
 
         Returns:

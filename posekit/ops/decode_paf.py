@@ -22,7 +22,7 @@ Time, for P pixels (cells), J joints, L limbs, N peaks of a joint: all maps are 
 pixels that may hold a peak are smoothed, at 25 + 25 products a pixel, in the other modes all cells, at 7 + 7 products
 a place (4 or 16 places a cell); O(L N^2) looks at limbs, N being 500 at most; O(L N people) comparisons for assembly.
 Memory of the kernel: `"exact"` P J / 64 numbers twice and one patch a thread, no smoothed and, with `upsampling`, no
-enlarged maps; else 4 rows of cells a thread, finely smoothed; and what is found.
+enlarged maps; else 4 x 96 cells a thread, finely smoothed; and what is found.
 """
 
 import ctypes

@@ -74,7 +74,7 @@ def test_people(both, people, mode):
     assert len(found) or not people
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (7, 3), (9, 90), (24, 40), (33, 17), (70, 61)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (7, 3), (9, 90), (24, 40), (33, 17), (70, 61), (6, 203)])
 @pytest.mark.parametrize("mode", MODES)
 def test_noise(both, size, mode):
     for seed in range(3):

@@ -552,24 +552,26 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// Rows of cells of a map, finely smoothed: `times` rows each, every row in `times` parts, part p holding the places p of
-// all cells: [row, part, width, joints]. Added up as cv2.sepFilter2D does, first across, then down.
+// A part of a map, finely smoothed: rows `begin` to `end` of places in cells `left` to `right`. Every row is in `times`
+// parts, part p holding the places p of all cells: [row, part, cells, joints]. Added up as cv2.sepFilter2D does, first
+// across, then down.
 class Fine {
  public:
-  Fine(const PafProblem& problem, const PafMaps& maps, int64_t image, int64_t begin, int64_t end)
-      : times_(problem.times), line_(problem.width * problem.joints), begin_(begin) {
+  Fine(const PafProblem& problem, const PafMaps& maps, int64_t image, int64_t begin, int64_t end, int64_t left,
+       int64_t right)
+      : times_(problem.times), line_((right - left) * problem.joints), begin_(begin), left_(left) {
     constexpr int reach = kPafTaps / 2;
     const int joints = problem.joints;
     const bool mirror = problem.mode == kPafFast;
     const int64_t cells_begin = begin_ / times_, cells_end = (end - 1) / times_ + 1;
-    std::vector<float> padded((problem.width + 2 * reach) * joints);
+    std::vector<float> padded((right - left + 2 * reach) * joints);
     std::vector<float> lines((cells_end - cells_begin + 2 * reach) * times_ * line_);
     for (int64_t y = cells_begin - reach; y < cells_end + reach; ++y) {
       float* out = lines.data() + (y - cells_begin + reach) * times_ * line_;
       if (!mirror && (y < 0 || y >= problem.height)) continue;  // zeros
       const float* row = maps.at(image, mirrored(y, problem.height), 0);
-      for (int64_t x = -reach; x < problem.width + reach; ++x) {
-        float* to = padded.data() + (x + reach) * joints;
+      for (int64_t x = left - reach; x < right + reach; ++x) {
+        float* to = padded.data() + (x - left + reach) * joints;
         if (!mirror && (x < 0 || x >= problem.width)) continue;
         const float* from = row + mirrored(x, problem.width) * maps.column;
         for (int joint = 0; joint < joints; ++joint) to[joint] = from[joint * maps.channel];
@@ -601,28 +603,32 @@ class Fine {
   }
 
   const float* line(int64_t y, int64_t part) const { return values_.data() + ((y - begin_) * times_ + part) * line_; }
-  float at(int64_t y, int64_t x, int joint, int joints) const { return line(y, x % times_)[x / times_ * joints + joint]; }
+  float at(int64_t y, int64_t x, int joint, int joints) const {
+    return line(y, x % times_)[(x / times_ - left_) * joints + joint];
+  }
 
  private:
-  int64_t times_, line_, begin_;
+  int64_t times_, line_, begin_, left_;
   std::vector<float> values_;
 };
 
-void small_peaks(const PafProblem& problem, const PafMaps& maps, int64_t image, int64_t first_cell, int64_t last_cell,
-                 std::vector<Peak>* peaks) {
+// Peaks in the cells of rows `first` to `last` and columns `left` to `right`.
+void small_peaks(const PafProblem& problem, const PafMaps& maps, int64_t image, int64_t first, int64_t last, int64_t left,
+                 int64_t right, std::vector<Peak>* peaks) {
   const int64_t times = problem.times, height = problem.height * times, width = problem.width * times;
-  const int64_t begin = first_cell * times, end = last_cell * times;
+  const int64_t begin = first * times, end = last * times, around = std::max<int64_t>(0, left - 1);
   const int joints = problem.joints;
-  const Fine fine(problem, maps, image, std::max<int64_t>(0, begin - 1), std::min(height, end + 1));
+  const Fine fine(problem, maps, image, std::max<int64_t>(0, begin - 1), std::min(height, end + 1), around,
+                  std::min(problem.width, right + 1));
   const bool fast = problem.mode == kPafFast;
   const float threshold = fast ? 0.6 * problem.peak_threshold : problem.peak_threshold;
-  const int64_t count = problem.width * joints;
+  const int64_t from = (left - around) * joints, to = (right - around) * joints;
   constexpr int64_t kRun = 64;
   for (int64_t y = begin; y < end; ++y) {
     for (int64_t part = 0; part < times; ++part) {
       const float* line = fine.line(y, part);
-      for (int64_t run = 0; run < count; run += kRun) {
-        const int64_t stop = std::min(count, run + kRun);
+      for (int64_t run = from; run < to; run += kRun) {
+        const int64_t stop = std::min(to, run + kRun);
         int any = 0;
         for (int64_t i = run; i < stop; ++i) any |= line[i] > threshold;
         if (!any) continue;
@@ -630,7 +636,7 @@ void small_peaks(const PafProblem& problem, const PafMaps& maps, int64_t image, 
           const float value = line[i];
           if (!(value > threshold)) continue;
           const int joint = static_cast<int>(i % joints);
-          const int64_t x = i / joints * times + part;
+          const int64_t x = (i / joints + around) * times + part;
           bool largest = true, twin = false;
           for (int64_t ny = std::max<int64_t>(0, y - 1); largest && ny <= std::min(height - 1, y + 1); ++ny) {
             for (int64_t nx = std::max<int64_t>(0, x - 1); nx <= std::min(width - 1, x + 1); ++nx) {
@@ -992,12 +998,15 @@ std::vector<PafPeople> decode_paf(const PafProblem& problem, const PafMaps& heat
       to.insert(to.end(), of_box[i].begin(), of_box[i].end());
     }
   } else {
-    const int64_t cells = 4, parts = (problem.height + cells - 1) / cells;
+    constexpr int64_t kRows = 4, kColumns = 96;
+    const int64_t down = (problem.height + kRows - 1) / kRows, across = (problem.width + kColumns - 1) / kColumns;
+    const int64_t parts = down * across;
     std::vector<std::vector<Peak>> of_part(batch * parts);
     parallel_for(batch * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t first = task % parts * cells;
-        small_peaks(problem, heatmaps, task / parts, first, std::min(problem.height, first + cells), &of_part[task]);
+        const int64_t first = task % parts / across * kRows, left = task % across * kColumns;
+        small_peaks(problem, heatmaps, task / parts, first, std::min(problem.height, first + kRows), left,
+                    std::min(problem.width, left + kColumns), &of_part[task]);
       }
     });
     for (int64_t task = 0; task < batch * parts; ++task) {
