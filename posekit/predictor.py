@@ -14,7 +14,7 @@ from posekit.data.depth_sources import FARTHEST_MM, DepthFrame, open_depth
 from posekit.data.depth_sources import SUFFIXES as DEPTH_SUFFIXES
 from posekit.data.keypoint_files import MAX_PX, KeypointFrame, checked_size, named_skeleton, read_keypoints
 from posekit.data.sources import IMAGE_SUFFIXES, Frame, Source, as_image, open_source, read_image
-from posekit.drawing import draw_people, save_image
+from posekit.drawing import draw_people, save_image, uint8_image
 from posekit.files import check_place, write_file
 from posekit.geometry.depth import DepthCamera, dataset_camera
 from posekit.results import People
@@ -90,6 +90,13 @@ class _Loaded:
         """
         module, found = SYSTEMS[name](), weight_files.resolve(reference, name)
         return cls(name, module, config, weight_files.load_model(module, config, found), found)
+
+    def _draw(self, people, image, path=None, view=None, **options):
+        """Draws one of the system's views for `People.draw`, the first by default."""
+        picture = self.module.draw(people, image, **({} if view is None else {"view": view}), **options)
+        if path is not None:
+            save_image(path, picture)
+        return picture
 
 
 class Predictor(_Loaded):
@@ -168,8 +175,13 @@ class Predictor(_Loaded):
             for (frame, _), people in zip(batch, found):
                 people.source = frame.name
                 people.image = frame.image
-                people.renderer = getattr(self.module, "render", draw_people)
+                people.renderer = getattr(self.module, "render", self._draw)
                 yield people
+
+    def _draw(self, people, image, path=None, view=None, **options):
+        if view is None or image is None:
+            return draw_people(people, image, path, **options)
+        return super()._draw(people, uint8_image(image), path, view, **options)
 
 
 def people_boxes(people, min_score=0.2):
@@ -327,12 +339,6 @@ class Lifter(_Loaded):
                     people.image = frame.image
                 people.renderer = self._draw
                 yield people
-
-    def _draw(self, people, image, path=None):
-        picture = self.module.draw(people, image)
-        if path is not None:
-            save_image(path, picture)
-        return picture
 
 
 _KEYPOINT_FPS = 25.0
@@ -561,12 +567,6 @@ class DepthPredictor(_Loaded):
                 f"{self.config.dataset}; pass the depth camera: intrinsics=(fx, fy, cx, cy), --intrinsics=fx,fy,cx,cy."
             )
         return camera
-
-    def _draw(self, people, image, path=None):
-        picture = self.module.draw(people, image)
-        if path is not None:
-            save_image(path, picture)
-        return picture
 
 
 _DEPTH_OPTIONS = ("intrinsics", "center", "depth_scale", "layout", "size", "left_hand")

@@ -37,7 +37,8 @@ def run(name, system, config, options, rest):
     from posekit.predictor import at_least_one, predictor_class
 
     no_more(rest)
-    if options.view and options.view not in system.VIEWS:
+    view = getattr(system, "VIEW_ALIASES", {}).get(options.view, options.view)
+    if view and view not in system.VIEWS:
         raise UsageError(f"--view={options.view} is not a view of {name}; choose from {', '.join(system.VIEWS)}.")
     check_output(options.output, options.fps)
     predictor = predictor_class(system).from_weights(name, config, options.reference)
@@ -47,7 +48,7 @@ def run(name, system, config, options, rest):
         predictor,
         at_least_one(opened, skipped),
         options.output,
-        view=options.view or system.VIEWS[0],
+        view=view or system.VIEWS[0],
         keys=system.KEYS,
         draw=system.drawer(),
         animate=getattr(system, "animate", None),

@@ -79,8 +79,8 @@ class People:
         up: `[3]` the direction that was upwards, camera axes, where it is known.
         source: File name or other label of the image.
         image: uint8 `[height, width, 3]` RGB image, for `draw`; not saved.
-        renderer: Function `(people, image, path) -> picture`, for `draw`, such as `posekit.drawing.draw_people`; the
-            predictor sets it.
+        renderer: Function `(people, image, path, **options) -> picture`, for `draw`, such as
+            `posekit.drawing.draw_people`; the predictor sets it.
         maps: Dict of arrays in which a network found the people, for pictures of them; not saved.
 
     Raises:
@@ -166,13 +166,15 @@ class People:
     def __iter__(self):
         return (self[index] for index in range(len(self)))
 
-    def draw(self, path=None, image=None):
+    def draw(self, path=None, image=None, **options):
         """Draws the people over their image.
 
         Args:
             path: Picture to write (`.png` or `.jpg`); none by default.
             image: uint8 `[height, width, 3]` RGB to draw on instead of the image that the people were found in. People
                 lifted to 3-D need none.
+            **options: Of the system that found them: `view="heatmaps"` and `view="pafs"` of openpose, `view="rotated"`
+                of hmr, and the other views of its preview; and those of its drawing function, such as `opacity=0.3`.
 
         Returns:
             uint8 `[height, width, 3]` RGB picture.
@@ -184,7 +186,7 @@ class People:
         if self.renderer is None:
             lack = "image" if image is None else "renderer"
             raise ValueError(f"These people carry no {lack}; call posekit.drawing.draw_people(people, image, path).")
-        return self.renderer(self, image, path)
+        return self.renderer(self, image, path, **options)
 
     def save(self, path, style="json", image_id=None):
         """Writes the keypoints as JSON.

@@ -81,6 +81,14 @@ def test_results_draw_and_write_themselves(predictor, tmp_path):
     assert (cv2.imread(str(tmp_path / "out.png")) != 20).any()
 
 
+def test_people_are_drawn_in_the_views_of_their_system(predictor, tmp_path):
+    predictor.module.draw = lambda people, image, view: np.full_like(image, len(view))
+    people = predictor(grey(20))
+    assert (people.draw(tmp_path / "out.png", view="seven") == 5).all()
+    assert (cv2.imread(str(tmp_path / "out.png")) == 5).all()
+    assert (people.draw(skeleton=False) == 20).all() and (people.draw() != 20).any()
+
+
 def test_unknown_systems_and_weights_are_named(tmp_path):
     with pytest.raises(ValueError, match="'smpl' is unknown; choose one of hmr"):
         posekit.load("smpl")

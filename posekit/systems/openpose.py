@@ -607,7 +607,10 @@ def _corners(keypoints):
 
 def _kept_maps(config, image, maps):
     """Maps for pictures of them, small ones, and how many pixels of the picture they cover."""
-    heatmaps, pafs = maps.heatmaps, maps.pafs
+    # Only what covers the picture: thin strips were padded.
+    cell = 1 if config.decoding == "exact" else STRIDE
+    columns, rows = np.ceil(np.array(image.shape[1::-1]) * maps.scale / cell - 1e-6).astype(int)
+    heatmaps, pafs = maps.heatmaps[:rows, :columns], maps.pafs[:rows, :columns]
     if config.decoding != "exact":
         extent = tuple((STRIDE * np.array(heatmaps.shape[1::-1]) / maps.scale)[::-1])
         return {"heatmaps": heatmaps, "pafs": pafs, "extent": extent}
@@ -624,13 +627,13 @@ def _small_maps(config, model, images):
     """Maps as the network gives them; of several scales, the averages as fine as the finest."""
     inputs, owners = [], []
     for index, image in enumerate(images):
-        image = _not_thin(image)
+        image, shrunk = _not_thin(image)
         for scale in sorted(set(_possible_scales(config, image)), reverse=True):
             size = tuple(max(1, round(side * scale * config.box_size / image.shape[0])) for side in image.shape[:2])
             shrinks = size[0] < image.shape[0]
             way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
             inputs.append(pad_to_stride(cv2.resize(image, size[::-1], interpolation=way), STRIDE, _PADDING)[0])
-            owners.append((index, np.array(size[::-1]) / image.shape[1::-1]))
+            owners.append((index, shrunk * size[::-1] / image.shape[1::-1]))
     outputs = _run(config, model, inputs)
     maps = []
     for index in range(len(images)):
@@ -644,14 +647,23 @@ def _small_maps(config, model, images):
 
 
 def _not_thin(image):
-    """Pads thin strips, so that their shorter side has pixels left when they are scaled."""
-    height, width = image.shape[:2]
+    """Pads thin strips, so that their shorter side has pixels left when they are scaled.
+
+    Returns the picture, and x, y: its pixels per pixel of the one given, as long strips are made smaller before.
+    """
+    height, width = size = image.shape[:2]
+    longest = max(size)
+    if min(size) >= longest * _THINNEST:
+        return image, np.ones(2)
+    # Padded, a strip as long as pictures can be would take gigabytes; this is twice as fine as what the network reads.
+    factor = math.sqrt(4 * _MAX_INPUT / _THINNEST) / longest
+    if factor < 1:
+        height, width = (max(1, round(side * factor)) for side in size)
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     least = math.ceil(max(height, width) * _THINNEST)
     down, right = max(0, least - height), max(0, least - width)
-    if not down and not right:
-        return image
-    # A strip as long as pictures can be would need as much memory again.
-    return cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT, value=(_PADDING,) * 3)
+    padded = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT, value=(_PADDING,) * 3)
+    return padded, np.array((width, height)) / size[::-1]
 
 
 def _possible_scales(config, image):
@@ -725,14 +737,14 @@ def _exact_maps(config, model, image):
         heatmaps, pafs = _forward(config, model, batch)
         return pafs, heatmaps
 
-    fitted, scale = _not_thin(image), np.ones(2)
+    fitted, scale = _not_thin(image)
     scales = _possible_scales(config, fitted)
     height, width = fitted.shape[:2]
     factor = math.sqrt(_MAX_EXACT / (height * width))
     size = None
     if factor < 1:
         size = tuple(max(1, round(side * factor)) for side in (height, width))
-        scale = np.array(size[::-1]) / (width, height)
+        scale = scale * size[::-1] / (width, height)
         _tell_once(
             f"Maps of {width} x {height} pixels would take {width * height * 228 / 1e9:.1f} gigabytes: those that are "
             f"searched have {size[1]} x {size[0]}"
@@ -939,6 +951,7 @@ def _by_name(joints, names, keypoints_px, scores):
 INPUT = "pictures"
 VIEWS = ("people", "heatmaps", "fields")
 KEYS = {view[0]: view for view in VIEWS}
+VIEW_ALIASES = {"pafs": "fields"}
 
 
 def drawer():
@@ -950,21 +963,24 @@ def drawer():
     return draw
 
 
-def draw(people, image, view="people"):
+def draw(people, image, view="people", **options):
     """Draws predictions in one of the preview's views.
 
     Args:
         people: `People` of `predict`.
         image: Uint8 `[height, width, 3]` RGB.
-        view: `"people"`, or the `"heatmaps"` or part affinity `"fields"` in which they were found.
+        view: `"people"`, or the `"heatmaps"` or part affinity `"fields"` (also `"pafs"`) in which they were found.
+        **options: Of `posekit.drawing_people`'s `draw_people`, such as `width=3` or `opacity=0.3`, of `draw_heatmaps`
+            or `draw_pafs`, such as `grid=True` for one picture a joint or limb.
 
     Returns:
         Uint8 `[height, width, 3]`.
     """
+    view = VIEW_ALIASES.get(view, view)
     if view not in VIEWS:
         raise ValueError(f"view={view!r}: choose one of {', '.join(VIEWS)}.")
     if view == "people":
-        return draw_people(image, people)
+        return draw_people(image, people, **options)
     if people.maps is None:
         return draw_text(image, {"no maps": 0})
     height, width = image.shape[:2]
@@ -973,19 +989,21 @@ def draw(people, image, view="people"):
     image = uint8_image(image)
     whole = cv2.copyMakeBorder(image, 0, extent[0] - height, 0, extent[1] - width, cv2.BORDER_CONSTANT)
     if view == "heatmaps":
-        picture = draw_heatmaps(whole, people.maps["heatmaps"], people.skeleton)
+        picture = draw_heatmaps(whole, people.maps["heatmaps"], people.skeleton, **options)
     else:
-        picture = draw_pafs(whole, people.maps["pafs"], people.skeleton)
-    return np.ascontiguousarray(picture[:height, :width])
+        picture = draw_pafs(whole, people.maps["pafs"], people.skeleton, **options)
+    return picture if options.get("grid") else np.ascontiguousarray(picture[:height, :width])
 
 
-def render(people, image, path=None):
+def render(people, image, path=None, view="people", **options):
     """Draws people over their picture, for `People.draw`.
 
     Args:
         people: `People` of `predict`.
         image: The picture.
         path: Picture to write; none by default.
+        view: As for `draw`.
+        **options: As for `draw`.
 
     Returns:
         Uint8 `[height, width, 3]`.
@@ -995,7 +1013,7 @@ def render(people, image, path=None):
     """
     if image is None:
         raise ValueError("These people carry no image; pass one: people.draw('out.png', image=image).")
-    picture = draw(people, uint8_image(image))
+    picture = draw(people, uint8_image(image), view, **options)
     if path is not None:
         save_image(path, picture)
     return picture

@@ -184,6 +184,13 @@ def test_views_show_people_heatmaps_and_fields(tmp_path):
         assert spread[y - 3 : y + 4, x - 3 : x + 4].mean() > 40 > spread[:20, :20].mean()
     people.image, people.renderer = image, openpose.render
     assert np.array_equal(people.draw(tmp_path / "out.png"), pictures["people"])
+    for view, name in (("heatmaps", "heatmaps"), ("fields", "fields"), ("pafs", "fields")):
+        assert np.array_equal(people.draw(tmp_path / f"{view}.png", view=view), pictures[name])
+        assert (tmp_path / f"{view}.png").stat().st_size > 1000
+    assert (people.draw(width=30) != pictures["people"]).any()
+    assert people.draw(view="heatmaps", grid=True).shape[0] > 4 * 280
+    with pytest.raises(ValueError, match="view='maps': choose one of people, heatmaps, fields"):
+        people.draw(view="maps")
     assert (tmp_path / "out.png").exists()
     people.maps = None
     assert openpose.draw(people, image, "fields").shape == image.shape
