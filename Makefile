@@ -50,7 +50,8 @@ test-versions: $(VENV)/.installed $(OLDEST)/.installed
 test-sanitize: $(VENV)/.installed
 	rm -rf build/address build/thread
 	for kind in address thread; do $(RUN) tools/build_ops.py --sanitize=$$kind --output_dir=build/$$kind || exit 1; done
-	POSEKIT_NATIVE=1 POSEKIT_NATIVE_DIR=$(CURDIR)/build/address LD_PRELOAD=$$(g++ -print-file-name=libasan.so) \
+	POSEKIT_NATIVE=1 POSEKIT_NATIVE_DIR=$(CURDIR)/build/address \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0 $(RUN) -m pytest -q tests/ops
 	POSEKIT_NATIVE=1 POSEKIT_NATIVE_DIR=$(CURDIR)/build/thread LD_PRELOAD=$$(g++ -print-file-name=libtsan.so) \
 		TSAN_OPTIONS="ignore_noninstrumented_modules=1 exitcode=66" $(RUN) -m pytest -q tests/ops
