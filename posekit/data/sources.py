@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from posekit.data.image_files import MAX_BYTES, ImageFileError, announced_size
+from posekit.results import MAX_SIDE
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -89,8 +90,8 @@ def read_image(path):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not an image, is damaged, or announces more than `MAX_PIXELS` pixels, which is
-            looked up before memory is taken.
+        ValueError: If the file is not an image, is damaged, or announces more than `MAX_PIXELS` pixels or `MAX_SIDE`
+            along a side, which is looked up before memory is taken.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -104,6 +105,8 @@ def read_image(path):
         height, width = announced_size(data)
         if height * width > MAX_PIXELS:
             raise ImageFileError(f"{width} x {height} pixels, more than {MAX_PIXELS // 10**6} million")
+        if max(height, width) > MAX_SIDE:
+            raise ImageFileError(f"{width} x {height} pixels; a side has {MAX_SIDE} at most, so cut it into parts")
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (ImageFileError, cv2.error) as error:
         reason = error if isinstance(error, ImageFileError) else "damaged"
@@ -126,6 +129,10 @@ def as_image(array):
         ValueError: If shape, type or range are others.
     """
     array = np.asarray(array)
+    if array.ndim in (2, 3) and max(array.shape) > MAX_SIDE:
+        raise ValueError(
+            f"An image of shape {array.shape} cannot be used; a side has {MAX_SIDE} pixels at most. Cut it into parts."
+        )
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=-1)
     if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:

@@ -106,6 +106,21 @@ def test_pictures_that_announce_too_many_pixels_take_no_memory(tmp_path, suffix)
         read_image(path)
 
 
+@pytest.mark.parametrize("size", [(1, 100_001), (100_001, 1)], ids=str)
+def test_a_side_longer_than_results_hold_is_refused(tmp_path, size):
+    write(tmp_path / "strip.png", np.zeros((*size, 3), np.uint8))
+    write(tmp_path / "z.png", picture())
+    words = f"strip.png.*{size[1]} x {size[0]} pixels; a side has 100000 at most"
+    with pytest.raises(ValueError, match=words):
+        read_image(tmp_path / "strip.png")
+    for shape in (size, (*size, 3)):
+        with pytest.raises(ValueError, match="a side has 100000 pixels at most"):
+            as_image(np.zeros(shape, np.uint8))
+    skipped = []
+    assert [frame.name for frame in open_source(tmp_path, skipped)] == ["z.png"]
+    assert len(skipped) == 1 and "strip.png" in skipped[0]
+
+
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()

@@ -1,3 +1,4 @@
+import tracemalloc
 import types
 
 import cv2
@@ -96,6 +97,35 @@ def test_pictures_of_any_shape(size, decoding, monkeypatch):
     people, model = found(np.full((*size, 3), 90, np.uint8), decoding=decoding)
     assert len(people) == 0 and people.image_size == size
     assert all(height * width <= 1.25 * openpose._MAX_INPUT for _, height, width, _ in model.seen)
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1)], ids=str)
+def test_the_longest_strips_take_bounded_memory(size):
+    """Padded before they are made smaller they would take a gigabyte."""
+
+    def predict_on_batch(batch):
+        count, height, width, _ = batch.shape
+        channels = {"heatmaps": 19, "pafs": 38}
+        return {name: np.zeros((count, height // 8, width // 8, depth)) for name, depth in channels.items()}
+
+    image, model = np.full((*size, 3), 128, np.uint8), types.SimpleNamespace(predict_on_batch=predict_on_batch)
+    tracemalloc.start()
+    (people,) = openpose.predict(openpose.Config(), model, [image])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(people) == 0 and peak < 150 << 20
+    assert sum(people.maps[name].size for name in ("heatmaps", "pafs")) < 57 * 2000
+
+
+@pytest.mark.parametrize("decoding", ["fast", "exact"])
+def test_people_in_long_strips_lie_where_they_are(decoding, monkeypatch):
+    monkeypatch.setattr(openpose, "_MAX_INPUT", 1 << 19)
+    image = np.full((280, 10_000, 3), 128, np.uint8)
+    image[:, 6000:6220] = photograph()
+    people, model = found(image, decoding=decoding, min_score=0.1)
+    assert np.abs(people.keypoints_px[0] - JOINTS - (6000, 0)).max() < 12
+    covered = people.maps["extent"]
+    assert 280 <= covered[0] < 280 + 8 * 4 and 10_000 <= covered[1] < 10_000 + 8 * 8
 
 
 @pytest.mark.parametrize("decoding", ["fast", "exact"])
