@@ -1,7 +1,10 @@
 """Pictures from anywhere: arrays, image files, folders, videos, cameras, as one stream of RGB frames."""
 
 import dataclasses
+import numbers
+import os
 import pathlib
+import re
 
 import cv2
 import numpy as np
@@ -12,6 +15,8 @@ from posekit.results import MAX_SIDE
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 MAX_PIXELS = 100_000_000
+CAMERAS = 100
+_ALLOWED = f"name an image, a folder with images, a video or a camera from 0 to {CAMERAS - 1}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,8 @@ def open_source(source, skipped=None):
     """Opens an image, folder, video or camera.
 
     Args:
-        source: Path of an image, of a folder with images or of a video; or a camera number.
+        source: Path of an image, of a folder with images or of a video; or the number of a camera, 0 to 99, where
+            nothing of that name exists.
         skipped: List that takes what is wrong with pictures of a folder that cannot be read; without it, the first
             of them raises.
 
@@ -62,18 +68,24 @@ def open_source(source, skipped=None):
 
     Raises:
         FileNotFoundError: If the path does not exist or a folder holds no image.
+        TypeError: If it is neither path nor number.
         ValueError: If a file is neither image nor video, or a camera does not answer.
     """
-    if isinstance(source, int) or (isinstance(source, str) and source.isdigit()):
+    if isinstance(source, numbers.Integral) and not isinstance(source, bool):
         return _open_camera(int(source))
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"{source!r:.60} is no source; {_ALLOWED}.")
+    if source == "":
+        raise ValueError(f"The source is empty; {_ALLOWED}.")
     path = pathlib.Path(source)
+    if isinstance(source, str) and re.fullmatch("[0-9]{1,2}", source) and not path.exists():
+        return _open_camera(int(source))
+    _check_there(path)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
         if not files:
             raise FileNotFoundError(f"{path} holds no image; files with {', '.join(IMAGE_SUFFIXES)} are read.")
         return Source("folder", _pictures(files, skipped), len(files))
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; name an image, a folder, a video or a camera such as 0.")
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return _open_video(path)
     return Source("image", (Frame(read_image(file), file.name) for file in (path,)), 1)
@@ -94,8 +106,7 @@ def read_image(path):
             along a side, which is looked up before memory is taken.
     """
     path = pathlib.Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist.")
+    _check_there(path)
     if not path.is_file():
         raise ValueError(f"{path} is not a regular file; name an image file.")
     if path.stat().st_size > MAX_BYTES:
@@ -146,6 +157,15 @@ def as_image(array):
     return np.ascontiguousarray(array)
 
 
+def _check_there(path):
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:  # ValueError: the name holds a zero byte
+        gone = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
+        reason = "does not exist" if gone else f"cannot be reached ({error.strerror})"
+        raise FileNotFoundError(f"{path!s:.200} {reason}; {_ALLOWED}.") from None
+
+
 def _pictures(files, skipped):
     for index, file in enumerate(files):
         try:
@@ -159,6 +179,8 @@ def _pictures(files, skipped):
 
 
 def _open_video(path):
+    if not path.is_file():  # opening a pipe would wait for whoever writes into it
+        raise ValueError(f"{path} is not a regular file; name a video file.")
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise ValueError(f"{path} is not a video that can be read (damaged, or its codec is missing).")
@@ -168,6 +190,8 @@ def _open_video(path):
 
 
 def _open_camera(number):
+    if not 0 <= number < CAMERAS:
+        raise ValueError(f"Camera {number} cannot be opened; {_ALLOWED}.")
     capture = cv2.VideoCapture(number)
     if not capture.isOpened():
         raise ValueError(f"Camera {number} does not answer; connect it, or name an image, a folder or a video.")

@@ -66,6 +66,46 @@ def test_missing_and_empty(tmp_path):
         open_source(97)
 
 
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        (-1, ValueError, "Camera -1 cannot be opened; name an image.*0 to 99"),
+        (10**20, ValueError, "Camera 100000000000000000000 cannot"),
+        ("99999999999999999999", FileNotFoundError, "99999999999999999999 does not exist; name an image.*0 to 99"),
+        ("\u00b2", FileNotFoundError, "does not exist"),
+        (True, TypeError, "True is no source; name an image"),
+        (np.True_, TypeError, "True.* is no source"),
+        (None, TypeError, "None is no source"),
+        (1.5, TypeError, "1.5 is no source"),
+        ({}, TypeError, "{} is no source"),
+        (b"a.png", TypeError, "a.png.* is no source"),
+        ("", ValueError, "source is empty; name an image"),
+        ("a" * 5000, FileNotFoundError, "^a{200} cannot be reached .File name too long.; name an image"),
+        ("a\0b", FileNotFoundError, "does not exist"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_no_source_is_named(source, error, words):
+    with pytest.raises(error, match=words):
+        open_source(source)
+
+
+def test_a_path_of_digits_is_no_camera(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("20240101", "0"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "a.png", picture())
+        assert open_source(name).kind == "folder"
+    with pytest.raises(ValueError, match="Camera 98 does not answer"):
+        open_source("98")
+
+
+def test_a_pipe_with_the_name_of_a_video_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ValueError, match="pipe.mp4 is not a regular file"):
+        open_source(tmp_path / "pipe.mp4")
+
+
 def test_arrays_are_checked():
     assert as_image(np.ones((4, 5))).shape == (4, 5, 3)
     assert as_image(np.ones((4, 5, 3), np.float32)).max() == 255
