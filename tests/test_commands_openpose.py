@@ -247,7 +247,7 @@ def test_preview_of_picture_folder_and_film(run, tmp_path, capsys):
         film.write(image[..., ::-1])
     film.release()
     argv = [f"--run_dir={run}", *FLAGS, "--scales=0.5"]
-    for view in openpose.VIEWS:
+    for view in (*openpose.VIEWS, "pafs"):
         folder = tmp_path / "in"
         assert preview.main([*argv, f"--source={folder}", f"--view={view}", f"--output={tmp_path / view}.png"]) == 0
         assert read_image(tmp_path / f"{view}_000001.png").shape == (*SIZE, 3)

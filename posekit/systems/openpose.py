@@ -20,6 +20,7 @@ import math
 import pathlib
 import sys
 import time
+import weakref
 
 import cv2
 import keras
@@ -711,11 +712,36 @@ def _run(config, model, inputs):
     return outputs
 
 
+_TRACED = weakref.WeakKeyDictionary()
+
+
+def _network(model):
+    """The network as a function from pictures of any size to a dict of arrays.
+
+    Keras traces a model anew for the first few sizes, and TensorFlow warns of that. Whatever is no Keras model answers
+    for itself.
+    """
+    if not isinstance(model, keras.Model):
+        return model.predict_on_batch
+    kept, traced = weakref.ref(model), _TRACED.setdefault(model, {})  # what is kept for a model must not keep it
+
+    def run(batch):
+        batch = tf.constant(batch)
+        if batch.dtype not in traced:
+            anything = tf.TensorSpec((None, None, None, 3), batch.dtype)
+            function = tf.function(lambda images: kept()(images, training=False))
+            traced[batch.dtype] = function.get_concrete_function(anything)
+        return {name: maps.numpy() for name, maps in traced[batch.dtype](batch).items()}
+
+    return run
+
+
 def _forward(config, model, batch):
-    found = model.predict_on_batch(batch)
+    network = _network(model)
+    found = network(batch)
     heatmaps, pafs = found["heatmaps"], found["pafs"]
     if config.flip_test:
-        found = model.predict_on_batch(np.ascontiguousarray(batch[:, :, ::-1]))
+        found = network(np.ascontiguousarray(batch[:, :, ::-1]))
         mirrored = codec(config).flip_maps(found["heatmaps"], found["pafs"])
         heatmaps, pafs = (heatmaps + mirrored[0]) / 2, (pafs + _at_cells(config, mirrored[1])) / 2
     return heatmaps, pafs

@@ -1,10 +1,14 @@
+import gc
 import tracemalloc
 import types
+import weakref
 
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from posekit.models.openpose import OpenPose
 from posekit.predictor import Predictor, people_boxes
 from posekit.results import People
 from posekit.skeletons import COCO17, OPENPOSE18
@@ -201,6 +205,25 @@ def test_pictures_of_one_size_are_read_together():
         assert np.abs(these.keypoints_px[0] - JOINTS - offset).max() < 2
     with pytest.raises(ValueError, match="finds the people itself"):
         openpose.predict(openpose.Config(), model, pictures[:1], [[[0, 0, 5, 5]]])
+
+
+def test_many_models_and_sizes_are_not_traced_anew(caplog, monkeypatch):
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    rng, config = np.random.default_rng(0), openpose.Config()
+    for number in range(5):
+        model = OpenPose("mobilenet_thin", num_stages=1, backbone_width=0.05, stage_width=0.05)
+        for dtype in (np.uint8, np.float32):  # of fast and of exact decoding
+            for width in (40, 48, 72):
+                batch = rng.integers(0, 255, (1 + number, 48, width, 3)).astype(dtype)
+                maps = openpose._forward(config, model, batch)
+    expected = model.predict_on_batch(batch)
+    for one, name in zip(maps, ("heatmaps", "pafs")):
+        np.testing.assert_allclose(one, expected[name], atol=1e-6)
+    assert not [record for record in caplog.records if "retracing" in record.getMessage()]
+    left = weakref.ref(model)
+    del model
+    gc.collect()
+    assert left() is None
 
 
 def test_views_show_people_heatmaps_and_fields(tmp_path):
