@@ -14,9 +14,8 @@ Four steps, each a function of its own: `smooth_maps`, `find_peaks`, `connect_li
 
 `decode_paf` takes NumPy arrays, `decode_paf_batch` tensors, also within `tf.function` and `tf.data`. Where there is a
 compiled kernel (`posekit.ops.native`), it does all steps for a whole batch, on all cores and without Python's lock,
-and gives the plain path's result: with `mode="exact"` to the last bit; in the other modes too as far as OpenCV fuses
-multiplications and additions like the kernel, else to rounding. It takes float32; maps in double precision are decoded
-by the plain path.
+and gives the plain path's result: with `mode="exact"` to the last bit, in the other modes, where versions of OpenCV
+round otherwise, to rounding. It takes float32; maps in double precision are decoded by the plain path.
 
 Time, for P pixels (cells), J joints, L limbs, N peaks of a joint: all maps are read once; with `"exact"` only blocks of
 pixels that may hold a peak are smoothed, at 25 + 25 products a pixel, in the other modes all cells, at 7 + 7 products
