@@ -7,11 +7,25 @@ With interpolates x = c * real + (1 - c) * fake and g = gradient of the summed c
 
 `gradient_penalty` does everything. `interpolate` and `penalty_of_gradients` are its two halves, for training steps that
 score real, fake and interpolated samples in one call of the critic.
+
+A critic of dense layers and leaky rectifiers, h = x W + c and max(h, slope * h), is piecewise linear: which pieces x is
+on, D, is known after one pass forward, and g = W1 D1 W2 D2 ... is a product of matrices. Its derivative by W1 is an
+outer product of what comes from behind, D1 W2 D2 ..., and of the penalty's derivative by g, which goes through the same
+layers forward. Biases only move the borders of the pieces: they have no gradient. Keras models of such layers are
+recognised (`piecewise_linear.py`) and need no tape within a tape.
+
+The compiled form computes value and gradients in one op: a pass forward, one backward, one forward, and the outer
+products, each of one multiplication and addition for every sample and weight, but in "batch_mean" the first layers,
+which are the widest, see the mean over the batch alone after the first pass. It holds four numbers for each sample and
+unit of the critic beside its inputs and results.
 """
 
+import numpy as np
 import tensorflow as tf
 
+from posekit.ops import native
 from posekit.ops.nearest_neighbors import safe_sqrt
+from posekit.ops.piecewise_linear import PiecewiseLinear, read_model
 
 MODES = ("batch_mean", "per_sample")
 
@@ -29,7 +43,8 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
         derive: Callable from the list of interpolated tensors to the list that the critic takes, for inputs that are
             computed from others; without it the critic takes the interpolates themselves. In mode `"batch_mean"` each
             tensor of that list has a term, and the gradient of a tensor includes the way through what is derived from
-            it. In mode `"per_sample"` the norm runs over the independent inputs.
+            it. In mode `"per_sample"` the norm runs over the independent inputs. `BoneProducts` is one that the
+            compiled form knows.
         coefficients: List of interpolation coefficients that broadcast against `real`; drawn uniformly from [0, 1)
             where None.
         seed: `[2]` integer seed of the drawn coefficients; None draws from TensorFlow's global generator.
@@ -51,7 +66,62 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
         Differs: gradient zero (not NaN) where a gradient vanishes.
     """
     check_mode(mode)
-    points = interpolate(real, fake, mode, coefficients, seed)
+    _check_lengths(real, fake, coefficients)
+    real, fake = ([tf.convert_to_tensor(part) for part in side] for side in (real, fake))
+    coefficients = _draw(real, mode, seed) if coefficients is None else coefficients
+    model = read_model(critic, real[0].dtype)
+    if model is None or not _fits(model, real, derive):
+        return _nested_penalty(critic, real, fake, mode, derive, coefficients)
+    if derive is not None and type(derive) is not BoneProducts:
+        return _derived_penalty(model, real, fake, mode, derive, coefficients)
+    terms = list(range(len(real)))
+    if derive is not None:
+        model = model.with_gram(tf.constant(derive.for_points(real[0].shape[1]), real[0].dtype))
+        terms = [len(real), *terms] if mode == "batch_mean" else terms
+    compiled = native.ops() if real[0].dtype in (tf.float32, tf.float64) else None
+    if compiled is None:
+        points = interpolate(real, fake, mode, coefficients)
+        return penalty_of_gradients(model.gradients(points, terms), mode)
+    coefficients = [_for_each(factor, part) for factor, part in zip(coefficients, real)]
+    weights = [[tf.convert_to_tensor(part) for part in parts] for parts in (model.kernels, model.biases, model.grams)]
+    penalty, _ = compiled.posekit_gradient_penalty(
+        model.encode(mode == "batch_mean", terms), model.slopes, real, fake, coefficients, *weights
+    )
+    penalty.set_shape([])
+    return penalty
+
+
+class BoneProducts:
+    """Puts the inner products of all pairs of bones before the points: the `derive` of critics that judge both.
+
+    Args:
+        matrix: `[points, bones]`, what every bone takes of every point: see `Skeleton.bone_matrix`. Where there are
+            more points, the others are in no bone.
+
+    Example:
+        >>> BoneProducts([[1.0], [-1.0]])([tf.constant([[[3.0, 0.0], [0.0, 4.0]]])])[0].numpy()
+        array([[[25.]]], dtype=float32)
+    """
+
+    def __init__(self, matrix):
+        self.matrix = np.asarray(matrix, np.float64).T
+
+    def for_points(self, count):
+        """The matrix `[bones, count]`."""
+        if self.matrix.shape[1] > count:
+            raise ValueError(f"There are {count} points; the bones are between {self.matrix.shape[1]}.")
+        return np.pad(self.matrix, ((0, 0), (0, count - self.matrix.shape[1])))
+
+    def __call__(self, inputs):
+        """Inner products `[batch, bones, bones]` for `[batch, points, axes]`, and the inputs themselves."""
+        points = tf.convert_to_tensor(inputs[0])
+        bones = tf.matmul(tf.constant(self.for_points(points.shape[1]), points.dtype), points)
+        return [tf.matmul(bones, bones, transpose_b=True), *inputs]
+
+
+def _nested_penalty(critic, real, fake, mode, derive, coefficients):
+    """The penalty of any critic, by differentiating it."""
+    points = interpolate(real, fake, mode, coefficients)
     with tf.GradientTape() as tape:
         tape.watch(points)
         inputs = list(derive(points)) if derive else points
@@ -59,6 +129,76 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
     sources = inputs if mode == "batch_mean" else points
     gradients = tape.gradient(total, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return penalty_of_gradients(gradients, mode)
+
+
+def _derived_penalty(model, real, fake, mode, derive, coefficients):
+    """The penalty of a piecewise linear critic whose inputs are computed from others in some way."""
+    points = interpolate(real, fake, mode, coefficients)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        inputs = list(derive(points))
+    slopes = model.gradients(inputs, range(len(inputs)))
+    slopes = [tf.reshape(slope, tf.shape(part)) for slope, part in zip(slopes, inputs)]
+    sources = inputs if mode == "batch_mean" else points
+    gradients = tape.gradient(
+        inputs, sources, output_gradients=slopes, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return penalty_of_gradients(gradients, mode)
+
+
+@tf.RegisterGradient("PosekitGradientPenalty")
+def _compiled_gradient(op, upstream, *_):
+    numbers = tf.get_static_value(op.inputs[0])
+    slopes, given = op.inputs[1], list(op.inputs[2:])
+    count, kernels, biases, _ = numbers[:4]
+    points, weights, rest = given[: 3 * count], given[3 * count :][:kernels], given[3 * count + kernels :]
+
+    def plain(points, weights):
+        known = tuple(weights), tuple(rest[:biases]), tuple(tf.get_static_value(slopes)), tuple(rest[biases:])
+        model, batch_mean, terms = PiecewiseLinear.decode(numbers, *known)
+        mode = MODES[0] if batch_mean else MODES[1]
+        between = interpolate(points[:count], points[count : 2 * count], mode, points[2 * count :])
+        return penalty_of_gradients(model.gradients(between, terms), mode)
+
+    @tf.custom_gradient
+    def of_weights(*sources):
+        def again(*changes):
+            with tf.GradientTape() as outer:
+                outer.watch(sources)
+                with tf.GradientTape() as tape:
+                    tape.watch(sources)
+                    value = plain(sources[: 3 * count], sources[3 * count :])
+                found = tape.gradient(value, sources[3 * count :])
+            return outer.gradient(found, sources, output_gradients=changes)
+
+        return list(op.outputs[1:]), again
+
+    of_points = [None] * len(points)
+    skipped = getattr(op, "skip_input_indices", None) or ()  # in a graph, what nobody asks for is not computed
+    if rest[biases:] and not set(range(2, 2 + len(points))) <= set(skipped):
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            value = plain(points, weights)
+        of_points = tape.gradient(value, points, output_gradients=upstream)
+    found = [upstream * gradient for gradient in of_weights(*points, *weights)]
+    return [None, None, *of_points, *found, *([None] * len(rest))]
+
+
+def _fits(model, real, derive):
+    """Whether the inputs are as many as the model takes, and of known shapes and one type."""
+    known = all(part.shape[1:].is_fully_defined() and part.dtype == real[0].dtype for part in real)
+    if type(derive) is BoneProducts:
+        return known and model.num_inputs == len(real) + 1 and real[0].shape.rank == 3
+    return known and (derive is not None or model.num_inputs == len(real))
+
+
+def _for_each(coefficients, points):
+    """Coefficients for each number of the points, or for each sample."""
+    coefficients = tf.convert_to_tensor(coefficients, points.dtype)
+    shape, full = coefficients.shape.as_list(), points.shape.as_list()
+    if full[0] is not None and shape in (full, full[:1] + [1] * (len(full) - 1)):
+        return coefficients
+    return tf.broadcast_to(coefficients, tf.shape(points))
 
 
 def interpolate(real, fake, mode="batch_mean", coefficients=None, seed=None):
@@ -78,11 +218,7 @@ def interpolate(real, fake, mode="batch_mean", coefficients=None, seed=None):
         ValueError: If `mode` is unknown or the lists differ in length.
     """
     check_mode(mode)
-    if len(real) != len(fake) or not real or (coefficients is not None and len(coefficients) != len(real)):
-        raise ValueError(
-            f"{len(real)} real inputs, {len(fake)} fake inputs and "
-            f"{'no' if coefficients is None else len(coefficients)} coefficients do not fit; give as many of each."
-        )
+    _check_lengths(real, fake, coefficients)
     if coefficients is None:
         coefficients = _draw(real, mode, seed)
     return [tf.convert_to_tensor(b) + c * (tf.convert_to_tensor(a) - b) for a, b, c in zip(real, fake, coefficients)]
@@ -122,6 +258,14 @@ def check_mode(mode):
     """
     if mode not in MODES:
         raise ValueError(f"Gradient penalty mode {mode!r} is unknown; allowed are {list(MODES)}.")
+
+
+def _check_lengths(real, fake, coefficients):
+    if len(real) != len(fake) or not real or (coefficients is not None and len(coefficients) != len(real)):
+        raise ValueError(
+            f"{len(real)} real inputs, {len(fake)} fake inputs and "
+            f"{'no' if coefficients is None else len(coefficients)} coefficients do not fit; give as many of each."
+        )
 
 
 def _draw(real, mode, seed):

@@ -1,12 +1,17 @@
 """Gradient penalty against the original's values and a NumPy formula."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from posekit.layers import KinematicChainSpace
 from posekit.models import Critic
-from posekit.ops.gradient_penalty import gradient_penalty, interpolate, penalty_of_gradients
+from posekit.ops import native
+from posekit.ops.gradient_penalty import MODES, BoneProducts, gradient_penalty, interpolate, penalty_of_gradients
+from posekit.ops.native import build
+from posekit.ops.piecewise_linear import PiecewiseLinear, read_model
+from posekit.skeletons import LSP14
 from posekit.testing import load_fixture
 
 NAMES = ("joints", "shapes", "Rs")
@@ -24,8 +29,21 @@ def with_kcs(points):
     return [KinematicChainSpace()(points[0]), *points]
 
 
+with_bones = BoneProducts(LSP14.bone_matrix())
+
+
+@pytest.fixture(params=["plain", "compiled"])
+def path(request, monkeypatch):
+    """Both ways to compute the penalty of critics that are recognised."""
+    if request.param == "compiled" and (build.compiler() is None or tf.config.list_physical_devices("GPU")):
+        pytest.skip("plain ops run here")
+    monkeypatch.setenv("POSEKIT_NATIVE", "1" if request.param == "compiled" else "0")
+    return request.param
+
+
 @pytest.mark.parametrize("compiled", [False, True])
-def test_original_critic_step(compiled):
+@pytest.mark.parametrize("derive", [with_kcs, with_bones])
+def test_original_critic_step(path, compiled, derive):
     values = load_fixture("hmr_critic_step")
     critic = original_critic()
     fake, real = ([tf.constant(values[f"{side}_{name}"]) for name in NAMES] for side in ("fake", "real"))
@@ -35,7 +53,7 @@ def test_original_critic_step(compiled):
         with tf.GradientTape() as tape:
             scores = [critic(with_kcs(side)) for side in (real, fake)]
             wasserstein = tf.reduce_sum(tf.reduce_mean(scores[1] - scores[0], axis=0))
-            penalty = gradient_penalty(critic, real, fake, derive=with_kcs, coefficients=coefficients)
+            penalty = gradient_penalty(critic, real, fake, derive=derive, coefficients=coefficients)
             loss = wasserstein + 10 * penalty
         return scores, wasserstein, penalty, loss, tape.gradient(loss, critic.trainable_variables)
 
@@ -137,3 +155,172 @@ def test_wrong_arguments_are_named():
         gradient_penalty(quadratic, [tf.ones([1, 1])], [tf.ones([1, 1])], mode="wgan")
     with pytest.raises(ValueError, match="2 real inputs, 1 fake"):
         gradient_penalty(quadratic, [tf.ones([1, 1])] * 2, [tf.ones([1, 1])])
+
+
+def nested(critic):
+    """A critic that is not recognised, and is differentiated by tapes."""
+    return lambda inputs: critic(inputs)
+
+
+def dense_critic(dtype="float64", seed=0):
+    """Branches, a layer that occurs twice, one that is used with and without its rectifier, slopes of all kinds."""
+    layers, policy = keras.layers, keras.dtype_policies.get(dtype)
+    keras.utils.set_random_seed(seed)
+    points, shape = keras.Input((4, 3), dtype=dtype), keras.Input((6,), dtype=dtype)
+    flat = layers.Flatten(dtype=policy)(points)
+    twice = layers.Dense(12, "relu", dtype=policy)
+    wide = twice(twice(flat))
+    both = layers.Dense(35, dtype=policy)(shape)
+    bent = layers.LeakyReLU(0.1, dtype=policy)(both)
+    joined = layers.Concatenate(dtype=policy)([wide, both, bent, flat])
+    hidden = layers.Dense(19, "leaky_relu", use_bias=False, dtype=policy)(joined)
+    straight = layers.Dense(2, dtype=policy)(layers.Activation("relu", dtype=policy)(flat))
+    model = keras.Model([points, shape], [layers.Dense(3, dtype=policy)(hidden), straight])
+    for variable in model.weights:
+        variable.assign(np.random.default_rng(seed).normal(size=variable.shape) / 2)
+    return model, Summed(model)
+
+
+class Summed:
+    """A model with several outputs as a critic with one."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, inputs):
+        return tf.concat(self.model(inputs), axis=1)
+
+
+def kernels(critic):
+    return [weight for weight in critic.trainable_variables if weight.path.endswith("kernel")]
+
+
+def value_and_gradients(critic, variables, *arguments, watched=(), **options):
+    with tf.GradientTape() as tape:
+        tape.watch(watched)
+        value = gradient_penalty(critic, *arguments, **options)
+    return [value, *tape.gradient(value, [*variables, *watched])]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("batch", [1, 7, 24, 70])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-10)])
+@pytest.mark.parametrize("graph", [False, True])
+def test_any_recognised_critic_equals_tapes(path, mode, batch, dtype, tolerance, graph):
+    model, summed = dense_critic(dtype)
+    rng = np.random.default_rng(batch)
+    real, fake = ([tf.constant(rng.normal(size=(batch, *size)), dtype) for size in ((4, 3), (6,))] for _ in range(2))
+    options = {"mode": mode, "seed": [1, 2]}
+    assert isinstance(read_model(model, dtype), PiecewiseLinear)
+
+    def call():
+        return value_and_gradients(model, kernels(model), real, fake, **options)
+
+    ours = tf.function(call)() if graph else call()
+    theirs = value_and_gradients(summed, kernels(model), real, fake, **options)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one, other, atol=tolerance * max(1, np.abs(other).max()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("derive", [with_kcs, with_bones])
+@pytest.mark.parametrize("batch", [3, 33])
+def test_derived_inputs_and_gradients_of_points_equal_tapes(path, mode, derive, batch):
+    critic = Critic()
+    rng = np.random.default_rng(0)
+    sizes = (16, 3), (10,), (23, 3, 3)  # two joints more than the skeleton has
+    real, fake = ([tf.constant(rng.normal(size=(batch, *size)), "float32") for size in sizes] for _ in range(2))
+    critic = Critic(num_joints=14)
+
+    def cut(points):
+        return derive([points[0][:, :14], *points[1:]])
+
+    options = {"mode": mode, "coefficients": [rng.random((batch, 1, 1)), rng.random(10), rng.random((batch, 1, 1, 1))]}
+    options["coefficients"] = [tf.constant(part, "float32") for part in options["coefficients"]]
+    if derive is with_bones:
+        real[0], fake[0], cut = real[0][:, :14], fake[0][:, :14], derive
+    ours = value_and_gradients(critic, kernels(critic), real, fake, watched=real[:1], derive=cut, **options)
+    options["derive"] = cut
+    theirs = value_and_gradients(nested(critic), kernels(critic), real, fake, watched=real[:1], **options)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5 * max(1, np.abs(other).max()))
+
+
+def test_second_derivatives(path):
+    model, summed = dense_critic()
+    rng = np.random.default_rng(0)
+    real, fake = ([tf.constant(rng.normal(size=(5, *size))) for size in ((4, 3), (6,))] for _ in range(2))
+
+    def of_second_order(critic):
+        with tf.GradientTape() as outer:
+            first = value_and_gradients(critic, kernels(model), real, fake, seed=[1, 2])[1:]
+            total = tf.add_n([tf.reduce_sum(gradient**2) for gradient in first])
+        return outer.gradient(total, kernels(model))
+
+    for one, other in zip(of_second_order(model), of_second_order(summed), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9 * np.abs(other).max())
+
+
+def test_a_flat_critic_has_finite_gradients(path):
+    critic = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "relu"), keras.layers.Dense(1)])
+    for weight in critic.weights:
+        weight.assign(tf.zeros_like(weight))
+    for mode in MODES:
+        value, *gradients = value_and_gradients(critic, kernels(critic), [tf.ones([3, 2])], [tf.zeros([3, 2])], mode)
+        assert float(value) == 1.0
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_what_is_no_number_stays_none(path):
+    critic = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "relu"), keras.layers.Dense(1)])
+    critic.layers[0].kernel.assign(tf.fill([2, 3], np.nan))
+    points = [tf.ones([3, 2])]
+    value, *_ = value_and_gradients(critic, kernels(critic), points, points)
+    assert np.isnan(value)
+
+
+def test_other_critics_are_left_to_tapes():
+    layers = keras.layers
+
+    def sequential(*parts, size=(4,)):
+        return keras.Sequential([keras.Input(size), *parts])
+
+    class Own(keras.Model):
+        def __init__(self):
+            points = keras.Input((4,))
+            super().__init__(points, layers.Dense(1)(points))
+
+        def call(self, inputs):
+            return super().call(inputs) ** 2
+
+    assert read_model(sequential(layers.Dense(3, "relu"), layers.Dense(1)), "float32") is not None
+    assert read_model(Critic(), "float32") is not None
+    for model in (
+        lambda inputs: inputs[0],
+        sequential(layers.Dense(3, "tanh"), layers.Dense(1)),
+        sequential(layers.Dense(3), layers.BatchNormalization(), layers.Dense(1)),
+        sequential(layers.Dense(3), layers.ReLU(max_value=6.0)),
+        sequential(layers.Dense(3), size=(5, 4)),
+        sequential(layers.Dense(3, dtype="float64")),
+        sequential(layers.Dense(3, dtype="mixed_float16")),
+        Own(),
+    ):
+        assert read_model(model, "float32") is None
+
+
+def test_coefficients_and_shapes_that_disagree_are_named(path):
+    critic = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    real = [tf.ones([3, 2])]
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="3, ?2.*4, ?2|Incompatible shapes"):
+        gradient_penalty(critic, real, [tf.ones([4, 2])])
+    with pytest.raises(ValueError, match="2 points; the bones are between 14"):
+        gradient_penalty(Critic(), [tf.ones([3, 2, 3]), *real, *real], [tf.ones([3, 2, 3]), *real, *real],
+                         derive=with_bones)  # fmt: skip
+
+
+def test_the_compiled_op_is_used_where_it_is_there(path):
+    critic, real = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), [tf.ones([3, 2])]
+    graph = tf.function(lambda: gradient_penalty(critic, real, real)).get_concrete_function().graph
+    assert ("PosekitGradientPenalty" in {op.type for op in graph.get_operations()}) == (native.ops() is not None)
+    assert (native.ops() is not None) == (path == "compiled")

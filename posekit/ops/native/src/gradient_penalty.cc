@@ -1,0 +1,572 @@
+// Flags: -ffp-contract=fast
+#include "gradient_penalty.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "parallel.h"
+#include "tile.h"
+
+namespace posekit {
+namespace {
+
+constexpr int64_t kGroup = 32;  // samples that are worked on together
+
+// c[r][n] += sum over k of a(r, k) * b[k][n] for one vector of n. a(r, k) lies at r + k * a_stride if ADJACENT, else at
+// r * a_stride + k.
+template <class T, int BYTES, int ROWS, bool ADJACENT>
+__attribute__((noinline)) void add_strip(const T* a, int64_t a_stride, int64_t depth, const T* b, int64_t b_stride,
+                                         T* c, int64_t c_stride) {
+  typedef T Vector __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
+  Vector sums[ROWS] = {};
+  for (int64_t k = 0; k < depth; ++k, b += b_stride, a += ADJACENT ? a_stride : 1) {
+    const Vector right = *reinterpret_cast<const Vector*>(b);
+#pragma GCC unroll 16
+    for (int row = 0; row < ROWS; ++row) sums[row] += a[ADJACENT ? row : row * a_stride] * right;
+  }
+#pragma GCC unroll 16
+  for (int row = 0; row < ROWS; ++row) *reinterpret_cast<Vector*>(c + row * c_stride) += sums[row];
+}
+
+template <class T, int BYTES, bool ADJACENT>
+void add_rows(int64_t rows, const T* a, int64_t a_stride, int64_t depth, const T* b, int64_t b_stride, T* c,
+              int64_t c_stride) {
+  const int64_t step = ADJACENT ? 1 : a_stride;
+  while (rows > 0) {
+    const int strip = rows >= kTileRows ? kTileRows : rows >= 4 ? 4 : 1;
+    if (strip == kTileRows) {
+      add_strip<T, BYTES, kTileRows, ADJACENT>(a, a_stride, depth, b, b_stride, c, c_stride);
+    } else if (strip == 4) {
+      add_strip<T, BYTES, 4, ADJACENT>(a, a_stride, depth, b, b_stride, c, c_stride);
+    } else {
+      add_strip<T, BYTES, 1, ADJACENT>(a, a_stride, depth, b, b_stride, c, c_stride);
+    }
+    rows -= strip, a += strip * step, c += strip * c_stride;
+  }
+}
+
+// Half vectors, where whole ones are wide: less to pad.
+template <class T>
+constexpr int kStripBytes = kVectorBytes > 16 ? kVectorBytes / 2 : kVectorBytes;
+template <class T>
+constexpr int64_t kStrip = kStripBytes<T> / sizeof(T);
+
+template <class T>
+int64_t padded(int64_t count) {
+  return (count + kStrip<T> - 1) / kStrip<T> * kStrip<T>;
+}
+
+// c [rows, columns] += a [rows, depth] times b [depth, columns]; `columns` is a multiple of kStrip.
+template <class T, bool ADJACENT>
+void add_product(int64_t rows, const T* a, int64_t a_stride, int64_t depth, const T* b, int64_t b_stride, T* c,
+                 int64_t c_stride, int64_t columns) {
+  constexpr int64_t whole = kVectorBytes / sizeof(T);
+  int64_t column = 0;
+  for (; column + whole <= columns; column += whole) {
+    add_rows<T, kVectorBytes, ADJACENT>(rows, a, a_stride, depth, b + column, b_stride, c + column, c_stride);
+  }
+  for (; column < columns; column += kStrip<T>) {
+    add_rows<T, kStripBytes<T>, ADJACENT>(rows, a, a_stride, depth, b + column, b_stride, c + column, c_stride);
+  }
+}
+
+// One computation. Of every group of samples, each step has its lines: a line holds one number of each sample.
+template <class T>
+class Penalty {
+ public:
+  Penalty(const CriticGraph& graph, const Critic<T>& critic, const std::vector<Between<T>>& inputs, int64_t batch,
+          const std::vector<T*>& of_kernels)
+      : graph_(graph), critic_(critic), inputs_(inputs), batch_(batch), of_kernels_(of_kernels) {}
+
+  double compute() {
+    lay_out();
+    const int64_t groups = (batch_ + kGroup - 1) / kGroup;
+    const int64_t samples = groups ? (groups - 1) * kGroup + padded<T>(batch_ - (groups - 1) * kGroup) : 0;
+    const Scratch<T> all((2 * lines_ + bones_ + signs_) * samples);
+    adjoints_ = all.data(), values_ = adjoints_ + lines_ * samples, bones_data_ = values_ + lines_ * samples;
+    bends_ = bones_data_ + bones_ * samples;
+    std::memset(adjoints_, 0, lines_ * samples * sizeof(T));
+    penalties_.assign(batch_, 0.0);
+    parallel_for(groups, 1, [this](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group) {
+        forward(group);
+        backward(group);
+        if (!graph_.batch_mean) penalise_samples(group);
+      }
+    });
+    double penalty = 0;
+    if (graph_.batch_mean) {
+      penalty = penalise_means();
+    } else {
+      for (double part : penalties_) penalty += part;
+      penalty /= batch_;
+    }
+    parallel_for(groups, 1, [this](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group) tangents(group);
+    });
+    gradients(groups);
+    return penalty;
+  }
+
+ private:
+  // What a group knows of itself: where its lines are and how long.
+  struct Lines {
+    int64_t first, used, width;  // samples
+  };
+
+  Lines lines_of(int64_t group) const {
+    const int64_t first = group * kGroup, used = std::min(kGroup, batch_ - first);
+    return {first, used, padded<T>(used)};
+  }
+
+  T* of(T* all, int64_t offset, const Lines& at, int64_t total) const {
+    return all + total * at.first + offset * at.width;
+  }
+  T* value(int step, const Lines& at) const { return of(values_, offsets_[step], at, lines_); }
+  T* adjoint(int step, const Lines& at) const { return of(adjoints_, offsets_[step], at, lines_); }
+  T* bones(int step, const Lines& at) const { return of(bones_data_, bone_offsets_[step], at, bones_); }
+  T* bends(int step, const Lines& at) const { return of(bends_, sign_offsets_[step], at, signs_); }
+
+  bool is_input(int step) const { return graph_.steps[step].kind == CriticStep::kInput; }
+
+  void lay_out() {
+    const size_t count = graph_.steps.size();
+    offsets_.assign(count, 0), bone_offsets_.assign(count, 0), sign_offsets_.assign(count, 0);
+    std::vector<int> consumers(count);
+    spread_.assign(count, !graph_.batch_mean);
+    for (const CriticStep& step : graph_.steps) {
+      for (int source : step.sources) {
+        ++consumers[source];
+        if (step.kind != CriticStep::kDense) spread_[source] = true;
+      }
+    }
+    for (int output : graph_.outputs) ++consumers[output];
+    for (size_t index = 0; index < count; ++index) {
+      const CriticStep& step = graph_.steps[index];
+      if (step.kind == CriticStep::kLeaky) {
+        sign_offsets_[index] = signs_;
+        signs_ += step.size;
+        // Takes the place of a source that nobody else looks at.
+        if (consumers[step.sources[0]] == 1 && graph_.steps[step.sources[0]].kind == CriticStep::kDense) {
+          offsets_[index] = offsets_[step.sources[0]];
+          continue;
+        }
+      }
+      if (step.kind == CriticStep::kGram) {
+        bone_offsets_[index] = bones_;
+        bones_ += critic_.grams[step.index].rows * coordinates(step);
+      }
+      offsets_[index] = lines_;
+      lines_ += step.size;
+    }
+  }
+
+  int64_t coordinates(const CriticStep& gram) const {
+    return graph_.steps[gram.sources[0]].size / critic_.grams[gram.index].columns;
+  }
+
+  void forward(int64_t group) {
+    const Lines at = lines_of(group);
+    const int64_t width = at.width;
+    for (size_t index = 0; index < graph_.steps.size(); ++index) {
+      const CriticStep& step = graph_.steps[index];
+      T* const into = value(index, at);
+      switch (step.kind) {
+        case CriticStep::kInput: interpolate(step, at, into); break;
+        case CriticStep::kDense: {
+          const Matrix<T>& kernel = critic_.kernels[step.index];
+          for (int64_t n = 0; n < step.size; ++n) {
+            std::fill_n(into + n * width, width, step.bias < 0 ? T(0) : critic_.biases[step.bias][n]);
+          }
+          add_product<T, true>(step.size, kernel.data, step.size, kernel.rows, value(step.sources[0], at), width, into,
+                               width, width);
+          break;
+        }
+        case CriticStep::kLeaky: {
+          const T* from = value(step.sources[0], at);
+          const T slope = static_cast<T>(critic_.slopes[step.index]);
+          T* const bend = bends(index, at);
+          for (int64_t n = 0; n < step.size * width; ++n) {
+            bend[n] = from[n] > 0 ? T(1) : slope;
+            into[n] = from[n] * bend[n];
+          }
+          break;
+        }
+        case CriticStep::kConcat: {
+          T* to = into;
+          for (int source : step.sources) {
+            to = std::copy_n(value(source, at), graph_.steps[source].size * width, to);
+          }
+          break;
+        }
+        case CriticStep::kGram: {
+          const int64_t count = critic_.grams[step.index].rows, axes = coordinates(step);
+          T* const vectors = bones(index, at);
+          apply(critic_.grams[step.index], axes, value(step.sources[0], at), width, vectors);
+          for (int64_t at_strip = 0; at_strip < width; at_strip += kStrip<T>) {
+            const auto vector = [=](int64_t line) { return strip(vectors + line * width + at_strip); };
+            for (int64_t i = 0; i < count; ++i) {
+              for (int64_t j = 0; j <= i; ++j) {
+                Strip sum = {};
+                for (int64_t axis = 0; axis < axes; ++axis) sum += vector(i * axes + axis) * vector(j * axes + axis);
+                strip(into + (i * count + j) * width + at_strip) = sum;
+                strip(into + (j * count + i) * width + at_strip) = sum;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+
+  void interpolate(const CriticStep& step, const Lines& at, T* into) const {
+    const Between<T>& input = inputs_[step.index];
+    for (int64_t sample = 0; sample < at.width; ++sample) {
+      const int64_t row = at.first + sample;
+      for (int64_t n = 0; n < step.size; ++n) {
+        T mixed = 0;
+        if (sample < at.used) {
+          const int64_t which = row * step.size + n;
+          const T factor = input.coefficients[input.for_each_number ? which : row];
+          mixed = input.fake[which] + factor * (input.real[which] - input.fake[which]);
+        }
+        into[n * at.width + sample] = mixed;
+      }
+    }
+  }
+
+  // Lines consist of these.
+  typedef T Strip __attribute__((vector_size(kStripBytes<T>), aligned(sizeof(T)), may_alias));
+  static Strip& strip(T* at) { return *reinterpret_cast<Strip*>(at); }
+  static const Strip& strip(const T* at) { return *reinterpret_cast<const Strip*>(at); }
+
+  static void add_times(T a, const T* b, int64_t width, T* into) {
+    for (int64_t n = 0; n < width; ++n) into[n] += a * b[n];
+  }
+
+  // lines of [matrix.rows, axes] = matrix times lines of [matrix.columns, axes]
+  static void apply(const Matrix<T>& matrix, int64_t axes, const T* points, int64_t width, T* into) {
+    std::fill_n(into, matrix.rows * axes * width, T(0));
+    for (int64_t i = 0; i < matrix.rows; ++i) {
+      for (int64_t j = 0; j < matrix.columns; ++j) {
+        const T factor = matrix.data[i * matrix.columns + j];
+        if (factor != 0) add_times(factor, points + j * axes * width, axes * width, into + i * axes * width);
+      }
+    }
+  }
+
+  // The gradients of the summed outputs. Samples that only pad a group have none. Where an average over samples is all
+  // that is asked for, inputs of dense layers get none here.
+  void backward(int64_t group) {
+    const Lines at = lines_of(group);
+    const int64_t width = at.width;
+    for (int output : graph_.outputs) {
+      T* into = adjoint(output, at);
+      for (int64_t line = 0; line < graph_.steps[output].size; ++line, into += width) {
+        for (int64_t n = 0; n < at.used; ++n) into[n] += 1;
+      }
+    }
+    for (int index = static_cast<int>(graph_.steps.size()) - 1; index >= 0; --index) {
+      const CriticStep& step = graph_.steps[index];
+      const T* const change = adjoint(index, at);
+      switch (step.kind) {
+        case CriticStep::kInput: break;
+        case CriticStep::kDense: {
+          const int source = step.sources[0];
+          if (is_input(source) && graph_.batch_mean) break;
+          const Matrix<T>& kernel = critic_.kernels[step.index];
+          add_product<T, false>(kernel.rows, kernel.data, step.size, step.size, change, width, adjoint(source, at),
+                                width, width);
+          break;
+        }
+        case CriticStep::kLeaky: {
+          bend(index, at, change, adjoint(step.sources[0], at));
+          break;
+        }
+        case CriticStep::kConcat: {
+          const T* from = change;
+          for (int source : step.sources) {
+            T* into = adjoint(source, at);
+            for (int64_t n = 0; n < graph_.steps[source].size * width; ++n) into[n] += *from++;
+          }
+          break;
+        }
+        case CriticStep::kGram: {
+          const Matrix<T>& matrix = critic_.grams[step.index];
+          const int64_t count = matrix.rows, axes = coordinates(step);
+          const T* const vectors = bones(index, at);
+          T* const into = adjoint(step.sources[0], at);
+          for (int64_t i = 0; i < count; ++i) {
+            for (int64_t at_strip = 0; at_strip < width; at_strip += kStrip<T>) {
+              for (int64_t axis = 0; axis < axes; ++axis) {
+                Strip sum = {};
+                for (int64_t j = 0; j < count; ++j) {
+                  sum += strip(vectors + (j * axes + axis) * width + at_strip) *
+                         (strip(change + (i * count + j) * width + at_strip) +
+                          strip(change + (j * count + i) * width + at_strip));
+                }
+                for (int64_t point = 0; point < matrix.columns; ++point) {
+                  const T factor = matrix.data[i * matrix.columns + point];
+                  if (factor != 0) strip(into + (point * axes + axis) * width + at_strip) += factor * sum;
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // What passes a leaky step, in either direction; `into` may be `from`, and is added to if it is not.
+  void bend(int index, const Lines& at, const T* from, T* into) const {
+    const T* const factors = bends(index, at);
+    const int64_t count = graph_.steps[index].size * at.width;
+    if (from == into) {
+      for (int64_t n = 0; n < count; ++n) into[n] *= factors[n];
+    } else {
+      for (int64_t n = 0; n < count; ++n) into[n] += factors[n] * from[n];
+    }
+  }
+
+  // (1 - |g|)^2, and what its derivative by g has to be multiplied by to give g's; 0 where g is 0.
+  static double penalise(double square, double* factor) {
+    const double norm = std::sqrt(square);
+    *factor = norm > 0 || norm != norm ? 2 * (norm - 1) / norm : 0.0;
+    return (1 - norm) * (1 - norm);
+  }
+
+  void penalise_samples(int64_t group) {
+    const Lines at = lines_of(group);
+    double squares[kGroup] = {};
+    for (int term : graph_.terms) {
+      const T* from = adjoint(term, at);
+      for (int64_t line = 0; line < graph_.steps[term].size; ++line, from += at.width) {
+        for (int64_t n = 0; n < at.used; ++n) squares[n] += static_cast<double>(from[n]) * from[n];
+      }
+    }
+    // Where gradients are penalised, their own gradients replace the values: nothing else is needed of those.
+    T factors[kGroup] = {};
+    for (int64_t n = 0; n < at.used; ++n) {
+      double factor;
+      penalties_[at.first + n] = penalise(squares[n], &factor);
+      factors[n] = static_cast<T>(factor / batch_);
+    }
+    for (size_t index = 0; index < graph_.steps.size(); ++index) {
+      const CriticStep& step = graph_.steps[index];
+      if (step.kind != CriticStep::kInput) continue;
+      const bool counts = std::count(graph_.terms.begin(), graph_.terms.end(), static_cast<int>(index));
+      T* into = value(index, at);
+      const T* from = adjoint(index, at);
+      for (int64_t line = 0; line < step.size; ++line, into += at.width, from += at.width) {
+        for (int64_t n = 0; n < at.width; ++n) into[n] = counts ? factors[n] * from[n] : T(0);
+      }
+    }
+  }
+
+  // The mean over the batch of a step's gradient.
+  std::vector<double> mean_adjoint(int step) const {
+    std::vector<double> sums(graph_.steps[step].size);
+    for (int64_t first = 0; first < batch_; first += kGroup) {
+      const Lines at = lines_of(first / kGroup);
+      const T* from = adjoint(step, at);
+      for (double& sum : sums) {
+        T line = 0;
+        for (int64_t n = 0; n < at.used; ++n) line += from[n];
+        sum += line;
+        from += at.width;
+      }
+    }
+    for (double& sum : sums) sum /= batch_;
+    return sums;
+  }
+
+  double penalise_means() {
+    double penalty = 0;
+    means_.assign(graph_.steps.size(), {});
+    common_.assign(graph_.steps.size(), {});
+    for (size_t index = 0; index < graph_.steps.size(); ++index) {
+      const CriticStep& step = graph_.steps[index];
+      if (step.kind != CriticStep::kDense || !is_input(step.sources[0])) continue;
+      const std::vector<double> mean = mean_adjoint(index);
+      means_[index].assign(mean.begin(), mean.end());
+    }
+    for (int term : graph_.terms) {
+      std::vector<double> gradient(graph_.steps[term].size);
+      if (spread_[term] || !is_input(term)) gradient = mean_adjoint(term);
+      for (size_t index = 0; index < graph_.steps.size(); ++index) {
+        const CriticStep& step = graph_.steps[index];
+        if (step.kind != CriticStep::kDense || step.sources[0] != term || !is_input(term)) continue;
+        for (size_t row = 0; row < gradient.size(); ++row) {
+          gradient[row] += dot(critic_.kernels[step.index].data + row * step.size, means_[index].data(), step.size);
+        }
+      }
+      double square = 0, factor;
+      for (double value : gradient) square += value * value;
+      penalty += penalise(square, &factor);
+      common_[term].resize(gradient.size());
+      for (size_t row = 0; row < gradient.size(); ++row) {
+        common_[term][row] = static_cast<T>(factor / batch_ * gradient[row]);
+      }
+    }
+    return penalty;
+  }
+
+  static T dot(const T* a, const T* b, int64_t count) {
+    T lanes[16] = {}, sum = 0;
+    int64_t n = 0;
+    for (; n + 16 <= count; n += 16) {
+      for (int lane = 0; lane < 16; ++lane) lanes[lane] += a[n + lane] * b[n + lane];
+    }
+    for (; n < count; ++n) sum += a[n] * b[n];
+    for (T lane : lanes) sum += lane;
+    return sum;
+  }
+
+  // How the penalty's derivative by the gradients of the terms goes forward through the critic. It replaces the values.
+  // A line that is the same for all samples, `common_`, is multiplied by a kernel once.
+  void tangents(int64_t group) {
+    const Lines at = lines_of(group);
+    const int64_t width = at.width;
+    for (size_t index = 0; index < graph_.steps.size(); ++index) {
+      const CriticStep& step = graph_.steps[index];
+      T* const into = value(index, at);
+      const int source = step.sources.empty() ? -1 : step.sources[0];
+      switch (step.kind) {
+        case CriticStep::kInput: {
+          if (!graph_.batch_mean || !spread_[index]) break;
+          for (int64_t n = 0; n < step.size; ++n) {
+            std::fill_n(into + n * width, width, common_[index].empty() ? T(0) : common_[index][n]);
+          }
+          break;
+        }
+        case CriticStep::kDense: {
+          const Matrix<T>& kernel = critic_.kernels[step.index];
+          if (graph_.batch_mean && is_input(source)) {
+            std::vector<T> sums(step.size);
+            for (size_t k = 0; k < common_[source].size(); ++k) {
+              add_times(common_[source][k], kernel.data + k * step.size, step.size, sums.data());
+            }
+            for (int64_t n = 0; n < step.size; ++n) std::fill_n(into + n * width, width, sums[n]);
+            break;
+          }
+          std::fill_n(into, step.size * width, T(0));
+          add_product<T, true>(step.size, kernel.data, step.size, kernel.rows, value(source, at), width, into, width,
+                               width);
+          break;
+        }
+        case CriticStep::kLeaky: {
+          const T* const from = value(source, at);
+          if (from != into) std::fill_n(into, step.size * width, T(0));
+          bend(index, at, from, into);
+          break;
+        }
+        case CriticStep::kConcat: {
+          T* to = into;
+          for (int part : step.sources) to = std::copy_n(value(part, at), graph_.steps[part].size * width, to);
+          break;
+        }
+        case CriticStep::kGram: {
+          const int64_t count = critic_.grams[step.index].rows, axes = coordinates(step);
+          const T* const vectors = bones(index, at);
+          const bool penalised = graph_.batch_mean && !common_[index].empty();
+          std::vector<T> changes(count * axes * width);
+          apply(critic_.grams[step.index], axes, value(source, at), width, changes.data());
+          for (int64_t i = 0; i < count; ++i) {
+            for (int64_t j = 0; j < count; ++j) {
+              const T common = penalised ? common_[index][i * count + j] : T(0);
+              for (int64_t at_strip = 0; at_strip < width; at_strip += kStrip<T>) {
+                Strip sum = Strip{} + common;
+                for (int64_t axis = 0; axis < axes; ++axis) {
+                  const int64_t one = (i * axes + axis) * width, other = (j * axes + axis) * width;
+                  sum += strip(changes.data() + one + at_strip) * strip(vectors + other + at_strip);
+                  sum += strip(vectors + one + at_strip) * strip(changes.data() + other + at_strip);
+                }
+                strip(into + (i * count + j) * width + at_strip) = sum;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // Of every kernel: the sum over samples of the products of what comes in forward and what comes in backward.
+  void gradients(int64_t groups) {
+    std::vector<char> begun(of_kernels_.size());
+    for (size_t index = 0; index < graph_.steps.size(); ++index) {
+      const CriticStep& step = graph_.steps[index];
+      if (step.kind != CriticStep::kDense) continue;
+      const int source = step.sources[0];
+      const int64_t rows = critic_.kernels[step.index].rows, columns = step.size;
+      T* const into = of_kernels_[step.index];
+      const bool more = begun[step.index];  // of a layer that occurs more than once
+      begun[step.index] = true;
+      if (graph_.batch_mean && is_input(source)) {
+        for (int64_t row = 0; row < rows; ++row) {
+          const T factor = common_[source].empty() ? T(0) : common_[source][row] * static_cast<T>(batch_);
+          T* const to = into + row * columns;
+          for (int64_t n = 0; n < columns; ++n) to[n] = (more ? to[n] : T(0)) + factor * means_[index][n];
+        }
+        continue;
+      }
+      // With the samples one below the other, and a little room for whole vectors.
+      const int64_t wide = padded<T>(columns);
+      const Scratch<T> turned(groups * kGroup * wide);
+      parallel_for(groups, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t group = begin; group < end; ++group) {
+          const Lines at = lines_of(group);
+          const T* from = adjoint(index, at);
+          T* const to = turned.data() + group * kGroup * wide;
+          for (int64_t n = 0; n < wide; ++n) {
+            for (int64_t sample = 0; sample < at.width; ++sample) {
+              to[sample * wide + n] = n < columns ? from[n * at.width + sample] : T(0);
+            }
+          }
+        }
+      });
+      const int64_t grain = std::max<int64_t>(kTileRows, (1 << 18) / (columns * batch_) / kTileRows * kTileRows);
+      parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
+        const Scratch<T> sums((end - begin) * wide);
+        std::fill_n(sums.data(), (end - begin) * wide, T(0));
+        for (int64_t group = 0; group < groups; ++group) {
+          const Lines at = lines_of(group);
+          add_product<T, false>(end - begin, value(source, at) + begin * at.width, at.width, at.used,
+                                turned.data() + group * kGroup * wide, wide, sums.data(), wide, wide);
+        }
+        for (int64_t row = begin; row < end; ++row) {
+          const T* sum = sums.data() + (row - begin) * wide;
+          T* const to = into + row * columns;
+          for (int64_t n = 0; n < columns; ++n) to[n] = more ? to[n] + sum[n] : sum[n];
+        }
+      });
+    }
+  }
+
+  const CriticGraph& graph_;
+  const Critic<T>& critic_;
+  const std::vector<Between<T>>& inputs_;
+  const int64_t batch_;
+  const std::vector<T*>& of_kernels_;
+  std::vector<int64_t> offsets_, bone_offsets_, sign_offsets_;
+  std::vector<char> spread_;  // whether a step's lines are used
+  int64_t lines_ = 0, bones_ = 0, signs_ = 0;
+  T *values_, *adjoints_, *bones_data_, *bends_;
+  std::vector<double> penalties_;
+  std::vector<std::vector<T>> means_, common_;
+};
+
+}  // namespace
+
+template <class T>
+double gradient_penalty(const CriticGraph& graph, const Critic<T>& critic, const std::vector<Between<T>>& inputs,
+                        int64_t batch, const std::vector<T*>& of_kernels) {
+  return Penalty<T>(graph, critic, inputs, batch, of_kernels).compute();
+}
+
+template double gradient_penalty(const CriticGraph&, const Critic<float>&, const std::vector<Between<float>>&, int64_t,
+                                 const std::vector<float*>&);
+template double gradient_penalty(const CriticGraph&, const Critic<double>&, const std::vector<Between<double>>&,
+                                 int64_t, const std::vector<double*>&);
+
+}  // namespace posekit

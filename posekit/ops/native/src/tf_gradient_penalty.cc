@@ -1,0 +1,150 @@
+// Gradient penalty of piecewise linear critics: TensorFlow op.
+#include <algorithm>
+
+#include "gradient_penalty.h"
+#include "tf_ops.h"
+
+namespace posekit {
+namespace {
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw InvalidInput("gradient penalty: " + message);
+}
+
+// Reads one number after the other.
+class Reader {
+ public:
+  explicit Reader(const Tensor& plan) : next_(plan.data<int32_t>()), left_(plan.size()) {}
+
+  int number() {
+    require(left_ > 0, "the plan ends early");
+    --left_;
+    return *next_++;
+  }
+
+  int below(size_t limit) {
+    const int value = number();
+    require(value >= 0 && static_cast<size_t>(value) < limit, "the plan names what does not exist");
+    return value;
+  }
+
+  std::vector<int> list(size_t limit) {
+    std::vector<int> values(below(1 << 16));
+    for (int& value : values) value = below(limit);
+    return values;
+  }
+
+ private:
+  const int32_t* next_;
+  int64_t left_;
+};
+
+// What follows the counts in the plan; the sizes of all steps follow from inputs and kernels.
+template <class T>
+CriticGraph read_graph(Reader& plan, const Critic<T>& critic, const std::vector<int64_t>& sizes) {
+  CriticGraph graph;
+  graph.batch_mean = plan.below(2);
+  graph.steps.resize(plan.below(1 << 16));
+  for (size_t index = 0; index < graph.steps.size(); ++index) {
+    CriticStep& step = graph.steps[index];
+    step.kind = static_cast<CriticStep::Kind>(plan.below(5));
+    const size_t limits[] = {sizes.size(), critic.kernels.size(), critic.slopes.size(), 1, critic.grams.size()};
+    step.index = plan.below(limits[step.kind]);
+    step.bias = plan.below(critic.biases.size() + 1) - 1;  // 0 for none
+    step.sources = plan.list(index);
+    require(step.kind == CriticStep::kInput ? step.sources.empty()
+                                            : !step.sources.empty() && (step.kind == CriticStep::kConcat ||
+                                                                        step.sources.size() == 1),
+            "a step has too many or too few sources");
+    for (int source : step.sources) step.size += graph.steps[source].size;
+    if (step.kind == CriticStep::kInput) step.size = sizes[step.index];
+    if (step.kind == CriticStep::kDense) {
+      const Matrix<T>& kernel = critic.kernels[step.index];
+      require(kernel.rows == step.size, "a kernel of " + std::to_string(kernel.rows) + " rows does not fit " +
+                                            std::to_string(step.size) + " numbers");
+      step.size = kernel.columns;
+    }
+    if (step.kind == CriticStep::kGram) {
+      const Matrix<T>& matrix = critic.grams[step.index];
+      require(graph.steps[step.sources[0]].kind == CriticStep::kInput && matrix.columns > 0 &&
+                  step.size % matrix.columns == 0,
+              "inner products of " + std::to_string(step.size) + " numbers as " + std::to_string(matrix.columns) +
+                  " points");
+      step.size = matrix.rows * matrix.rows;
+    }
+  }
+  graph.outputs = plan.list(graph.steps.size());
+  graph.terms = plan.list(graph.steps.size());
+  for (int term : graph.terms) {
+    const auto kind = graph.steps[term].kind;
+    require(kind == CriticStep::kInput || (kind == CriticStep::kGram && graph.batch_mean), "a term is no input");
+  }
+  return graph;
+}
+
+template <class T>
+void penalty(Call& call) {
+  const Tensor plan_tensor = call.input(0), slopes = call.input(1);
+  Reader plan(plan_tensor);  // begins with the lengths of the lists of inputs
+  const int inputs = plan.below(1 << 16), kernels = plan.below(1 << 16), biases = plan.below(1 << 16);
+  const int grams = plan.below(1 << 16);
+  require(inputs > 0, "there is no input");
+  std::vector<Tensor> held;
+  for (int index = 0; index < 3 * inputs + kernels + biases + grams; ++index) held.push_back(call.input(2 + index));
+
+  Critic<T> critic;
+  critic.slopes.assign(slopes.data<double>(), slopes.data<double>() + slopes.size());
+  for (double slope : critic.slopes) require(slope >= 0, "a slope is negative");
+  const auto matrix = [&](const Tensor& tensor) {
+    require(tensor.rank() == 2, "a kernel has the shape " + tensor.shape_text());
+    return Matrix<T>{tensor.data<T>(), tensor.dim(0), tensor.dim(1)};
+  };
+  const Tensor* next = held.data() + 3 * inputs;
+  for (int index = 0; index < kernels; ++index) critic.kernels.push_back(matrix(*next++));
+  for (int index = 0; index < biases; ++index) critic.biases.push_back((next++)->data<T>());
+  for (int index = 0; index < grams; ++index) critic.grams.push_back(matrix(*next++));
+
+  const int64_t batch = held[0].rank() ? held[0].dim(0) : 0;
+  std::vector<Between<T>> points;
+  std::vector<int64_t> sizes;
+  for (int index = 0; index < inputs; ++index) {
+    const Tensor &real = held[index], &fake = held[inputs + index], &factors = held[2 * inputs + index];
+    require(real.shape() == fake.shape(), "real samples have the shape " + real.shape_text() + ", fake ones " +
+                                              fake.shape_text());
+    require(real.rank() > 0 && real.dim(0) == batch, "inputs have the shapes " + held[0].shape_text() + " and " +
+                                                         real.shape_text() + ", which are not of one batch");
+    require(factors.size() == real.size() || factors.size() == batch,
+            "coefficients of shape " + factors.shape_text() + " do not fit samples of shape " + real.shape_text());
+    sizes.push_back(1);
+    for (int axis = 1; axis < real.rank(); ++axis) sizes.back() *= real.dim(axis);
+    points.push_back({real.data<T>(), fake.data<T>(), factors.data<T>(), factors.size() == real.size()});
+  }
+  const CriticGraph graph = read_graph(plan, critic, sizes);
+  const Tensor* first_bias = held.data() + 3 * inputs + kernels;
+  for (const CriticStep& step : graph.steps) {
+    require(step.kind != CriticStep::kDense || step.bias < 0 || first_bias[step.bias].size() == step.size,
+            "a bias does not fit its kernel");
+  }
+
+  std::vector<Tensor> results;
+  std::vector<T*> of_kernels;
+  for (int index = 0; index < kernels; ++index) {
+    results.push_back(call.output<T>(1 + index, held[3 * inputs + index].shape()));
+    of_kernels.push_back(results.back().template data<T>());
+  }
+  *call.output<T>(0, {}).template data<T>() =
+      static_cast<T>(gradient_penalty<T>(graph, critic, points, batch, of_kernels));
+}
+
+Registration here([] {
+  define_op("PosekitGradientPenalty",
+            {"T: {float, double}", "inputs: int >= 1", "weights: int >= 1", "offsets: int >= 0", "matrices: int >= 0"},
+            {"plan: int32", "slopes: double", "real: inputs * T", "fake: inputs * T", "coefficients: inputs * T",
+             "kernels: weights * T", "biases: offsets * T", "grams: matrices * T"},
+            {"penalty: T", "of_kernels: weights * T"});
+  cpu_kernel<float, penalty<float>>("PosekitGradientPenalty");
+  cpu_kernel<double, penalty<double>>("PosekitGradientPenalty");
+});
+
+}  // namespace
+}  // namespace posekit
