@@ -56,6 +56,21 @@ def test_broken_picture_of_a_folder_is_skipped(command, pictures, tmp_path, caps
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.json", "good_2.json"]
 
 
+def test_a_video_that_ends_early_is_said(command, tmp_path, capsys):
+    path = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+    for level in range(30):
+        writer.write(np.full((48, 64, 3), 8 * level, np.uint8))
+    writer.release()
+    assert command(path) == 0
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    capsys.readouterr()
+    assert command(path) == 3
+    said = capsys.readouterr()
+    frames = said.out.count("1 person")
+    assert 0 < frames < 27 and f"skipped the rest of {path}: {frames} of 30 frames could be read" in said.err
+
+
 def test_nothing_usable_fails(command, pictures):
     assert command(pictures / "cut.jpg") == 1
 

@@ -1,6 +1,7 @@
 """Pictures from anywhere: arrays, image files, folders, videos, cameras, as one stream of RGB frames."""
 
 import dataclasses
+import math
 import numbers
 import os
 import pathlib
@@ -8,8 +9,10 @@ import re
 
 import cv2
 import numpy as np
+from absl import logging
 
 from posekit.data.image_files import MAX_BYTES, ImageFileError, announced_size
+from posekit.data.video_files import ends_early, shown_seconds
 from posekit.results import MAX_SIDE
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -60,8 +63,8 @@ def open_source(source, skipped=None):
     Args:
         source: Path of an image, of a folder with images or of a video; or the number of a camera, 0 to 99, where
             nothing of that name exists.
-        skipped: List that takes what is wrong with pictures of a folder that cannot be read; without it, the first
-            of them raises.
+        skipped: List that takes what is wrong with pictures of a folder that cannot be read, and with a video that
+            ends early; without it, the first of these pictures raises, and a warning tells of the video.
 
     Returns:
         A `Source`.
@@ -87,7 +90,7 @@ def open_source(source, skipped=None):
             raise FileNotFoundError(f"{path} holds no image; files with {', '.join(IMAGE_SUFFIXES)} are read.")
         return Source("folder", _pictures(files, skipped), len(files))
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return _open_video(path)
+        return _open_video(path, skipped)
     return Source("image", (Frame(read_image(file), file.name) for file in (path,)), 1)
 
 
@@ -178,15 +181,29 @@ def _pictures(files, skipped):
         yield Frame(image, file.name, index)
 
 
-def _open_video(path):
+def _open_video(path, skipped):
     if not path.is_file():  # opening a pipe would wait for whoever writes into it
         raise ValueError(f"{path} is not a regular file; name a video file.")
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise ValueError(f"{path} is not a video that can be read (damaged, or its codec is missing).")
     fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
-    length = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or None
-    return Source("video", _captured(capture, path.name), length, fps)
+    length = int(min(capture.get(cv2.CAP_PROP_FRAME_COUNT), (shown_seconds(path) or math.inf) * fps + 0.5))
+    length = length if length > 0 else None
+
+    def frames():
+        count = seconds = 0
+        for frame in _captured(capture, path.name):
+            count, seconds = frame.index + 1, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            yield frame
+        if ends_early(path, count, seconds, length, fps):
+            reason = f"the rest of {path}: {count} of {length} frames could be read; it is damaged or cut short."
+            if skipped is None:
+                logging.warning("Skipped %s", reason)
+            else:
+                skipped.append(reason)
+
+    return Source("video", frames(), length, fps)
 
 
 def _open_camera(number):

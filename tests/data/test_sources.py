@@ -1,4 +1,5 @@
 import os
+import pathlib
 import struct
 
 import cv2
@@ -7,6 +8,7 @@ import pytest
 
 from posekit.data.image_files import announced_size
 from posekit.data.sources import as_image, open_source, read_image
+from posekit.data.video_files import ends_early, shown_seconds
 
 
 def picture(seed=0, size=(40, 60)):
@@ -42,6 +44,67 @@ def test_video_gives_its_frames(tmp_path):
     levels = [frame.image.mean() for frame in source]
     assert source.kind == "video" and source.fps == pytest.approx(10)
     np.testing.assert_allclose(levels, [0, 100, 200], atol=6)
+
+
+def film(path, code, count=60):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), 25, (64, 48))
+    for level in range(count):
+        writer.write(np.full((48, 64, 3), 4 * level, np.uint8))
+    writer.release()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "code"), [("v.avi", "MJPG"), ("v.mkv", "mp4v"), ("v.webm", "VP80")])
+def test_a_video_that_is_cut_short_is_said(tmp_path, name, code, caplog):
+    path, skipped = tmp_path / name, []
+    data = film(path, code)
+    assert len(list(open_source(path, skipped))) == 60 and skipped == []
+    path.write_bytes(data[: len(data) // 2])
+    frames = len(list(open_source(path, skipped)))
+    assert 0 < frames < 50 and len(skipped) == 1
+    assert skipped[0].startswith(f"the rest of {path}: {frames} of 60 frames could be read")
+    assert len(list(open_source(path))) == frames and f"{frames} of 60 frames could be read" in caplog.text
+
+
+def test_frames_that_an_edit_list_hides_are_not_missed(tmp_path):
+    data = bytearray(film(tmp_path / "v.mp4", "mp4v"))
+    place = data.find(b"elst") + 12
+    (scale,) = struct.unpack_from(">I", data, data.find(b"mdhd") + 16)
+    (length,) = struct.unpack_from(">I", data, place)
+    struct.pack_into(">Ii", data, place, length // 2, 30 * scale // 25)
+    (tmp_path / "v.mp4").write_bytes(data)
+    source = open_source(tmp_path / "v.mp4", skipped := [])
+    assert source.length == len(list(source)) == 30 and skipped == []
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "seconds", "length", "early"),
+    [
+        ("v.avi", 28, 1.08, 30, False),
+        ("v.avi", 27, 1.04, 30, True),
+        ("v.mp4", 980, 39.2, 1000, False),
+        ("v.mp4", 979, 39.2, 1000, True),
+        ("v.avi", 5, 0.2, None, False),
+        ("v.mkv", 600, 39.9, 1000, False),  # frames that take longer than others
+        ("v.mkv", 600, 23.0, 1000, True),
+    ],
+)
+def test_announced_counts_have_some_slack(name, frames, seconds, length, early):
+    assert ends_early(pathlib.Path(name), frames, seconds, length, 25.0) == early
+
+
+def test_index_of_a_video_that_makes_no_sense_says_nothing(tmp_path):
+    path = tmp_path / "v.mp4"
+    data = film(path, "mp4v", 10)
+    assert shown_seconds(path) == pytest.approx(0.4)
+    first, place = data.find(b"moov"), data.find(b"elst")
+    huge, none = b"\xff" * 8, b"\0" * 4
+    for start, new in ((place + 4, huge), (first - 4, b"\0\0\0\1"), (first - 4, huge[:4]), (place - 4, none)):
+        path.write_bytes(data[:start] + new + data[start + len(new) :])
+        assert shown_seconds(path) is None
+    for size in range(0, len(data), 37):
+        path.write_bytes(data[:size])
+        assert shown_seconds(path) in (None, pytest.approx(0.4))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0" + b"\0" * 50])
