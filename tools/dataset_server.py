@@ -16,6 +16,10 @@ from absl import app, flags
 
 from posekit.training.config import import_tensorflow_quietly
 
+if __name__ == "__mp_main__":
+    # A worker process, which begins with this file and then reads the modules that need TensorFlow.
+    import_tensorflow_quietly()
+
 flags.DEFINE_integer("port", 5555, "Port; the workers have the ones after it.", 1, 65534)
 flags.DEFINE_integer("num_workers", 0, "Processes that make batches; one for each processor if 0.", 0, 256)
 flags.DEFINE_string(
@@ -48,7 +52,8 @@ def main(argv):
         with run_server(FLAGS.port, num_workers, FLAGS.host) as wait:
             reach = "this machine only" if FLAGS.host in LOOPBACK else "every machine that reaches this one"
             address = f"{FLAGS.host}:{FLAGS.port}"
-            print(f"{num_workers} workers serve {reach}. Train with --data_service={address}", flush=True)
+            workers = f"{num_workers} workers serve" if num_workers > 1 else "1 worker serves"
+            print(f"{workers} {reach}. Train with --data_service={address}", flush=True)
             while True:
                 wait(1.0)
     except (DataServerError, ValueError) as error:
