@@ -26,8 +26,9 @@ import tensorflow as tf
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _PROTOCOL = "grpc"
 _PORTS = range(1, 1 << 16)
-# Seconds: for one connection, between looks at a server that gives nothing, and in vain until it is given up.
-_CONNECT, _LOOK, _PATIENCE = 5.0, 0.5, 3.0
+# Seconds: for the first answer and for later ones, between looks at a server that gives nothing, and in vain until it
+# is given up.
+_FIRST_ANSWER, _ANSWER, _LOOK, _PATIENCE = 5.0, 10.0, 0.5, 3.0
 _READY = 120.0
 
 
@@ -56,11 +57,9 @@ def served(elements, batched, batch_size, address):
         ValueError: If the address makes no sense.
     """
     host, port = parse_address(address)
-    if not _answers(host, port):
-        raise DataServerError(
-            f"There is no dataset server at {address}; start one with `python tools/dataset_server.py --port={port}`, "
-            "or train without --data_service."
-        )
+    # TensorFlow itself would wait for ever for the answer of something else, and not even be interruptible.
+    if not _answers(host, port, _FIRST_ANSWER):
+        raise DataServerError(f"{_what_is_there(host, port)}, or train without --data_service.")
     hint = tf.data.experimental.SHARD_HINT
     # Whole batches are dealt out, so that their members are the same as without a server.
     shares = batched(elements.batch(batch_size, drop_remainder=True).shard(hint, hint).unbatch())
@@ -142,7 +141,7 @@ def _watched(numbered, host, port):
                 try:
                     result = results.get(timeout=_LOOK)
                 except queue.Empty:
-                    silent = None if _answers(host, port) else silent or time.monotonic()
+                    silent = None if _answers(host, port, _ANSWER) else silent or time.monotonic()
                     if silent and time.monotonic() - silent > _PATIENCE:
                         raise _lost(host, port) from None
                     continue
@@ -169,12 +168,117 @@ def _lost(host, port):
     )
 
 
-def _answers(host, port):
+def _what_is_there(host, port):
+    """What is at an address that does not answer as a dataset server, and what to do."""
     try:
-        with socket.create_connection((host.strip("[]"), port), timeout=_CONNECT):
-            return True
+        _connected(host, port, _FIRST_ANSWER).close()
+    except (socket.gaierror, UnicodeError):
+        return f"No machine {host!r:.80} is known; name another with --data_service=HOST:{port}"
     except OSError:
+        return (
+            f"There is no dataset server at {host}:{port}; start one with `python tools/dataset_server.py "
+            f"--port={port}`"
+        )
+    return (
+        f"What is at {host}:{port} is no dataset server, or one that is stopped: it does not answer as one. Start one "
+        f"at another port, such as `python tools/dataset_server.py --port={port % 65000 + 100}`, and name that port"
+    )
+
+
+def _connected(host, port, seconds):
+    return socket.create_connection((host.strip("[]"), port), timeout=seconds)
+
+
+def _answers(host, port, seconds):
+    """Whether a dataset server answers within some seconds: the dispatcher is asked for its version.
+
+    It is asked without gRPC, which cannot be told to give up; of the answer all that counts is that there is one.
+    """
+    end = time.monotonic() + seconds
+    try:
+        with _connected(host, port, seconds) as connection:
+            connection.sendall(_question())
+            return _is_answered(_Frames(connection, end))
+    except (OSError, EOFError, UnicodeError):  # the last of names that cannot be
         return False
+
+
+# HTTP/2 (RFC 9113): kinds of frames, and flags.
+_DATA, _HEADERS, _RESET, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
+_END_STREAM, _ACKNOWLEDGED, _END_HEADERS = 1, 1, 4
+_MAX_FRAME = 1 << 14
+
+
+def _question():
+    """Bytes of a gRPC call of a dispatcher's `GetVersion`, from the first of the connection on."""
+    headers = {
+        ":method": "POST", ":scheme": "http", ":path": "/tensorflow.data.DispatcherService/GetVersion",
+        ":authority": "localhost", "te": "trailers", "content-type": "application/grpc",
+    }  # fmt: skip
+    # Literals that are not to be remembered (RFC 7541), none as long as 127 bytes.
+    fields = [b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in header) for header in headers.items()]
+    message = b"\0" + (0).to_bytes(4, "big")  # not compressed, and empty
+    return b"".join(
+        (
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            _frame(_SETTINGS),
+            _frame(_HEADERS, _END_HEADERS, 1, b"".join(fields)),
+            _frame(_DATA, _END_STREAM, 1, message),
+        )
+    )
+
+
+def _frame(kind, flags=0, stream=0, content=b""):
+    return len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
+
+
+def _is_answered(frames):
+    """Whether a call gets data; a server without that method says so with headers alone."""
+    kind, flags, _ = frames.read()
+    if kind != _SETTINGS:
+        return False
+    while True:
+        if kind == _SETTINGS and not flags & _ACKNOWLEDGED:
+            frames.send(_frame(_SETTINGS, _ACKNOWLEDGED))
+        kind, flags, stream = frames.read()
+        if stream == 1 and kind == _DATA:
+            return True
+        if kind == _GOAWAY or (stream == 1 and (kind == _RESET or (kind == _HEADERS and flags & _END_STREAM))):
+            return False
+
+
+class _Frames:
+    """HTTP/2's frames from a connection, up to a point in time."""
+
+    def __init__(self, connection, end):
+        self._connection = connection
+        self._end = end
+
+    def read(self):
+        """Kind, flags and stream of the next frame; `EOFError` if there is none, `OSError` if time is over."""
+        head = self._bytes(9)
+        length = int.from_bytes(head[:3], "big")
+        if length > _MAX_FRAME:
+            raise EOFError(f"a frame of {length} bytes")
+        self._bytes(length)
+        return head[3], head[4], int.from_bytes(head[5:], "big") & 0x7FFFFFFF
+
+    def send(self, data):
+        """Sends bytes."""
+        self._connection.sendall(data)
+
+    def _bytes(self, length):
+        data = b""
+        while len(data) < length:
+            left = self._end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._connection.settimeout(left)
+            part = self._connection.recv(length - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
 
 
 # -------------------------------------------------------------------------------------------------------- server
@@ -193,12 +297,14 @@ def run_server(port=5555, num_workers=2, host="localhost"):
         Function that waits for a while, and raises `DataServerError` if a worker has died: `wait(seconds)`.
 
     Raises:
-        DataServerError: If a port is taken, a worker does not start, or the server cannot be kept to this machine.
+        DataServerError: If a port is taken, a worker does not start, the server cannot be kept to this machine, or
+            no machine of the host's name is known.
         ValueError: If an argument makes no sense.
     """
     if num_workers < 1 or not {port, port + num_workers} <= set(_PORTS):
         raise ValueError(f"port={port} and num_workers={num_workers}: give 1 worker or more, and ports below 65536.")
     host, _ = parse_address(f"{host}:{port}")
+    _check_known(host, port)
     ports = [port + 1 + number for number in range(num_workers)]
     for number in (port, *ports):
         _check_free(number)
@@ -279,6 +385,17 @@ def _keep_to_loopback(descriptor, port):
             return False
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
         return True
+
+
+def _check_known(host, port):
+    try:
+        socket.getaddrinfo(host.strip("[]"), port)
+    except (socket.gaierror, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataServerError(
+            f"No machine --host={host} is known ({reason}). Give a name or an address under which trainers reach this "
+            "machine, or leave --host away to serve this machine alone."
+        ) from error
 
 
 def _check_free(port):

@@ -184,9 +184,62 @@ def test_a_port_is_kept_to_this_machine():
             if opened.getsockname()[1:2] == (port,) and opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 devices.append(opened.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16))
     assert devices and all(device.rstrip(b"\0") == b"lo" for device in devices)
-    assert server._answers("localhost", port)
+    assert server._answers("localhost", port, 5)
     with pytest.raises(DataServerError, match="not open"):
         keep_to_this_machine(free_ports())
+
+
+@contextlib.contextmanager
+def strange_server(answer):
+    """Something that listens and takes connections, answers what it is told to, and then says nothing more."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        taken = []
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(listening.accept()[0])
+                    taken[-1].sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"localhost:{listening.getsockname()[1]}"
+        for connection in taken:
+            connection.close()
+
+
+SETTINGS, NO_SUCH_METHOD = b"\0\0\0\4\0\0\0\0\0", b"\0\0\0\1\5\0\0\0\1"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", SETTINGS, SETTINGS + NO_SUCH_METHOD, SETTINGS + b"\xff" * 9,
+        SETTINGS * 999,
+    ],
+    ids=["silent", "http", "silent-http2", "other-grpc", "damaged", "long"],
+)  # fmt: skip
+def test_what_is_no_dataset_server_is_told_at_once(folder, monkeypatch, answer):
+    monkeypatch.setattr(server, "_FIRST_ANSWER", 0.5)
+    with strange_server(answer) as address:
+        start = time.monotonic()
+        with pytest.raises(DataServerError, match=f"What is at {address} is no dataset server.*--port"):
+            batches(folder, data_service=address)
+        assert time.monotonic() - start < 5
+
+
+def test_a_stopped_server_is_told(folder, monkeypatch):
+    monkeypatch.setattr(server, "_FIRST_ANSWER", 1.0)
+    monkeypatch.setattr(server, "_ANSWER", 1.0)
+    with running("--num_workers=1") as (process, address):
+        with pytest.raises(DataServerError, match=f"{address} was lost"), explain_bad_people(folder, "train"):
+            for number, _ in enumerate(batches(folder, num_epochs=None, data_service=address)):
+                if number == 1:
+                    os.killpg(process.pid, signal.SIGSTOP)
+        with pytest.raises(DataServerError, match="or one that is stopped"):
+            batches(folder, data_service=address)
+    for host in ("nowhere.invalid", "a" * 100):
+        with pytest.raises(DataServerError, match=f"No machine '{host[:70]}.*--data_service"):
+            batches(folder, data_service=f"{host}:5555")
 
 
 def test_taken_ports_are_told():
@@ -209,3 +262,6 @@ def test_addresses():
     assert parse_address("[::1]:80") == ("[::1]", 80)
     with pytest.raises(ValueError, match="num_workers=0"), server.run_server(5555, 0):
         pass
+    with pytest.raises(DataServerError, match="--host=nowhere.invalid is known"):
+        with server.run_server(5555, 1, "nowhere.invalid"):
+            pass
