@@ -110,8 +110,8 @@ class Predictor(_Loaded):
         weights: `Weights` that the model was loaded from, None if untrained.
 
     Call arguments:
-        source: A path of an image, an RGB picture (anything that NumPy takes as an array: a tensor, a PIL image), a
-            list of both; a folder, a video or a camera number.
+        source: A path of an image, an RGB picture (a PIL image, or what NumPy takes as an array, such as a tensor), a
+            list of both, or an array `[pictures, height, width, 3]`; a folder, a video or a camera number.
         batch_size: Pictures predicted together.
         boxes: For one image: `[people, 4]` boxes x_min, y_min, x_max, y_max in pixels; for a list, one such array
             (or None) an image. Without boxes, human mesh recovery takes the whole picture as one person; openpose
@@ -147,8 +147,6 @@ class Predictor(_Loaded):
                 raise ValueError(f"{len(boxes)} sets of boxes for {len(source)} images; give one (or None) an image.")
             frames = (_as_frame(item, index) for index, item in enumerate(source))
             return list(self.stream(frames, boxes=boxes, batch_size=batch_size))
-        if hasattr(source, "__array__"):
-            return next(self.stream([_as_frame(source, 0)], boxes=[boxes], batch_size=1))
         opened = self.open(source)
         if opened.kind == "image":
             return next(self.stream(opened, boxes=[boxes], batch_size=1))

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import posekit
 from posekit.data.sources import Source
@@ -48,7 +49,8 @@ def levels(people):
 
 
 def test_every_kind_of_picture_gives_its_people(predictor, folder):
-    for source in (folder / "20.png", str(folder / "20.png"), grey(20), tf.constant(grey(20))):
+    pictures = grey(20), tf.constant(grey(20)), Image.fromarray(grey(20)), Image.fromarray(grey(20)[..., 0])
+    for source in (folder / "20.png", str(folder / "20.png"), *pictures):
         people = predictor(source)
         assert isinstance(people, People) and levels([people]) == [20.0]
         np.testing.assert_array_equal(people.image, grey(20))
@@ -58,9 +60,22 @@ def test_every_kind_of_picture_gives_its_people(predictor, folder):
 def test_lists_and_folders_go_through_in_batches(predictor, folder):
     assert levels(predictor(folder, batch_size=2)) == [10, 20, 30]
     assert predictor.config == [2, 1]
+    palette = Image.fromarray(grey(30)).convert("P")
+    palette.putpalette([90, 90, 90] * 256)
+    assert levels(predictor([palette, grey(5)])) == [90, 5]
     people = predictor([grey(5), folder / "10.png"])
     assert levels(people) == [5, 10] and [one.source for one in people] == ["image000000", "10.png"]
     assert predictor([]) == []
+
+
+def test_arrays_of_pictures_are_lists_of_them(predictor):
+    several = np.stack([grey(5), grey(7), grey(9)])
+    for source in (several, tf.constant(several), several[:0]):
+        people = predictor(source, batch_size=2)
+        assert levels(people) == [5, 7, 9][: len(source)]
+    assert [one.source for one in predictor(several)] == ["image000000", "image000001", "image000002"]
+    with pytest.raises(ValueError, match="1 sets of boxes for 3 images"):
+        predictor(several, boxes=[[[0, 0, 5, 5]]])
 
 
 def test_boxes_go_with_their_pictures(predictor, folder):

@@ -10,6 +10,7 @@ import re
 import cv2
 import numpy as np
 from absl import logging
+from PIL import Image, ImageOps
 
 from posekit.data.image_files import MAX_BYTES, ImageFileError, announced_size
 from posekit.data.video_files import ends_early, shown_seconds
@@ -20,6 +21,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 MAX_PIXELS = 100_000_000
 CAMERAS = 100
 _ALLOWED = f"name an image, a folder with images, a video or a camera from 0 to {CAMERAS - 1}"
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # what Pillow calls grey pictures of 16 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ def open_source(source, skipped=None):
 
     Args:
         source: Path of an image, of a folder with images or of a video; or the number of a camera, 0 to 99, where
-            nothing of that name exists.
+            nothing of that name exists; or a picture as for `as_image`.
         skipped: List that takes what is wrong with pictures of a folder that cannot be read, and with a video that
             ends early; without it, the first of these pictures raises, and a warning tells of the video.
 
@@ -71,13 +73,15 @@ def open_source(source, skipped=None):
 
     Raises:
         FileNotFoundError: If the path does not exist or a folder holds no image.
-        TypeError: If it is neither path nor number.
-        ValueError: If a file is neither image nor video, or a camera does not answer.
+        TypeError: If it is neither path nor number nor picture.
+        ValueError: If a file is neither image nor video, a picture is none, or a camera does not answer.
     """
     if isinstance(source, numbers.Integral) and not isinstance(source, bool):
         return _open_camera(int(source))
+    if isinstance(source, Image.Image) or (hasattr(source, "__array__") and not isinstance(source, np.generic)):
+        return Source("image", (Frame(as_image(source), "image000000"),), 1)
     if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"{source!r:.60} is no source; {_ALLOWED}.")
+        raise TypeError(f"{source!r:.60} is no source; {_ALLOWED}, or pass a picture: an array or PIL image.")
     if source == "":
         raise ValueError(f"The source is empty; {_ALLOWED}.")
     path = pathlib.Path(source)
@@ -131,10 +135,11 @@ def read_image(path):
 
 
 def as_image(array):
-    """Checks a picture given as an array.
+    """Checks a picture that was read already.
 
     Args:
-        array: `[height, width, 3]` RGB or `[height, width]` grey; uint8 in 0..255, or float in 0..1.
+        array: `[height, width, 3]` RGB or `[height, width]` grey; uint8 in 0..255, or float in 0..1. Or a PIL image,
+            whose rotation tag is followed; palettes, grey and transparency become plain RGB.
 
     Returns:
         Uint8 `[height, width, 3]`.
@@ -142,11 +147,11 @@ def as_image(array):
     Raises:
         ValueError: If shape, type or range are others.
     """
+    if isinstance(array, Image.Image):
+        return _of_pil(array)
     array = np.asarray(array)
-    if array.ndim in (2, 3) and max(array.shape) > MAX_SIDE:
-        raise ValueError(
-            f"An image of shape {array.shape} cannot be used; a side has {MAX_SIDE} pixels at most. Cut it into parts."
-        )
+    if array.ndim in (2, 3):
+        _check_sides(array.shape)
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=-1)
     if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
@@ -158,6 +163,34 @@ def as_image(array):
     if array.dtype != np.uint8:
         raise ValueError(f"An image of type {array.dtype} cannot be used; give uint8 in 0..255 or float in 0..1.")
     return np.ascontiguousarray(array)
+
+
+def _of_pil(image):
+    _check_sides(image.size[::-1])
+    if image.width * image.height > MAX_PIXELS:  # it may not have been decoded yet
+        raise ValueError(
+            f"An image of {image.width} x {image.height} pixels cannot be used; make it smaller: {MAX_PIXELS // 10**6} "
+            "million pixels are read at most."
+        )
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"A PIL image of mode {image.mode} cannot be used, as its range is not known; scale it to 0..255 and give "
+            "image.convert('L')."
+        )
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode in _SIXTEEN_BITS:
+            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+        return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # Pillow reads only now what the file holds
+        raise ValueError(f"The PIL image cannot be read ({error}).") from None
+
+
+def _check_sides(shape):
+    if max(shape) > MAX_SIDE:
+        raise ValueError(
+            f"An image of shape {tuple(shape)} cannot be used; a side has {MAX_SIDE} pixels at most. Cut it into parts."
+        )
 
 
 def _check_there(path):

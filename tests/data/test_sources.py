@@ -5,7 +5,9 @@ import struct
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from posekit.data import sources
 from posekit.data.image_files import announced_size
 from posekit.data.sources import as_image, open_source, read_image
 from posekit.data.video_files import ends_early, shown_seconds
@@ -222,6 +224,41 @@ def test_a_side_longer_than_results_hold_is_refused(tmp_path, size):
     skipped = []
     assert [frame.name for frame in open_source(tmp_path, skipped)] == ["z.png"]
     assert len(skipped) == 1 and "strip.png" in skipped[0]
+
+
+def test_pil_images_are_what_their_files_are(tmp_path):
+    rgb = cv2.GaussianBlur(picture(), (0, 0), 9)
+    image = Image.fromarray(rgb)
+    turned = image.getexif()
+    turned[0x0112] = 6  # turned by 90 degrees
+    image.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
+    image.convert("LA").save(tmp_path / "grey.png")
+    image.convert("RGBA").save(tmp_path / "alpha.png")
+    image.convert("1").save(tmp_path / "bit.png")
+    image.save(tmp_path / "turned.png", exif=turned)
+    cv2.imwrite(str(tmp_path / "sixteen.png"), rgb[..., 0].astype(np.uint16) * 256 + 77)
+    for path in sorted(tmp_path.iterdir()):
+        with Image.open(path) as opened:
+            (frame,) = open_source(opened)
+            expected = read_image(path)
+            assert expected.shape == ((60, 40, 3) if path.stem == "turned" else (40, 60, 3))
+            np.testing.assert_allclose(frame.image, expected, atol=1, err_msg=path.name)
+            np.testing.assert_array_equal(as_image(opened), frame.image)
+
+
+def test_pil_images_that_cannot_be_used_are_named(tmp_path, monkeypatch):
+    for mode in ("I", "F"):
+        with pytest.raises(ValueError, match=f"mode {mode} cannot be used.*convert"):
+            as_image(Image.new(mode, (5, 5)))
+    with pytest.raises(ValueError, match="a side has 100000"):
+        as_image(Image.new("1", (100_001, 1)))
+    write(tmp_path / "cut.png", picture())
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:3000])
+    with pytest.raises(ValueError, match="PIL image cannot be read"):
+        as_image(Image.open(tmp_path / "cut.png"))
+    monkeypatch.setattr(sources, "MAX_PIXELS", 2000)
+    with pytest.raises(ValueError, match="60 x 40 pixels cannot be used; make it smaller"):
+        as_image(Image.fromarray(picture()))
 
 
 def test_only_regular_files_are_read(tmp_path):
