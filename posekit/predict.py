@@ -1,6 +1,7 @@
 """Predicts on pictures: `python -m posekit.predict photo.jpg --output=out`."""
 
 import dataclasses
+import shlex
 import sys
 
 from posekit.systems import SYSTEMS
@@ -34,6 +35,13 @@ class Command(WeightsOptions):
         return numbers or None
 
 
+def _film(name, options, source):
+    """The command that makes one film of a video."""
+    flags = {"model": name, "run_dir": options.run_dir, "weights": options.weights, "source": source}
+    flags = [shlex.quote(f"--{flag}={value}") for flag, value in flags.items() if value]
+    return " ".join(["python -m posekit.preview", *flags, "--output=people.mp4"])
+
+
 def run(name, system, config, options, sources):
     """Predicts and writes; returns the exit status: 0, 3 if pictures had to be skipped, 1 if all of them had."""
     from posekit.predictor import ResultFile, ResultFolder, predictor_class
@@ -52,14 +60,16 @@ def run(name, system, config, options, sources):
             opened = predictor.open(source, skipped, **further)
             if box and opened.kind != "image":
                 raise ValueError(f"--box goes with a single image, not with a {opened.kind}.")
+            if opened.kind == "video" and "png" in options.formats:
+                print(f"{source}: every frame becomes a picture; for one film: {_film(name, options, source)}")
             for people in predictor.stream(opened, boxes=[[box]] if box else None, batch_size=options.batch):
-                name = ascii(people.source)[1:-1] if not people.source.isprintable() else people.source
+                label = ascii(people.source)[1:-1] if not people.source.isprintable() else people.source
                 try:
                     count = "1 person" if len(people) == 1 else f"{len(people)} people"
-                    print(f"{name:.200}: {count} -> {', '.join(map(str, folder.write(people)))}")
+                    print(f"{label:.200}: {count} -> {', '.join(map(str, folder.write(people)))}")
                     written += 1
                 except ValueError as error:
-                    skipped.append(f"{name:.200} of {source}: {error}")
+                    skipped.append(f"{label:.200} of {source}: {error}")
         except (ValueError, FileNotFoundError) as error:
             skipped.append(f"{source}: {error}")
     folder.close()

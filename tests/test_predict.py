@@ -28,7 +28,7 @@ def command(monkeypatch, tmp_path):
     stand_in = classmethod(lambda cls, *arguments: Predictor("hmr", Module, None, None))
     monkeypatch.setattr(Predictor, "from_weights", stand_in)
     monkeypatch.setattr(predict, "stored_with_weights", None)
-    return lambda *arguments: predict.main([*map(str, arguments), f"--output={tmp_path / 'out'}", "--formats=json"])
+    return lambda *arguments: predict.main([f"--output={tmp_path / 'out'}", "--formats=json", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -79,6 +79,18 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(command, pictures, tmp
     assert command(pictures / "good.jpg", pictures / "other" / "good.jpg", pictures / "good.png") == 0
     sources = {path.name: json.loads(path.read_text())["image"]["source"] for path in (tmp_path / "out").iterdir()}
     assert sources == {"good.json": "good.jpg", "good_2.json": "good.jpg", "good_3.json": "good.png"}
+
+
+def test_videos_tell_how_to_make_one_film_of_them(command, tmp_path, capsys):
+    film = cv2.VideoWriter(str(tmp_path / "my film.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+    for _ in range(3):
+        film.write(np.zeros((48, 64, 3), np.uint8))
+    film.release()
+    assert command(tmp_path / "my film.mp4") == 0
+    assert "preview" not in capsys.readouterr().out  # no pictures are asked for
+    assert command(tmp_path / "my film.mp4", "--weights=mine", "--formats=json,png") == 0
+    told = f"python -m posekit.preview --model=hmr --weights=mine '--source={tmp_path}/my film.mp4' --output=people.mp4"
+    assert capsys.readouterr().out.count(told) == 1
 
 
 @pytest.mark.parametrize("box", ["a,b,c,d", "1,2,3", "1,2,3,4,5"])

@@ -30,6 +30,7 @@ from posekit.files import read_npz
 from posekit.training.config import (
     Options,
     UsageError,
+    help_line,
     import_tensorflow_quietly,
     option,
     run_command,
@@ -61,6 +62,9 @@ class Command(Options):
     reference: str = option("", ".npz with an input and the original's output for it")
     reference_input: str = option("x", "name of the input in --reference")
     reference_output: str = option("pred_eval", "name of the output in --reference")
+
+
+Command.__doc__ = __doc__  # the help of one model's options begins as that of all
 
 
 def run(name, system, config, options, rest):
@@ -167,11 +171,7 @@ def _source_of(argv):
 
 def _overview():
     """Help for those who have not said yet what they have."""
-    lines = [__doc__.strip(), "", "options of this command:"]
-    for field in dataclasses.fields(Command):
-        names = ", ".join(f"--{name}" for name in (*field.metadata["aliases"], field.name))
-        choices = f" ({', '.join(filter(None, field.metadata['choices']))})" if field.metadata["choices"] else ""
-        lines.append(f"  {names}: {field.metadata['help']}{choices}\n      (default: {field.default!r})")
+    lines = [__doc__.strip(), "", "options of this command:", *map(help_line, dataclasses.fields(Command))]
     lines += ["", "options of the models, by what wrote the checkpoint:"]
     lines += [f"  --from={source} --help  ({model})" for source, model in _MODELS.items()]
     return "\n".join(lines)

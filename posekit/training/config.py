@@ -495,7 +495,7 @@ def _help(command, config, name, systems, command_name):
         shown = [field for field in dataclasses.fields(options) if field.name not in taken]
         if command_name in _OF_TRAINED_MODELS:
             shown = [field for field in shown if not field.metadata["training"]]
-        lines += map(_help_line, shown)
+        lines += map(help_line, shown)
         taken |= _names(options)
     return "\n".join(lines)
 
@@ -503,9 +503,17 @@ def _help(command, config, name, systems, command_name):
 _OF_TRAINED_MODELS = ("validate", "preview", "predict", "export", "convert_checkpoint")
 
 
-def _help_line(field):
+def help_line(field):
+    """Tells about one option, as `--help` does.
+
+    Args:
+        field: Dataclass field made by `option`.
+
+    Returns:
+        Text of two lines.
+    """
     metadata, shown = field.metadata, _shown_default(field)
     also = f" [also {', '.join('--' + alias for alias in metadata['aliases'])}]" if metadata["aliases"] else ""
-    choices = f" ({'|'.join(metadata['choices'])})" if metadata["choices"] else ""
+    choices = f" ({'|'.join(filter(None, metadata['choices']))})" if metadata["choices"] else ""
     prefix = "--[no]" if field.type is bool else "--"
     return f"  {prefix}{field.name}: {metadata['help']}{choices}{also}\n      (default: {shown!r})"

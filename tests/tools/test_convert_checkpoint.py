@@ -408,11 +408,16 @@ def write_bytes(path, content):
     return path
 
 
-def test_what_wrote_a_checkpoint_tells_the_model(tmp_path, convert):
+def test_what_wrote_a_checkpoint_tells_the_model(tmp_path, convert, capsys):
     help_text = convert("--help").stdout
     for source in ("tf1", "torch", "caffe", "keras", "npy"):
         assert f"convert_checkpoint.py --from={source} " in help_text and f"--from={source} --help" in help_text
     assert "--output" in help_text and "--max_norm" not in help_text
+    common = help_text[: help_text.index("options of the models")]
+    with pytest.raises(SystemExit):
+        convert("--from=caffe", "--help")
+    of_caffe = capsys.readouterr().out
+    assert all(line in of_caffe for line in common.splitlines()) and "--box_size" in of_caffe
     with pytest.raises(SystemExit):
         convert("--help", "--from", "torch")
     lost = convert("--from=torch", tmp_path / "lost.pth", f"--output={tmp_path / 'converted'}")
