@@ -142,6 +142,8 @@ class Predictor(_Loaded):
             if boxes is not None:
                 raise ValueError("Give boxes= or people=, not both.")
             boxes = people_boxes(people) if isinstance(people, People) else [people_boxes(these) for these in people]
+        if len(getattr(source, "shape", ())) == 4:
+            source = list(np.asarray(source))
         if isinstance(source, (list, tuple)):
             if boxes is not None and len(boxes) != len(source):
                 raise ValueError(f"{len(boxes)} sets of boxes for {len(source)} images; give one (or None) an image.")
