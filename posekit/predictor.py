@@ -116,8 +116,8 @@ class Predictor(_Loaded):
         boxes: For one image: `[people, 4]` boxes x_min, y_min, x_max, y_max in pixels; for a list, one such array
             (or None) an image. Without boxes, human mesh recovery takes the whole picture as one person; openpose
             finds the people itself and takes no boxes.
-        people: Instead of boxes: `People` that another system found in the picture, such as openpose; for a list, one
-            an image. The boxes are those of their joints.
+        people: Instead of boxes: `People` that another system found in this picture, such as openpose; for a list,
+            one (or None) an image. The boxes are those of their joints.
 
     Returns:
         `People` for one image, a list of `People` for a list or a folder, an iterator of `People` for a video or
@@ -138,12 +138,18 @@ class Predictor(_Loaded):
 
     def __call__(self, source, *, boxes=None, people=None, batch_size=8):
         """See the class."""
+        if len(getattr(source, "shape", ())) == 4:
+            source = list(np.asarray(source))
         if people is not None:
             if boxes is not None:
                 raise ValueError("Give boxes= or people=, not both.")
-            boxes = people_boxes(people) if isinstance(people, People) else [people_boxes(these) for these in people]
-        if len(getattr(source, "shape", ())) == 4:
-            source = list(np.asarray(source))
+            listed = isinstance(source, (list, tuple))
+            if not isinstance(people, (list, tuple) if listed else People):
+                raise TypeError(
+                    f"people={people!r:.60}: give the People that a predictor found in the picture, and for a list of "
+                    "pictures a list of them."
+                )
+            boxes = people
         if isinstance(source, (list, tuple)):
             if boxes is not None and len(boxes) != len(source):
                 raise ValueError(f"{len(boxes)} sets of boxes for {len(source)} images; give one (or None) an image.")
@@ -162,16 +168,20 @@ class Predictor(_Loaded):
 
         Args:
             frames: Iterable of `Frame`.
-            boxes: Iterable of boxes beside it, or None.
+            boxes: Iterable of boxes, or of `People` of these pictures, beside it; or None.
             batch_size: Frames predicted together.
 
         Yields:
             `People` of every frame, with the picture and a renderer for `People.draw`.
+
+        Raises:
+            TypeError: If what is beside a frame is something else.
+            ValueError: If it is of another picture.
         """
         pairs = zip(frames, itertools.repeat(None) if boxes is None else boxes)
         for batch in _batches(pairs, batch_size):
             images = [frame.image for frame, _ in batch]
-            found = self.module.predict(self.config, self.model, images, [box for _, box in batch])
+            found = self.module.predict(self.config, self.model, images, list(itertools.starmap(_boxes_in, batch)))
             for (frame, _), people in zip(batch, found):
                 people.source = frame.name
                 people.image = frame.image
@@ -182,6 +192,31 @@ class Predictor(_Loaded):
         if view is None or image is None:
             return draw_people(people, image, path, **options)
         return super()._draw(people, uint8_image(image), path, view, **options)
+
+
+def _boxes_in(frame, boxes):
+    """Boxes of people in a frame; refuses those of another picture."""
+    height, width = frame.image.shape[:2]
+    if isinstance(boxes, People):
+        if tuple(boxes.image_size) != (height, width):
+            raise ValueError(
+                f"The People were found in a picture of {boxes.image_size[1]} x {boxes.image_size[0]} pixels, but "
+                f"{frame.name:.200} has {width} x {height}; give those of the same picture."
+            )
+        boxes = people_boxes(boxes)
+    if boxes is None:
+        return None
+    try:
+        given = np.reshape(np.asarray(boxes, np.float64), (-1, 4))
+    except (TypeError, ValueError):
+        raise TypeError(f"boxes={boxes!r:.80}: give [people, 4] x_min, y_min, x_max, y_max in pixels.") from None
+    for box in given:
+        if not (box[:2] < (width, height)).all() or not (box[2:] > -1).all():
+            raise ValueError(
+                f"The box {', '.join(f'{edge:g}' for edge in box)} lies outside {frame.name:.200}, {width} x {height} "
+                "pixels; give x_min, y_min, x_max, y_max of a person in this picture."
+            )
+    return given
 
 
 def people_boxes(people, min_score=0.2):

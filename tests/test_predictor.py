@@ -88,6 +88,41 @@ def test_boxes_go_with_their_pictures(predictor, folder):
         predictor(folder, boxes=two)
 
 
+def found_in(size, offset=0.0):
+    points = np.random.default_rng(0).uniform(5, 35, (1, 14, 2)) + offset
+    return People(points, np.ones((1, 14)), LSP14, size)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"people": found_in((80, 120))}, ValueError, "picture of 120 x 80 pixels, but image000000 has 60 x 40"),
+        ({"people": found_in((40, 60), 200)}, ValueError, "lies outside image000000, 60 x 40"),
+        ({"people": found_in((40, 60), (-36, 0))}, ValueError, "lies outside"),
+        ({"people": 3}, TypeError, "people=3: give the People"),
+        ({"people": [found_in((40, 60))]}, TypeError, "for a list of pictures a list"),
+        ({"boxes": [[60, 0, 90, 10]]}, ValueError, "The box 60, 0, 90, 10 lies outside"),
+        ({"boxes": [[0, -9, 9, -2]]}, ValueError, "lies outside"),
+        ({"boxes": [[0, np.nan, 9, 9]]}, ValueError, "lies outside"),
+        ({"boxes": [[1, 2, 3]]}, TypeError, "boxes=.*give .people, 4. x_min"),
+        ({"boxes": 3}, TypeError, "boxes=3: give"),
+    ],
+)
+def test_people_and_boxes_belong_to_the_picture(predictor, given, error, words):
+    with pytest.raises(error, match=words):
+        predictor(grey(1), **given)
+    assert predictor.config == []  # nothing was predicted
+
+
+def test_lists_take_lists_of_people(predictor):
+    people = found_in((40, 60))
+    assert [len(found) for found in predictor([grey(1)] * 3, people=[people, None, people[:0]])] == [1, 1, 0]
+    assert len(predictor(np.stack([grey(1)] * 2), people=[people, None])) == 2
+    for wrong in (people, 3, [people, 3, None]):
+        with pytest.raises(TypeError, match="give"):
+            predictor([grey(1)] * 3, people=wrong)
+
+
 def test_results_draw_and_write_themselves(predictor, tmp_path):
     people = predictor(grey(20))
     written = write(people, tmp_path / "out", ("json", "coco", "openpose", "npz", "obj", "png"))
