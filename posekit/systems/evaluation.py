@@ -19,7 +19,8 @@ class Evaluation:
     Args:
         metrics: Dict from name to value; None where the data cannot tell.
         labels: Dict from name to what the table prints, with the unit.
-        ranking: Dict from name of a per-image error to `([images] values, unit)`; smaller is better.
+        ranking: Dict from name of a per-image error to `([images] values, unit)`; smaller is better. Instead of a unit
+            a function `error -> text`, where something else is shown than the error.
         filenames: Name of every image.
         picture: Function `index -> uint8 picture` of one image with its prediction.
         plots: Dict from file name to function `path -> None` that draws a curve or writes a result file.
@@ -106,7 +107,8 @@ def write_pictures(folder, evaluation, count):
             path = folder / f"{kind}_{name}.png"
             with _drawing(path):
                 pictures = [evaluation.picture(i) for i in chosen]
-                titles = [f"{evaluation.filenames[i]}  {errors[i]:.3g} {unit}" for i in chosen]
+                shown = unit if callable(unit) else lambda error, unit=unit: f"{error:.3g} {unit}"
+                titles = [f"{evaluation.filenames[i]}  {shown(errors[i])}" for i in chosen]
                 save_image(path, _two_columns(pictures, titles))
             written.append(path)
     return written

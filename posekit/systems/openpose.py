@@ -938,7 +938,7 @@ class _Score:
         return Evaluation(
             values,
             {name: label for name, label in {**oks.METRICS, **labels}.items() if name in values},
-            {"oks": (np.array(self.errors), "1 - OKS")},
+            {"oks": (np.array(self.errors), lambda error: f"OKS {1 - error:.2f}")},
             self.names,
             self._picture,
             {"results.json": lambda path: write_file(path, (json.dumps(results) + "\n").encode())},
