@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 
 import numpy as np
 
+from posekit.files import regular_file
 from posekit.results import MAX_SIDE
 from posekit.skeletons import BODY25, COCO17, OPENPOSE18, SKELETONS, Skeleton
 
@@ -61,7 +63,8 @@ def read_json(path, skeleton=None):
         List of `Found`, one a picture.
 
     Raises:
-        ValueError: If the file is too large, damaged or of another kind, naming the entry that is wrong.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no regular file, too large, damaged or of another kind, naming the entry that is wrong.
         OSError: If it cannot be read.
     """
     path = pathlib.Path(path)
@@ -107,10 +110,13 @@ def skeleton_of(name, joints, bones, what):
 
 
 def _content(path):
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise ValueError(f"{path} has {size} bytes; JSON of up to {MAX_JSON_BYTES} is read. Split it.")
-    data = path.read_bytes()
+    with open(regular_file(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"{path} has {size} bytes; JSON of up to {MAX_JSON_BYTES} is read. Split it.")
+        data = file.read(size + 1)
+    if len(data) != size:
+        raise ValueError(f"{path} has more or less than its {size} bytes; read it when it is written whole.")
     containers = data.count(b"{") + data.count(b"[")
     if containers > max(_FEW_CONTAINERS, len(data) // _BYTES_PER_CONTAINER):
         raise ValueError(

@@ -425,6 +425,15 @@ def test_large_json_is_not_read(tmp_path, monkeypatch):
         read_keypoints(write(tmp_path / "a.json", [1, 2, 3, 4, 5, 6]))
 
 
+@pytest.mark.parametrize("name", ["/dev/zero", ".", "/proc/self/maps"])
+def test_json_is_only_read_from_files_of_a_known_size(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="not a regular file|more or less than its 0 bytes"):
+        keypoint_json.read_json(name)
+    with pytest.raises(FileNotFoundError, match="none.json does not exist"):
+        keypoint_json.read_json(tmp_path / "none.json")
+
+
 def test_more_lists_than_keypoints_need_are_not_built(tmp_path):
     path = tmp_path / "a.json"
     for part in (b"{},", b"[],"):
