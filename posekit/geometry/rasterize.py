@@ -128,24 +128,22 @@ def rasterize(vertices_cam, faces, focal, center, size, near=0.1, far=np.inf, di
     Follows: mattloper/opendr:renderer.py (DepthRenderer, visibility_image).
     Differs: `(fx, fy)` apply separately, where opendr draws with their mean; no line overdraw at silhouettes.
     """
-    vertices, faces = check_mesh(vertices_cam, faces)
-    height, width = _check_size(size)
-    if not (0.0 < near < far):
-        raise ValueError(f"near={near}, far={far}: depths must satisfy 0 < near < far; pass for example near=0.1.")
-    focal, center = _check_lens(focal, center)
-    if distortion is not None:
-        vertices = distort(vertices, distortion)
-
-    points, pieces, owner = _clip_near(vertices, faces, near, far)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # no piece holds points behind the camera
+    vertices, faces, focal, center, (height, width) = check_arguments(
+        vertices_cam, faces, focal, center, size, near, far, distortion
+    )
+    # Points behind the camera belong to no piece; coordinates near the limits of double precision may overflow.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        points, pieces, owner = _clip_near(vertices, faces, near, far)
         inverse_depth = 1.0 / points[:, 2]
         x = points[:, 0] * inverse_depth * focal[0] + center[0]
         y = points[:, 1] * inverse_depth * focal[1] + center[1]
-    pixels, triangles = _nearest(x[pieces], y[pieces], inverse_depth, pieces, owner, height, width, 1.0 / far)
-    ray_x = (pixels % width - center[0]) / focal[0]
-    ray_y = (pixels // width - center[1]) / focal[1]
-    weights = _ray_weights(vertices, faces, triangles, ray_x, ray_y)
-    depths = (weights * vertices[:, 2][faces[triangles]]).sum(-1)
+        least = 1.0 / float(far)
+        pixels, triangles = _nearest(x[pieces], y[pieces], inverse_depth, pieces, owner, height, width, least)
+        ray_x = (pixels % width - center[0]) / focal[0]
+        ray_y = (pixels // width - center[1]) / focal[1]
+        weights = _ray_weights(vertices, faces, triangles, ray_x, ray_y)
+        met = vertices[:, 2][faces[triangles]]
+        depths = weights[:, 0] * met[:, 0] + weights[:, 1] * met[:, 1] + weights[:, 2] * met[:, 2]
     return Raster((height, width), faces, pixels, triangles.astype(np.int32), weights, depths)
 
 
@@ -281,6 +279,36 @@ def check_mesh(vertices, faces):
     return vertices, faces.astype(np.int64, copy=False)
 
 
+def check_arguments(vertices_cam, faces, focal, center, size, near, far, distortion):
+    """Checks what `rasterize` is given, and bends the vertices as the lens does.
+
+    Args:
+        vertices_cam: As for `rasterize`.
+        faces: As for `rasterize`.
+        focal: As for `rasterize`.
+        center: As for `rasterize`.
+        size: As for `rasterize`.
+        near: As for `rasterize`.
+        far: As for `rasterize`.
+        distortion: As for `rasterize`.
+
+    Returns:
+        `(vertices, faces, focal, center, size)`: float64 `[vertices, 3]` as seen through the lens, int64 `[faces, 3]`,
+        float64 `[2]` and `[2]`, and two integers.
+
+    Raises:
+        ValueError: As `rasterize`.
+    """
+    vertices, faces = check_mesh(vertices_cam, faces)
+    size = _check_size(size)
+    if not (0.0 < near < far):
+        raise ValueError(f"near={near}, far={far}: depths must satisfy 0 < near < far; pass for example near=0.1.")
+    focal, center = _check_lens(focal, center)
+    if distortion is not None:
+        vertices = distort(vertices, distortion)
+    return vertices, faces, focal, center, size
+
+
 def _check_size(size):
     size = tuple(size)
     if len(size) != 2 or not all(int(side) == side and side > 0 for side in size):
@@ -347,7 +375,8 @@ def _nearest(x, y, inverse_depth, pieces, owner, height, width, least):
     left, right = _least(x), -_least(-x)
     # Most triangles of a body in a small picture miss every pixel centre and are dropped here.
     kept = (np.ceil(low) < np.ceil(high)) & (np.ceil(left) < np.ceil(right))
-    kept = np.flatnonzero(kept & (high > 0) & (low <= height - 1) & (right > 0) & (left <= width - 1))
+    kept &= (high > 0) & (low <= height - 1) & (right > 0) & (left <= width - 1)
+    kept = np.flatnonzero(kept & (high - low < np.inf) & (right - left < np.inf))
     if not len(kept):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     # The z-buffer spans the mesh's box only. A cell holds inverse depth above, the complement of the face below.
@@ -395,9 +424,8 @@ def _spans(x, y, q, first, num_rows, owner, width):
     row = np.arange(len(triangle)) + np.repeat(first - np.cumsum(num_rows) + num_rows, num_rows)
     # Both triangles at an edge compute its position from the same corner in the same way: no gap, no overlap.
     lower = (row >= y[1][triangle]).astype(np.int64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slope_x, slope_q = (np.diff(values, axis=0) / np.diff(y, axis=0) for values in (x, q))
-        slope_long_x, slope_long_q = ((values[2] - values[0]) / (y[2] - y[0]) for values in (x, q))
+    slope_x, slope_q = (np.diff(values, axis=0) / np.diff(y, axis=0) for values in (x, q))
+    slope_long_x, slope_long_q = ((values[2] - values[0]) / (y[2] - y[0]) for values in (x, q))
     down = row - y[0][triangle]
     long_x = x[0][triangle] + down * slope_long_x[triangle]
     long_q = q[0][triangle] + down * slope_long_q[triangle]
@@ -405,13 +433,16 @@ def _spans(x, y, q, first, num_rows, owner, width):
     short_x = x[lower, triangle] + down * slope_x[lower, triangle]
     short_q = q[lower, triangle] + down * slope_q[lower, triangle]
 
-    start = np.clip(np.ceil(np.minimum(long_x, short_x)), 0, width).astype(np.int64)
-    count = np.clip(np.ceil(np.maximum(long_x, short_x)), 0, width).astype(np.int64) - start
-    some = np.flatnonzero(count > 0)
-    start, count, long_x, long_q, short_x = start[some], count[some], long_x[some], long_q[some], short_x[some]
+    # Where a slope is beyond double precision, ends are not numbers and no comparison holds.
+    start = np.clip(np.ceil(np.minimum(long_x, short_x)), 0, width)
+    stop = np.clip(np.ceil(np.maximum(long_x, short_x)), 0, width)
+    some = np.flatnonzero(start < stop)
+    start, stop, long_x, long_q, short_x = start[some], stop[some], long_x[some], long_q[some], short_x[some]
     step = (short_q[some] - long_q) / (short_x - long_x)
+    q = long_q + (start - long_x) * step
+    count = np.where(np.isfinite(q) & np.isfinite(step), stop - start, 0).astype(np.int64)
     code = _LOW_BITS - owner[triangle[some]].astype(np.uint64)
-    return row[some] * width + start, count, long_q + (start - long_x) * step, step, code
+    return row[some] * width + start.astype(np.int64), count, q, step, code
 
 
 def _fill(best, start, count, q, step, code, least):
@@ -421,7 +452,7 @@ def _fill(best, start, count, q, step, code, least):
     depth = (np.repeat(q, count) + along * np.repeat(step, count)).astype(np.float32)
     packed = (depth.view(np.uint32).astype(np.uint64) << np.uint64(32)) | np.repeat(code, count)
     if least > 0.0:
-        packed = np.where(depth >= least, packed, np.uint64(0))
+        packed = np.where(depth >= np.float32(least), packed, np.uint64(0))
     np.maximum.at(best, pixel, packed)
 
 

@@ -1,4 +1,4 @@
-"""Operations behind layers, losses and codecs: neighbours, meshes, gradients, graphs, people in maps."""
+"""Operations behind layers, losses and codecs: neighbours, meshes and their pictures, gradients, graphs, people."""
 
 import importlib
 import sys
@@ -14,6 +14,7 @@ _LAZY = {
     "mesh_reprojection": "mesh_reprojection",
     "native": None,
     "nearest_neighbors": "nearest_neighbors",
+    "rasterize": "rasterize",
 }
 
 __all__ = sorted(_LAZY)

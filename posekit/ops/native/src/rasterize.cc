@@ -1,0 +1,429 @@
+#include "rasterize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "c_api.h"
+#include "parallel.h"
+
+namespace posekit {
+namespace {
+
+constexpr int64_t kVerticesAtOnce = 4096;
+constexpr int64_t kFacesAtOnce = 2048;
+constexpr int64_t kCellsOfBand = 12 << 10;  // 96 KiB of z-buffer: stays in the cache
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+struct Point {
+  double x, y, q;  // pixels, inverse depth
+};
+
+using Triangle = Point[3];
+
+struct Cut {
+  Triangle corners;
+};
+
+// A triangle, or what the near plane leaves of it, that reaches pixel centres.
+struct Piece {
+  double low, high;
+  int32_t face;
+  int32_t cut;  // index of the corners, -1 for those of the face
+};
+
+// The pieces of some faces, and the box around them.
+struct Kept {
+  std::vector<Piece> pieces;
+  std::vector<Cut> cuts;
+  double left = kInfinity, right = -kInfinity, low = kInfinity, high = -kInfinity;
+};
+
+struct Placed {
+  int32_t first, last;  // rows of the box, the last excluded
+  int32_t face, cut;
+};
+
+Point projected(const RasterProblem& p, double x, double y, double z) {
+  const double q = 1.0 / z;
+  return {x * q * p.focal[0] + p.center[0], y * q * p.focal[1] + p.center[1], q};
+}
+
+bool is_number(double value) { return value == value; }
+
+void keep(const RasterProblem& p, const Point& a, const Point& b, const Point& c, int64_t face, bool is_cut,
+          Kept* kept) {
+  if (!is_number(a.x) || !is_number(b.x) || !is_number(c.x)) return;
+  if (!is_number(a.y) || !is_number(b.y) || !is_number(c.y)) return;
+  const double low = std::min({a.y, b.y, c.y}), high = std::max({a.y, b.y, c.y});
+  const double left = std::min({a.x, b.x, c.x}), right = std::max({a.x, b.x, c.x});
+  // Most triangles of a body in a small picture miss every pixel centre and are dropped here.
+  if (!(std::ceil(low) < std::ceil(high) && std::ceil(left) < std::ceil(right))) return;
+  if (!(high > 0 && low <= static_cast<double>(p.height - 1))) return;
+  if (!(right > 0 && left <= static_cast<double>(p.width - 1))) return;
+  if (!(high - low < kInfinity && right - left < kInfinity)) return;
+  kept->left = std::min(kept->left, left), kept->right = std::max(kept->right, right);
+  kept->low = std::min(kept->low, low), kept->high = std::max(kept->high, high);
+  int32_t cut = -1;
+  if (is_cut) {
+    cut = static_cast<int32_t>(kept->cuts.size());
+    kept->cuts.push_back({{a, b, c}});
+  }
+  kept->pieces.push_back({low, high, static_cast<int32_t>(face), cut});
+}
+
+// Where the side from a to b meets the near plane.
+Point cut_side(const RasterProblem& p, const double* a, const double* b) {
+  const double share = (p.near - a[2]) / (b[2] - a[2]);
+  return projected(p, a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]), p.near);
+}
+
+void clip_face(const RasterProblem& p, const Point* points, int64_t face, Kept* kept) {
+  const int64_t* corners = p.faces + 3 * face;
+  const double* at[3];
+  bool inside[3];
+  int count = 0;
+  for (int k = 0; k < 3; ++k) {
+    at[k] = p.vertices + 3 * corners[k];
+    inside[k] = at[k][2] >= p.near;
+    count += inside[k];
+  }
+  if (count == 0 || !(std::min({at[0][2], at[1][2], at[2][2]}) <= p.far)) return;
+  if (count == 3) {
+    keep(p, points[corners[0]], points[corners[1]], points[corners[2]], face, false, kept);
+    return;
+  }
+  // The corner that is alone on its side of the near plane comes first.
+  const int alone = inside[0] == (count == 1) ? 0 : inside[1] == (count == 1) ? 1 : 2;
+  const int second = (alone + 1) % 3, third = (alone + 2) % 3;
+  const double *a = at[alone], *b = at[second], *c = at[third];
+  if (count == 1) {
+    keep(p, points[corners[alone]], cut_side(p, a, b), cut_side(p, a, c), face, true, kept);
+    return;
+  }
+  const Point ab = cut_side(p, b, a), ac = cut_side(p, c, a);
+  const Point &whole_b = points[corners[second]], &whole_c = points[corners[third]];
+  keep(p, ab, whole_b, whole_c, face, true, kept);
+  keep(p, ab, whole_c, ac, face, true, kept);
+}
+
+// The pieces of all faces, those of the same first band together, and the box around them.
+struct Scene {
+  std::vector<Point> points;
+  std::vector<Cut> cuts;
+  std::vector<Placed> placed;
+  std::vector<int64_t> starts;  // of each band in `placed`, and the end
+  std::vector<int32_t> reach;   // last row of a band's pieces, excluded
+};
+
+int64_t clipped(double value, int64_t most) {
+  return static_cast<int64_t>(std::min(std::max(std::ceil(value), 0.0), static_cast<double>(most)));
+}
+
+void project_vertices(const RasterProblem& p, Scene* scene) {
+  scene->points.resize(p.num_vertices);
+  parallel_for(p.num_vertices, kVerticesAtOnce, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const double* at = p.vertices + 3 * i;
+      scene->points[i] = projected(p, at[0], at[1], at[2]);
+    }
+  });
+}
+
+std::vector<Kept> clip_faces(const RasterProblem& p, const Scene& scene) {
+  std::vector<Kept> parts((p.num_faces + kFacesAtOnce - 1) / kFacesAtOnce);
+  parallel_for(static_cast<int64_t>(parts.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t last = std::min(p.num_faces, (part + 1) * kFacesAtOnce);
+      for (int64_t face = part * kFacesAtOnce; face < last; ++face) {
+        clip_face(p, scene.points.data(), face, &parts[part]);
+      }
+    }
+  });
+  return parts;
+}
+
+void choose_box(const RasterProblem& p, const std::vector<Kept>& parts, Visible* visible) {
+  double left = kInfinity, right = -kInfinity, low = kInfinity, high = -kInfinity;
+  for (const Kept& part : parts) {
+    left = std::min(left, part.left), right = std::max(right, part.right);
+    low = std::min(low, part.low), high = std::max(high, part.high);
+  }
+  if (!(left < right)) return;
+  visible->left = clipped(left, p.width), visible->top = clipped(low, p.height);
+  visible->box_width = clipped(right, p.width) - visible->left;
+  visible->box_height = clipped(high, p.height) - visible->top;
+  // Several bands a thread share the work evenly; what they hold does not depend on how many there are.
+  const int64_t even = (visible->box_height + 4 * num_threads() - 1) / (4 * num_threads());
+  const int64_t small = kCellsOfBand / std::max<int64_t>(1, visible->box_width);
+  visible->band_rows = std::max<int64_t>(1, std::min(std::max<int64_t>(even, 4), small));
+}
+
+void place_pieces(const std::vector<Kept>& parts, const Visible& visible, Scene* scene) {
+  const int64_t num_bands = (visible.box_height + visible.band_rows - 1) / visible.band_rows;
+  std::vector<int64_t> next(num_bands + 1, 0);
+  scene->reach.assign(num_bands, 0);
+  const auto rows = [&](const Piece& piece) {
+    const double top = static_cast<double>(visible.top);
+    return std::pair<int32_t, int32_t>(clipped(piece.low - top, visible.box_height),
+                                       clipped(piece.high - top, visible.box_height));
+  };
+  for (const Kept& part : parts) {
+    for (const Piece& piece : part.pieces) {
+      const auto [first, last] = rows(piece);
+      if (first >= last) continue;
+      const int64_t band = first / visible.band_rows;
+      ++next[band + 1];
+      scene->reach[band] = std::max(scene->reach[band], last);
+    }
+  }
+  for (int64_t band = 0; band < num_bands; ++band) next[band + 1] += next[band];
+  scene->starts = next;
+  scene->placed.resize(next[num_bands]);
+  for (const Kept& part : parts) {
+    const int32_t before = static_cast<int32_t>(scene->cuts.size());
+    for (const Piece& piece : part.pieces) {
+      const auto [first, last] = rows(piece);
+      if (first >= last) continue;
+      const int32_t cut = piece.cut < 0 ? -1 : piece.cut + before;
+      scene->placed[next[first / visible.band_rows]++] = {first, last, piece.face, cut};
+    }
+    scene->cuts.insert(scene->cuts.end(), part.cuts.begin(), part.cuts.end());
+  }
+}
+
+struct Canvas {
+  uint64_t* best;  // inverse depth above, complement of the face below
+  int64_t width;
+  double least;  // inverse of the farthest depth
+};
+
+template <bool bounded>
+void fill(uint64_t* best, int64_t count, double q, double step, uint64_t code, float least) {
+  for (int64_t along = 0; along < count; ++along) {
+    const float depth = static_cast<float>(q + static_cast<double>(along) * step);
+    uint32_t bits;
+    std::memcpy(&bits, &depth, sizeof bits);
+    const uint64_t packed = static_cast<uint64_t>(bits) << 32 | code;
+    const uint64_t most = packed > best[along] ? packed : best[along];
+    best[along] = bounded && !(depth >= least) ? best[along] : most;
+  }
+}
+
+// Draws the rows from `begin` to `end` of a triangle with corners sorted by y.
+void draw(const Point& a, const Point& b, const Point& c, int64_t begin, int64_t end, int64_t top, uint64_t code,
+          const Canvas& canvas) {
+  const double long_height = c.y - a.y;
+  const double long_slope_x = (c.x - a.x) / long_height, long_slope_q = (c.q - a.q) / long_height;
+  const double width = static_cast<double>(canvas.width);
+  const float least = static_cast<float>(canvas.least);
+  for (int half = 0; half < 2; ++half) {
+    // Both triangles at an edge compute its position from the same corner in the same way: no gap, no overlap.
+    const Point &from = half ? b : a, &to = half ? c : b;
+    const int64_t stop = half || b.y >= static_cast<double>(end) ? end
+                         : b.y <= static_cast<double>(begin)     ? begin
+                                                                 : static_cast<int64_t>(std::ceil(b.y));
+    if (begin >= stop) continue;
+    const double height = to.y - from.y;
+    const double slope_x = (to.x - from.x) / height, slope_q = (to.q - from.q) / height;
+    for (int64_t row = begin; row < stop; ++row) {
+      const double long_down = static_cast<double>(row) - a.y, down = static_cast<double>(row) - from.y;
+      const double long_x = a.x + long_down * long_slope_x, short_x = from.x + down * slope_x;
+      if (!is_number(long_x) || !is_number(short_x)) continue;
+      const double first = std::min(std::max(std::ceil(std::min(long_x, short_x)), 0.0), width);
+      const double last = std::min(std::max(std::ceil(std::max(long_x, short_x)), 0.0), width);
+      if (!(first < last)) continue;
+      const double long_q = a.q + long_down * long_slope_q, short_q = from.q + down * slope_q;
+      const double step = (short_q - long_q) / (short_x - long_x);
+      const double q = long_q + (first - long_x) * step;
+      if (!(std::abs(q) < kInfinity && std::abs(step) < kInfinity)) continue;
+      const int64_t start = static_cast<int64_t>(first), count = static_cast<int64_t>(last) - start;
+      uint64_t* best = canvas.best + (row - top) * canvas.width + start;
+      if (canvas.least > 0.0) {
+        fill<true>(best, count, q, step, code, least);
+      } else {
+        fill<false>(best, count, q, step, code, least);
+      }
+    }
+    begin = stop;
+  }
+}
+
+void draw_band(const RasterProblem& p, const Scene& scene, const Visible& visible, int64_t band, uint64_t* cells,
+               std::vector<SeenPixel>* seen) {
+  const int64_t top = band * visible.band_rows, bottom = std::min(top + visible.band_rows, visible.box_height);
+  const double box_left = static_cast<double>(visible.left), box_top = static_cast<double>(visible.top);
+  const int64_t num_cells = (bottom - top) * visible.box_width;
+  std::fill(cells, cells + num_cells, 0);
+  const Canvas canvas{cells, visible.box_width, 1.0 / p.far};
+  for (int64_t from = 0; from <= band; ++from) {
+    if (scene.reach[from] <= top) continue;
+    for (int64_t i = scene.starts[from]; i < scene.starts[from + 1]; ++i) {
+      const Placed& placed = scene.placed[i];
+      if (placed.last <= top) continue;
+      Point corners[3];
+      for (int k = 0; k < 3; ++k) {
+        corners[k] = placed.cut < 0 ? scene.points[p.faces[3 * static_cast<int64_t>(placed.face) + k]]
+                                    : scene.cuts[placed.cut].corners[k];
+      }
+      // Of corners at the same height the earlier one stays before the later one.
+      if (corners[1].y < corners[0].y) std::swap(corners[0], corners[1]);
+      if (corners[2].y < corners[1].y) {
+        std::swap(corners[1], corners[2]);
+        if (corners[1].y < corners[0].y) std::swap(corners[0], corners[1]);
+      }
+      for (Point& corner : corners) corner.x -= box_left, corner.y -= box_top;
+      const uint64_t code = 0xFFFFFFFFu - static_cast<uint32_t>(placed.face);
+      draw(corners[0], corners[1], corners[2], std::max<int64_t>(placed.first, top),
+           std::min<int64_t>(placed.last, bottom), top, code, canvas);
+    }
+  }
+  int64_t count = 0;
+  for (int64_t cell = 0; cell < num_cells; ++cell) count += cells[cell] != 0;
+  seen->resize(count);
+  SeenPixel* next = seen->data();
+  for (int64_t cell = 0; cell < num_cells; ++cell) {
+    if (!cells[cell]) continue;
+    *next++ = {static_cast<uint32_t>(cell), static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(cells[cell]))};
+  }
+}
+
+// The vectors whose products with a ray are the volumes that it spans with a triangle's sides.
+struct Sides {
+  double normal[3][3];
+  double depth[3];
+};
+
+Sides sides_of(const RasterProblem& p, int64_t face) {
+  const double* at[3];
+  Sides sides;
+  for (int k = 0; k < 3; ++k) {
+    at[k] = p.vertices + 3 * p.faces[3 * face + k];
+    sides.depth[k] = at[k][2];
+  }
+  for (int k = 0; k < 3; ++k) {
+    const double *a = at[(k + 1) % 3], *b = at[(k + 2) % 3];
+    sides.normal[k][0] = a[1] * b[2] - a[2] * b[1];
+    sides.normal[k][1] = a[2] * b[0] - a[0] * b[2];
+    sides.normal[k][2] = a[0] * b[1] - a[1] * b[0];
+  }
+  return sides;
+}
+
+// Not less than zero; what is not a number stays so.
+double not_negative(double value) { return value < 0.0 ? 0.0 : value; }
+
+}  // namespace
+
+Visible find_visible(const RasterProblem& p) {
+  Visible visible;
+  Scene scene;
+  project_vertices(p, &scene);
+  {
+    const std::vector<Kept> parts = clip_faces(p, scene);
+    choose_box(p, parts, &visible);
+    if (visible.box_width <= 0 || visible.box_height <= 0) return visible;
+    place_pieces(parts, visible, &scene);
+  }
+  visible.bands.resize(scene.reach.size());
+  parallel_for(static_cast<int64_t>(visible.bands.size()), 1, [&](int64_t begin, int64_t end) {
+    const int64_t rows = std::min(visible.band_rows, visible.box_height);
+    const std::unique_ptr<uint64_t[]> cells(new uint64_t[rows * visible.box_width]);
+    for (int64_t band = begin; band < end; ++band) {
+      draw_band(p, scene, visible, band, cells.get(), &visible.bands[band].seen);
+    }
+  });
+  for (RasterBand& band : visible.bands) {
+    band.first = visible.covered;
+    visible.covered += static_cast<int64_t>(band.seen.size());
+  }
+  return visible;
+}
+
+void describe_visible(const RasterProblem& p, const Visible& visible, int64_t* pixels, int32_t* triangles,
+                      double* weights, double* depths) {
+  std::vector<double> rays_x(visible.box_width);
+  for (int64_t x = 0; x < visible.box_width; ++x) {
+    rays_x[x] = (static_cast<double>(x + visible.left) - p.center[0]) / p.focal[0];
+  }
+  parallel_for(static_cast<int64_t>(visible.bands.size()), 1, [&](int64_t begin, int64_t end) {
+    Sides sides;
+    int32_t known = -1;
+    for (int64_t number = begin; number < end; ++number) {
+      const RasterBand& band = visible.bands[number];
+      int64_t row = number * visible.band_rows, row_start = 0, out = band.first;
+      double ray_y = (static_cast<double>(row + visible.top) - p.center[1]) / p.focal[1];
+      for (const SeenPixel& seen : band.seen) {
+        while (seen.cell - row_start >= visible.box_width) {
+          row_start += visible.box_width;
+          ++row;
+          ray_y = (static_cast<double>(row + visible.top) - p.center[1]) / p.focal[1];
+        }
+        if (seen.face != known) {
+          sides = sides_of(p, seen.face);
+          known = seen.face;
+        }
+        const int64_t column = seen.cell - row_start;
+        const double ray_x = rays_x[column];
+        double share[3];
+        for (int k = 0; k < 3; ++k) {
+          share[k] = sides.normal[k][0] * ray_x + sides.normal[k][1] * ray_y + sides.normal[k][2];
+        }
+        double total = share[0] + share[1] + share[2];
+        const double sign = total > 0 ? 1.0 : total < 0 ? -1.0 : total;
+        for (double& value : share) value = not_negative(value * sign);
+        total = share[0] + share[1] + share[2];
+        if (total == 0.0) {  // a triangle seen exactly from its edge
+          share[0] = share[1] = share[2] = 1.0;
+          total = 3.0;
+        }
+        for (double& value : share) value /= total;
+        pixels[out] = (row + visible.top) * p.width + visible.left + column;
+        triangles[out] = seen.face;
+        std::copy(share, share + 3, weights + 3 * out);
+        depths[out] = share[0] * sides.depth[0] + share[1] * sides.depth[1] + share[2] * sides.depth[2];
+        ++out;
+      }
+    }
+  });
+}
+
+}  // namespace posekit
+
+namespace {
+
+struct Result {
+  posekit::RasterProblem problem;
+  posekit::Visible visible;
+};
+
+}  // namespace
+
+// Finds what is seen of vertices [sizes[0], 3] and faces [sizes[1], 3] in a picture of height sizes[2] and width
+// sizes[3]; `camera` holds the focal lengths, the principal point, near and far. Gives the number of covered pixels,
+// and a result for posekit_rasterize_take, until which vertices and faces must stay.
+POSEKIT_EXPORT int posekit_rasterize(const double* vertices, const int64_t* faces, const int64_t* sizes,
+                                     const double* camera, int64_t* covered, void** result) {
+  return posekit::guarded([&] {
+    *result = nullptr;
+    auto made = std::make_unique<Result>();
+    made->problem = {vertices, sizes[0], faces, sizes[1], sizes[2], sizes[3],
+                     {camera[0], camera[1]}, {camera[2], camera[3]}, camera[4], camera[5]};
+    made->visible = posekit::find_visible(made->problem);
+    *covered = made->visible.covered;
+    *result = made.release();
+  });
+}
+
+// Writes what was found and frees it; writes nothing where `pixels` is null.
+POSEKIT_EXPORT int posekit_rasterize_take(void* result, int64_t* pixels, int32_t* triangles, double* weights,
+                                          double* depths) {
+  return posekit::guarded([&] {
+    const std::unique_ptr<Result> taken(static_cast<Result*>(result));
+    if (!taken || !pixels) return;
+    posekit::describe_visible(taken->problem, taken->visible, pixels, triangles, weights, depths);
+  });
+}
