@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 import queue
+import shlex
 import sys
 import threading
 import time
@@ -156,6 +157,22 @@ def play(
     finally:
         sink.close()
     return Played(count, count / (time.perf_counter() - started), paths, 1000 * waited / max(count, 1))
+
+
+def film_command(system, options, source):
+    """The command that makes one film of a video.
+
+    Args:
+        system: System name.
+        options: Options of a command, with the weights.
+        source: The video.
+
+    Returns:
+        What to type in a shell.
+    """
+    flags = {"model": system, "run_dir": options.run_dir, "weights": options.weights, "source": source}
+    flags = [shlex.quote(f"--{flag}={value}") for flag, value in flags.items() if value]
+    return " ".join(["python -m posekit.preview", *flags, "--output=people.mp4"])
 
 
 def _stamped(opened):

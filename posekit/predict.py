@@ -1,7 +1,6 @@
 """Predicts on pictures: `python -m posekit.predict photo.jpg --output=out`."""
 
 import dataclasses
-import shlex
 import sys
 
 from posekit.systems import SYSTEMS
@@ -35,16 +34,10 @@ class Command(WeightsOptions):
         return numbers or None
 
 
-def _film(name, options, source):
-    """The command that makes one film of a video."""
-    flags = {"model": name, "run_dir": options.run_dir, "weights": options.weights, "source": source}
-    flags = [shlex.quote(f"--{flag}={value}") for flag, value in flags.items() if value]
-    return " ".join(["python -m posekit.preview", *flags, "--output=people.mp4"])
-
-
 def run(name, system, config, options, sources):
     """Predicts and writes; returns the exit status: 0, 3 if pictures had to be skipped, 1 if all of them had."""
-    from posekit.predictor import ResultFile, ResultFolder, predictor_class
+    from posekit.playback import film_command
+    from posekit.predictor import predictor_class
 
     if not sources:
         raise UsageError("Name the pictures: python -m posekit.predict photo.jpg --output=out")
@@ -52,16 +45,15 @@ def run(name, system, config, options, sources):
     if box and len(sources) > 1:
         raise UsageError(f"--box goes with a single image, not with {len(sources)}.")
     predictor = predictor_class(system).from_weights(name, config, options.reference)
-    further = further_options(system, "predict", options)
-    gathered = ResultFile(options.json_out, options.json_style) if options.json_out else None
-    folder, skipped, written = ResultFolder(options.output, options.formats, gathered), [], 0
+    further, skipped, written = further_options(system, "predict", options), [], 0
+    folder = predictor.results(options.output, options.formats, options.json_out, options.json_style)
     for source in sources:
         try:
             opened = predictor.open(source, skipped, **further)
             if box and opened.kind != "image":
                 raise ValueError(f"--box goes with a single image, not with a {opened.kind}.")
             if opened.kind == "video" and "png" in options.formats:
-                print(f"{source}: every frame becomes a picture; for one film: {_film(name, options, source)}")
+                print(f"{source}: every frame becomes a picture; for one film: {film_command(name, options, source)}")
             for people in predictor.stream(opened, boxes=[[box]] if box else None, batch_size=options.batch):
                 label = ascii(people.source)[1:-1] if not people.source.isprintable() else people.source
                 try:

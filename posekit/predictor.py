@@ -91,6 +91,29 @@ class _Loaded:
         module, found = SYSTEMS[name](), weight_files.resolve(reference, name)
         return cls(name, module, config, weight_files.load_model(module, config, found), found)
 
+    def results(self, path, formats, gather="", style="coco"):
+        """Makes a folder for what is predicted.
+
+        Args:
+            path: As for `ResultFolder`.
+            formats: As there.
+            gather: The path of a `ResultFile` that takes all of it too; empty for none.
+            style: As there.
+
+        Returns:
+            A `ResultFolder`.
+
+        Raises:
+            ValueError: If nothing would be written: meshes alone, which only some systems find. As `ResultFile`.
+            OSError: If the folder cannot be made.
+        """
+        if set(formats) == {"obj"} and not gather and "mesh" not in self.module.VIEWS:
+            raise ValueError(
+                f"--formats=obj: {self.name} finds no meshes, so nothing would be written; choose of json, coco, "
+                "openpose, npz and png."
+            )
+        return ResultFolder(path, formats, ResultFile(gather, style) if gather else None)
+
     def _draw(self, people, image, path=None, view=None, **options):
         """Draws one of the system's views for `People.draw`, the first by default."""
         picture = self.module.draw(people, image, **({} if view is None else {"view": view}), **options)

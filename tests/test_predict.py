@@ -14,6 +14,7 @@ from posekit.skeletons import LSP14
 
 class Module:
     draw_people = None
+    VIEWS = ("people",)
 
     @staticmethod
     def predict(config, model, images, boxes):
@@ -69,6 +70,15 @@ def test_a_video_that_ends_early_is_said(command, tmp_path, capsys):
     said = capsys.readouterr()
     frames = said.out.count("1 person")
     assert 0 < frames < 27 and f"skipped the rest of {path}: {frames} of 30 frames could be read" in said.err
+
+
+def test_meshes_alone_are_not_asked_of_a_system_without(command, pictures, tmp_path, capsys):
+    assert command(pictures / "good.jpg", "--formats=obj") == 1
+    assert "--formats=obj: hmr finds no meshes, so nothing would be written" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert command(pictures / "good.jpg", "--formats=obj,json") == 0
+    assert command(pictures / "good.jpg", "--formats=obj", f"--json_out={tmp_path / 'all.json'}") == 0
+    assert (tmp_path / "all.json").exists()
 
 
 def test_nothing_usable_fails(command, pictures):
