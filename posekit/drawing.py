@@ -11,7 +11,8 @@ import numpy as np
 
 from posekit.files import write_file
 from posekit.geometry.cameras import perspective_camera_from_weak
-from posekit.geometry.rasterize import check_mesh, point_light_shading, project, rasterize, vertex_normals
+from posekit.geometry.rasterize import check_mesh, point_light_shading, project, vertex_normals
+from posekit.ops import rasterize
 from posekit.skeletons import COCO_PLUS19
 
 # The first two are the original renderer's, in its order.

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from posekit.geometry.rasterize import vertex_normals
+from posekit.ops import rasterize
 from posekit.skeletons import COCO_PLUS19, SMPL24
 
 # Of the left arm in the T-pose; the right one mirrors it. swing: forward (-) and backward about the sideways axis;
@@ -565,9 +567,6 @@ def draw_person(image, body, pose, shape, scale, offset_px, outfit, light=None, 
     Returns:
         `(image, person)`: the new image, float `[H, W, 3]`, and a `Person`.
     """
-    # Not imported above: posekit.ops brings TensorFlow along, which poses and motions do without.
-    from posekit.geometry.rasterize import rasterize
-
     posed = posed or pose_body(body, pose, shape)
     height, width = image.shape[:2]
     keypoints = posed.keypoints[:, :2] * scale + offset_px
@@ -614,8 +613,6 @@ def sample_light(rng):
 
 def _shade(fine, body, posed, outfit, light):
     """Lit colours `[covered, 3]` of a raster's pixels."""
-    from posekit.geometry.rasterize import vertex_normals
-
     direction, strength, surroundings = light
     direction = np.asarray(direction) / np.linalg.norm(direction)
     normals = vertex_normals(posed.vertices, body.faces)

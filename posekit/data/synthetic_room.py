@@ -11,7 +11,7 @@ import numpy as np
 from posekit.data.synthetic import pose_body, sample_poses, sample_shapes
 from posekit.data.synthetic_depth import measure
 from posekit.geometry.depth import dataset_camera, world_to_pixel
-from posekit.geometry.rasterize import rasterize
+from posekit.ops import rasterize
 from posekit.skeletons import COCO_PLUS19, ITOP15, SMPL24
 
 VIEWS = ("side", "top")
