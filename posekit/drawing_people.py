@@ -22,6 +22,7 @@ _FARTHEST_PX = 1 << 14  # joints farther out are drawn as if there: OpenCV's coo
 _BITS = 4
 _ARROW_PX = 8  # between arrows, in pictures 46 cells of 8 pixels high
 _WEAKEST_ARROW = 0.25
+_LARGEST_FIELD = 1e6  # arrows of larger ones would end where OpenCV cannot count to
 _FINEST, _FINEST_TILE = 1024, 480  # pixels along the longer side that maps are enlarged to
 
 
@@ -135,7 +136,7 @@ def draw_heatmaps(image, heatmaps, skeleton=OPENPOSE18, opacity=0.9, grid=False,
         uint8 `[height, width, 3]` as large as the image, or the grid.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or values are not finite.
     """
     heatmaps = np.asarray(heatmaps, np.float32)
     joints = skeleton.num_joints
@@ -143,6 +144,7 @@ def draw_heatmaps(image, heatmaps, skeleton=OPENPOSE18, opacity=0.9, grid=False,
         raise ValueError(
             f"Heatmaps of shape {heatmaps.shape}: skeleton {skeleton.name!r} needs [height, width, {joints + 1}]."
         )
+    _check_values("Heatmaps", heatmaps, np.inf)
     photograph = _faded(image, _FINEST_TILE if grid else None)
     colors = np.array([*limb_colors(joints), (255, 255, 255)], np.float32)
     values = np.clip(_enlarged(heatmaps, photograph), 0, 1)
@@ -175,13 +177,14 @@ def draw_pafs(image, pafs, skeleton=OPENPOSE18, opacity=0.8, grid=False, columns
         uint8 `[height, width, 3]` as large as the image, or the grid.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or values are not finite or far too large.
     """
     pafs, limbs = np.asarray(pafs, np.float32), len(skeleton.limbs)
     if pafs.ndim != 3 or pafs.shape[-1] != 2 * limbs or not pafs.size:
         raise ValueError(
             f"Fields of shape {pafs.shape}: skeleton {skeleton.name!r} needs [height, width, {2 * limbs}]."
         )
+    _check_values("Fields", pafs, _LARGEST_FIELD)
     photograph = _faded(image, _FINEST_TILE if grid else None)
     fields = _enlarged(pafs, photograph)
     fields = fields.reshape(*fields.shape[:2], limbs, 2)
@@ -194,6 +197,16 @@ def draw_pafs(image, pafs, skeleton=OPENPOSE18, opacity=0.8, grid=False, columns
     longest = lengths.argmax(-1)[..., None]
     field = np.take_along_axis(fields, longest[..., None], axis=2)[:, :, 0]
     return _field(photograph, field, np.take_along_axis(lengths, longest, axis=2)[..., 0], opacity, arrows)
+
+
+def _check_values(name, maps, largest):
+    wrong = np.count_nonzero(~(np.abs(maps) <= min(largest, np.finfo(np.float32).max)))
+    if wrong:
+        what = "that are not finite" if largest == np.inf else f"that are not finite or larger than {largest:g}"
+        raise ValueError(
+            f"{name} hold {wrong} values {what}, where 1 is about the largest; check the image and the weights of the "
+            "network."
+        )
 
 
 def _disc(canvas, center, radius, color, antialiased):

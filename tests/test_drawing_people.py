@@ -149,6 +149,26 @@ def test_maps_over_large_photographs_take_bounded_memory(rods):
     assert draw_heatmaps(large, heatmaps, ROD, grid=True, columns=3).shape[1] == 3 * 480 + 16
 
 
+@pytest.mark.parametrize("grid", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38, 1e7])
+def test_values_that_no_network_should_give_are_refused(rods, value, grid):
+    photograph, heatmaps, pafs = (part.copy() for part in rods)
+    heatmaps[2, 3, 0] = pafs[2, 3, 1] = pafs[4, 4, 0] = value
+    with pytest.raises(ValueError, match="Fields hold 2 values that are not finite or larger than 1e.06"):
+        draw_pafs(photograph, pafs, ROD, grid=grid)
+    if value < np.inf:  # shown as 1
+        assert draw_heatmaps(photograph, heatmaps, ROD, grid=grid).max() > 200
+    else:
+        with pytest.raises(ValueError, match="Heatmaps hold 1 values that are not finite"):
+            draw_heatmaps(photograph, heatmaps, ROD, grid=grid)
+
+
+@pytest.mark.parametrize("size", [(40, 50), (1500, 2000)])
+def test_the_largest_fields_are_drawn(rods, size):
+    _, _, pafs = rods
+    assert draw_pafs(np.zeros((*size, 3), np.uint8), pafs * 0.99e6, ROD).shape == (*size, 3)
+
+
 def test_what_does_not_fit_is_refused(rods):
     photograph, heatmaps, pafs = rods
     with pytest.raises(ValueError, match=r"OPENPOSE18.*18, 2\]"):

@@ -184,6 +184,10 @@ def test_images_without_maps_are_refused(image, options, message):
         ({"stride": 0}, "stride"),
         ({"sigma": -1}, "sigma"),
         ({"limb_width": np.nan}, "limb_width"),
+        ({"stride": np.nan}, "stride nan is not a whole number"),
+        ({"stride": "8"}, "stride '8' is not"),
+        ({"sigma": "7"}, "sigma '7' is no length"),
+        ({"skeleton": None}, "skeleton None is no Skeleton, such as"),
         ({"combine": "mean"}, "sum, max"),
         ({"overlap": "first"}, "average, last"),
     ],
@@ -191,6 +195,42 @@ def test_images_without_maps_are_refused(image, options, message):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PafCodec(**options)
+
+
+@pytest.mark.parametrize("encode", ["encode_numpy", "encode"])
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((8e6, 8e6), "1000000 x 1000000 cells of 57 values, are too large"),
+        ((8 << 40, 8), "too large"),
+        ((np.nan, 64), "nan x 64 pixels has no whole maps"),
+        ((np.inf, 64), "no whole maps"),
+        ((64,), "not .height, width. in pixels"),
+        (64, "size 64 is not"),
+        (("64", 64), "not .height, width."),
+        (None, "size None is not"),
+    ],
+)
+def test_sizes_without_maps_are_refused(encode, size, message):
+    lead = (1,) if encode == "encode" else ()
+    with pytest.raises(ValueError, match=message):
+        getattr(PafCodec(), encode)(np.zeros((*lead, 1, 18, 2)), np.zeros((*lead, 1, 18), bool), size)
+
+
+@pytest.mark.parametrize(
+    ("heatmaps", "pafs", "message"),
+    [
+        ((5, 6, 18), (5, 6, 38), r"Heatmaps of shape \(5, 6, 18\).*width, 19\]"),
+        ((5, 6, 19), (5, 6, 37), r"Fields of shape \(5, 6, 37\).*38\]"),
+        ((5, 6, 19), (5, 7, 38), "Fields of shape"),
+        ((2, 5, 6, 19), (5, 6, 38), "Fields of shape"),
+        ((6, 19), (6, 38), "Heatmaps of shape"),
+        ((), (), "Heatmaps of shape"),
+    ],
+)
+def test_maps_that_do_not_fit_are_not_mirrored(heatmaps, pafs, message):
+    with pytest.raises(ValueError, match=message):
+        PafCodec().flip_maps(np.zeros(heatmaps), np.zeros(pafs))
 
 
 def test_joints_that_do_not_fit_are_refused():

@@ -9,6 +9,7 @@ lies at the pixel `stride i`, as in the original, by whose labels its published 
 
 import dataclasses
 import math
+import numbers
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ FIELD_CELLS = ("corner", "center")
 # Gaussians end where they fall to 1 %, or nearly so: at this exponent.
 _CUTOFF = 4.6052
 _MAX_PIXELS = 1 << 25  # of a network's input, or of maps as large as an image
+_MAX_VALUES = 1 << 27  # of an image's maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +66,14 @@ class PafCodec:
     field_cells: str = "corner"
 
     def __post_init__(self):
-        if self.stride != int(self.stride) or self.stride < 1:
-            raise ValueError(f"stride {self.stride} is not a whole number of pixels above 0, such as 8.")
+        if not isinstance(self.skeleton, Skeleton):
+            raise ValueError(f"skeleton {self.skeleton!r:.60} is no Skeleton, such as posekit.skeletons.OPENPOSE18.")
+        if not isinstance(self.stride, numbers.Integral) or self.stride < 1:
+            raise ValueError(f"stride {self.stride!r:.60} is not a whole number of pixels above 0, such as 8.")
         for name in ("sigma", "limb_width"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} {getattr(self, name)} is no length above 0, such as sigma=7, limb_width=1.")
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+                raise ValueError(f"{name} {value!r:.60} is no length above 0, such as sigma=7, limb_width=1.")
         for name, allowed in (("combine", COMBINES), ("overlap", OVERLAPS), ("field_cells", FIELD_CELLS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(allowed)}.")
@@ -90,13 +95,24 @@ class PafCodec:
             size: `(height, width)` of the image in pixels, multiples of the stride.
 
         Raises:
-            ValueError: If they are not.
+            ValueError: If they are not, or the maps would take more than half a gigabyte.
         """
-        height, width = size
-        if height < 1 or width < 1 or height % self.stride or width % self.stride:
+        sides = tuple(size) if np.iterable(size) else ()
+        if len(sides) != 2 or not all(isinstance(side, numbers.Real) for side in sides):
+            raise ValueError(f"size {size!r:.80} is not (height, width) in pixels, such as (368, 368).")
+        height, width = sides
+        # Numbers that are not finite leave a rest that is none.
+        if not all(side >= 1 and side % self.stride == 0 for side in sides):
             raise ValueError(f"An image of {height} x {width} pixels has no whole maps; pad it to multiples of "
                              f"{self.stride}, such as with posekit.codecs.paf.pad_to_stride.")  # fmt: skip
-        return int(height) // self.stride, int(width) // self.stride
+        rows, columns = int(height) // self.stride, int(width) // self.stride
+        if rows * columns * (self.num_heatmaps + self.num_pafs) > _MAX_VALUES:
+            raise ValueError(
+                f"Maps of an image of {height} x {width} pixels, {rows} x {columns} cells of "
+                f"{self.num_heatmaps + self.num_pafs} values, are too large: {_MAX_VALUES} values are made at most. "
+                "Make the image smaller, or the stride larger."
+            )
+        return rows, columns
 
     def encode_numpy(self, joints_px, present, size):
         """Joints to maps, in double precision: what `encode` is measured against.
@@ -208,13 +224,20 @@ class PafCodec:
             Both, mirrored, with left and right exchanged and fields turned round.
 
         Raises:
-            ValueError: If a limb of the skeleton has no twin.
+            ValueError: If a limb of the skeleton has no twin, or shapes do not fit.
         """
         joints = np.append(self.skeleton.flip_permutation, self.skeleton.num_joints)
         limbs, signs = self.skeleton.limb_flip
         channels = np.stack([2 * limbs, 2 * limbs + 1], axis=-1).ravel()
         signs = (signs[:, None] * [-1, 1]).ravel().astype(np.float32)
         heatmaps, pafs = np.asarray(heatmaps), np.asarray(pafs)
+        for name, maps, depth in (("Heatmaps", heatmaps, self.num_heatmaps), ("Fields", pafs, self.num_pafs)):
+            if maps.ndim < 3 or maps.shape[-1] != depth or maps.shape[:-1] != heatmaps.shape[:-1]:
+                raise ValueError(
+                    f"{name} of shape {maps.shape}: skeleton {self.skeleton.name!r} needs heatmaps of shape "
+                    f"[..., height, width, {self.num_heatmaps}] and fields of shape [..., height, width, "
+                    f"{self.num_pafs}], of the same size."
+                )
         return heatmaps[..., ::-1, joints], pafs[..., ::-1, channels] * signs
 
     def _field_place(self, joints):
