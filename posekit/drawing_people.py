@@ -22,7 +22,8 @@ _FARTHEST_PX = 1 << 14  # joints farther out are drawn as if there: OpenCV's coo
 _BITS = 4
 _ARROW_PX = 8  # between arrows, in pictures 46 cells of 8 pixels high
 _WEAKEST_ARROW = 0.25
-_LARGEST_FIELD = 1e6  # arrows of larger ones would end where OpenCV cannot count to
+_LONGEST_ARROW = 4.0
+_LARGEST_FIELD = 1e6
 _FINEST, _FINEST_TILE = 1024, 480  # pixels along the longer side that maps are enlarged to
 
 
@@ -287,7 +288,7 @@ def _field(photograph, field, length, opacity, arrows):
     step = max(2, round(_ARROW_PX * max(1.0, min(length.shape) / 368)))
     half = step // 2
     for y, x in np.argwhere(length[half::step, half::step] > _WEAKEST_ARROW) * step + half:
-        way = field[y, x] * 0.45 * step
+        way = field[y, x] * min(1.0, _LONGEST_ARROW / length[y, x]) * 0.45 * step
         ends = [[round(float(value) * 16) for value in ([x, y] + sign * way) * scale] for sign in (-1, 1)]
         cv2.arrowedLine(picture, *ends, (255, 255, 255), max(1, round(scale[0])), cv2.LINE_AA, _BITS, tipLength=0.4)
     return picture
