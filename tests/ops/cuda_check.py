@@ -322,6 +322,226 @@ def _peaks_timed(library, heatmaps, mode, times, threshold):
     return run
 
 
+def _layer_loop(rows, kernel, mask, bias, support, max_norm, upstream):
+    """Output and gradients of rows, kernel, mask and bias, block by block."""
+    joints = len(mask)
+    size = kernel.shape[0] // joints, kernel.shape[1] // joints
+    norm = np.linalg.norm(kernel)
+    scale = min(1.0, max_norm / norm) if max_norm else 1.0
+    output, of_rows = np.tile(bias, (len(rows), 1)), np.zeros(rows.shape)
+    of_kernel, of_mask = np.zeros(kernel.shape), np.zeros(mask.shape)
+    for i, j in np.argwhere(support):
+        across, down = (slice(size[0] * i, size[0] * (i + 1)), slice(size[1] * j, size[1] * (j + 1)))
+        used = kernel[across, down] * mask[i, j] * scale
+        output[:, down] += rows[:, across] @ used
+        of_rows[:, across] += upstream[:, down] @ used.T
+        product = rows[:, across].T @ upstream[:, down]
+        of_kernel[across, down] = product * mask[i, j] * scale
+        of_mask[i, j] = scale * (product * kernel[across, down]).sum()
+    if max_norm and norm > max_norm:
+        of_kernel -= kernel * (upstream * (output - bias)).sum() / norm**2
+    return output, of_rows, of_kernel, of_mask, upstream.sum(0)
+
+
+def check_locally_connected(library, timed=True):
+    """Output and gradients, with and without a limit, of any graph and size."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for dtype, suffix in ((np.float32, "f32"), (np.float64, "f64")):
+        names = ("", "rows_gradient_", "kernel_gradient_")
+        functions = [getattr(library, f"posekit_cuda_locally_connected_{name}{suffix}") for name in names]
+
+        def arrays(batch, joints, size, share):
+            shapes = (batch, joints * size[0]), (joints * size[0], joints * size[1]), (joints, joints)
+            given = [rng.normal(size=shape) for shape in (*shapes, joints * size[1], (batch, joints * size[1]))]
+            return given, rng.random((joints, joints)) < share
+
+        def run(given, support, max_norm, size, functions=functions, dtype=dtype):
+            inputs, kernel, mask, bias, upstream = given
+            layer = kernel, mask, support, ctypes.c_double(max_norm), len(inputs), len(mask), *size
+            output, square, of_rows = cupy.zeros_like(upstream), cupy.zeros(1, np.float64), cupy.zeros_like(inputs)
+            of_others = [cupy.zeros_like(part) for part in (kernel, mask, bias)]
+            call(functions[0], inputs, bias, *layer, output, square)
+            call(functions[1], upstream, square, *layer, of_rows)
+            call(functions[2], upstream, square, inputs, bias, output, *layer, *of_others)
+            return output, of_rows, *of_others
+
+        cases = ((1, 1, (1, 1)), (3, 4, (5, 2)), (70, 3, (40, 70)), (33, 5, (3, 65)))
+        graphs = zip(2 * cases, 2 * (1, 0.5, 0.3, 0.7), (0, 1, 5, 1e9, 0.1, 0, 9, 1))
+        for (batch, joints, size), share, max_norm in graphs:
+            given, support = arrays(batch, joints, size, share)
+            on_gpu = [cupy.asarray(part.astype(dtype)) for part in given]
+            found = run(on_gpu, cupy.asarray(support.astype(np.uint8)), max_norm, size)
+            truth = _layer_loop(*(given[:4]), support, max_norm, given[4])
+            for ours, theirs in zip(found, truth):
+                tolerance = (1e-4 if dtype == np.float32 else 1e-11) * max(1, np.abs(theirs).max())
+                np.testing.assert_allclose(cupy.asnumpy(ours), theirs, rtol=0, atol=tolerance)
+        for batch, share in ((200, 0.2), (200, 0.6), (4096, 0.2), (4096, 0.6)) if timed else ():
+            given, support = arrays(batch, 17, (64, 64), share)
+            on_gpu = [cupy.asarray(part.astype(dtype)) for part in given]
+            work = functools.partial(run, on_gpu, cupy.asarray(support.astype(np.uint8)), 1.0, (64, 64))
+            # A fused multiplication and addition takes a cycle of one of the processors that row() counts.
+            operations = 3 * batch * int(support.sum()) * 64 * 64 * (1 if dtype == np.float32 else 2)
+            what = f"locally_connected {suffix}, batch {batch}, 17 joints, 64 features, {support.sum()} blocks, all"
+            rows.append(row(what, work, operations, 4 * given[1].size * given[1].astype(dtype).itemsize))
+    return rows
+
+
+# Steps of critics, as PiecewiseLinear.encode gives them behind the lengths of the lists: kind, index, bias + 1 and
+# sources; and how many columns the kernel has.
+_INPUT, _DENSE, _LEAKY, _CONCAT, _GRAM = range(5)
+
+
+def _critic(rng, steps, sizes, gram_shape):
+    """Kernels, biases and matrices that fit the steps."""
+    widths, kernels, biases = [], {}, {}
+    for kind, index, bias, sources, *columns in steps:
+        width = sum(widths[source] for source in sources)
+        if kind == _INPUT:
+            width = sizes[index]
+        elif kind == _GRAM:
+            width = gram_shape[0] ** 2
+        elif kind == _DENSE:
+            if index not in kernels:
+                kernels[index] = rng.normal(size=(width, columns[0])) / np.sqrt(width)
+            width = kernels[index].shape[1]
+            if bias:
+                biases[bias - 1] = rng.normal(size=width)
+        widths.append(width)
+    ordered = ([kept[index] for index in sorted(kept)] for kept in (kernels, biases))
+    return *ordered, [rng.normal(size=gram_shape)]
+
+
+def _scores(steps, outputs, slopes, inputs, grams_of, kernels, biases):
+    """Summed outputs; `grams_of` are the values of a gram, which count as inputs of their own."""
+    values = []
+    for kind, index, bias, sources, *_ in steps:
+        given = [values[source] for source in sources]
+        if kind == _INPUT:
+            values.append(inputs[index])
+        elif kind == _DENSE:
+            values.append(given[0] @ kernels[index] + (biases[bias - 1] if bias else 0))
+        elif kind == _LEAKY:
+            values.append(np.where(given[0].real > 0, 1, slopes[index]) * given[0])
+        elif kind == _CONCAT:
+            values.append(np.concatenate(given, axis=1))
+        else:
+            values.append(grams_of)
+    return sum(values[output].sum(axis=1) for output in outputs)
+
+
+def _penalty_loop(steps, outputs, terms, batch_mean, slopes, points, kernels, *, biases, grams):
+    """The penalty, by steps along the imaginary axis, exact to the last bits."""
+
+    def gram(first):
+        bones = np.einsum("ij,bja->bia", grams[0], first.reshape(len(first), grams[0].shape[1], -1))
+        return np.einsum("bia,bja->bij", bones, bones).reshape(len(first), -1)
+
+    gradients, size = [], 1e-20
+    for term in terms:
+        kind, index = steps[term][:2]
+        source = gram(points[0]) if kind == _GRAM else points[index]
+        gradient = np.zeros(source.shape)
+        for n in range(source.shape[1]):
+            moved = source.astype(complex)
+            moved[:, n] += size * 1j
+            inputs = [moved if kind == _INPUT and index == i else part for i, part in enumerate(points)]
+            of_gram = moved if kind == _GRAM else gram(inputs[0])
+            gradient[:, n] = _scores(steps, outputs, slopes, inputs, of_gram, kernels, biases).imag / size
+        gradients.append(gradient)
+    if batch_mean:
+        return sum((1 - np.linalg.norm(gradient.mean(0))) ** 2 for gradient in gradients)
+    return np.mean((1 - np.linalg.norm(np.concatenate(gradients, 1), axis=1)) ** 2)
+
+
+def _penalty_on_gpu(library, suffix, plan, slopes, arrays):
+    """Function that computes penalty and gradients of `arrays`: real, fake, coefficients, kernels, biases, grams."""
+    real, _, coefficients, kernels, _, grams = arrays
+    sizes = np.array([part[0].size for part in real], np.int32)
+    each = np.array([factor.size == part.size for factor, part in zip(coefficients, real)], np.int32)
+    shapes = [np.array([part.shape for part in parts], np.int32) for parts in (kernels, grams)]
+    plan, slopes = np.array(plan, np.int32), np.array(slopes, np.float64)
+    of_kernels, penalty = [cupy.zeros_like(kernel) for kernel in kernels], cupy.zeros(1, kernels[0].dtype)
+    lists = [(ctypes.c_void_p * len(part))(*(each.data.ptr for each in part)) for part in (*arrays, of_kernels)]
+
+    def host(array):
+        return ctypes.c_void_p(array.ctypes.data)
+
+    def listed(index):
+        return ctypes.c_void_p(ctypes.addressof(lists[index]))
+
+    def run():
+        call(
+            getattr(library, f"posekit_cuda_gradient_penalty_{suffix}"), host(plan), host(slopes), len(real[0]),
+            listed(0), listed(1), listed(2), host(sizes), host(each), listed(3), host(shapes[0]), listed(4), listed(5),
+            host(shapes[1]), penalty, listed(6),
+        )  # fmt: skip
+        return penalty, of_kernels
+
+    return run
+
+
+def _hmr_critic():
+    """Steps of HMR's critic."""
+    steps = [(_INPUT, index, 0, ()) for index in range(3)]
+    steps += [(_GRAM, 0, 0, (0,)), (_DENSE, 0, 1, (3,), 100), (_LEAKY, 0, 0, (4,)), (_DENSE, 1, 2, (0,), 100)]
+    steps += [(_LEAKY, 0, 0, (6,)), (_CONCAT, 0, 0, (5, 7)), (_DENSE, 2, 3, (8,), 1), (_DENSE, 3, 4, (1,), 10)]
+    steps += [(_LEAKY, 1, 0, (10,)), (_DENSE, 4, 5, (11,), 5), (_LEAKY, 1, 0, (12,)), (_DENSE, 5, 6, (13,), 1)]
+    steps += [(_DENSE, 6, 7, (2,), 300), (_LEAKY, 0, 0, (15,)), (_DENSE, 7, 8, (16,), 100), (_LEAKY, 0, 0, (17,))]
+    return [*steps, (_DENSE, 8, 9, (18,), 1)], [9, 14, 19]
+
+
+def _small_critic():
+    """Steps with a kernel that occurs twice, one without bias, and a step that goes into two others."""
+    steps = [(_INPUT, 0, 0, ()), (_INPUT, 1, 0, ()), (_GRAM, 0, 0, (0,)), (_DENSE, 0, 1, (2,), 40)]
+    steps += [(_LEAKY, 0, 0, (3,)), (_CONCAT, 0, 0, (4, 3, 0)), (_DENSE, 1, 0, (5,), 33), (_LEAKY, 1, 0, (6,))]
+    steps += [(_DENSE, 2, 2, (7,), 1), (_DENSE, 3, 3, (1,), 9), (_LEAKY, 0, 0, (9,)), (_DENSE, 4, 4, (10,), 9)]
+    return [*steps, (_LEAKY, 1, 0, (11,)), (_DENSE, 4, 4, (12,), 9)], [8, 13]
+
+
+def check_gradient_penalty(library, timed=True):
+    """Values, and derivatives along random directions of the kernels, in both modes."""
+    rng = np.random.default_rng(4)
+    rows, slopes = [], (0.2, 0.0)
+    cases = [(_small_critic(), (15, 6), (4, 5), batch) for batch in (1, 3, 40)]
+    cases += [(_hmr_critic(), (42, 10, 207), (13, 14), 24)] if timed else []
+    for (steps, outputs), sizes, gram_shape, batch in cases:
+        kernels, biases, grams = _critic(rng, steps, sizes, gram_shape)
+        real, fake = ([rng.normal(size=(batch, size)) for size in sizes] for _ in range(2))
+        for batch_mean in (1, 0):
+            terms = [index for index, step in enumerate(steps) if step[0] == _INPUT or step[0] == _GRAM and batch_mean]
+            factors = [rng.random((batch, size if batch_mean else 1)) for size in sizes]
+            plan = [len(sizes), len(kernels), len(biases), len(grams), batch_mean, len(steps)]
+            for kind, index, bias, sources, *_ in steps:
+                plan += [kind, index, bias, len(sources), *sources]
+            plan += [len(outputs), *outputs, len(terms), *terms]
+            for dtype, suffix in ((np.float32, "f32"), (np.float64, "f64")):
+                lists = real, fake, factors, kernels, biases, grams
+                arrays = [[cupy.asarray(part.astype(dtype)) for part in parts] for parts in lists]
+                run = _penalty_on_gpu(library, suffix, plan, slopes, arrays)
+                if len(sizes) == 3:
+                    operations = 5 * batch * sum(kernel.size for kernel in kernels) * (1 if dtype == np.float32 else 2)
+                    mode = "batch_mean" if batch_mean else "per_sample"
+                    rows.append(row(f"gradient_penalty {suffix}, HMR's critic, 24 samples, {mode}", run, operations))
+                    continue
+                penalty, of_kernels = run()
+                points = [f + c * (r - f) for r, f, c in zip(real, fake, factors)]
+
+                known = steps, outputs, terms, batch_mean, slopes, points
+                value = functools.partial(_penalty_loop, *known, biases=biases, grams=grams)
+                tolerance = 1e-4 if dtype == np.float32 else 1e-10
+                np.testing.assert_allclose(cupy.asnumpy(penalty)[0], value(kernels), rtol=tolerance)
+                for index, found in enumerate(of_kernels):
+                    direction = rng.normal(size=found.shape)
+                    moved = []
+                    for step in (-1e-8, 1e-8):  # so small that no rectifier changes sides
+                        moved.append([*kernels[:index], kernels[index] + step * direction, *kernels[index + 1 :]])
+                    expected = (value(moved[1]) - value(moved[0])) / 2e-8
+                    ours = (cupy.asnumpy(found) * direction).sum()
+                    assert abs(ours - expected) < max(tolerance, 1e-6) * max(1, abs(expected), value(kernels))
+    return rows
+
+
 def main(arguments):
     """Checks every op; prints the table."""
     if arguments:
