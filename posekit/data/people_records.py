@@ -33,7 +33,8 @@ TRAINABLE, PEOPLE = "trainable_pictures", "people"
 # Pixels: what joints and the middles of boxes stay below on all sides of the picture's corner, and the sides of boxes.
 # Writers and readers of every form hold to these two.
 FARTHEST, LONGEST = 1e5, 1e6
-_MAX_PEOPLE = 10_000
+# In one picture.
+MAX_PEOPLE = 10_000
 
 
 def people_set(split, dataset="coco_people"):
@@ -106,9 +107,9 @@ class PeopleRecord:
 
         names = tuple(self.names)
         joints = np.asarray(self.joints, np.float64)
-        if joints.ndim != 3 or joints.shape[1:] != (len(names), 3) or len(joints) > _MAX_PEOPLE:
+        if joints.ndim != 3 or joints.shape[1:] != (len(names), 3) or len(joints) > MAX_PEOPLE:
             raise ValueError(
-                f"joints have shape {list(joints.shape)}; {[f'at most {_MAX_PEOPLE} people', len(names), 3]} is needed."
+                f"joints have shape {list(joints.shape)}; {[f'at most {MAX_PEOPLE} people', len(names), 3]} is needed."
             )
         if not np.isin(joints[..., 2], (0, 1, 2)).all():
             raise ValueError("joints have other states than 0 not labelled, 1 hidden, 2 visible.")

@@ -4,12 +4,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import tracemalloc
 
 import cv2
 import numpy as np
 import pytest
 
-from posekit.data import people_records
 from posekit.data.people_hdf5 import open_people_hdf5
 from posekit.data.people_records import PEOPLE, TRAINABLE, PeopleRecord, convert_joints
 from posekit.data.shards import Skip
@@ -204,19 +204,30 @@ def test_bad_annotations(tmp_path):
 
 
 def test_joints_that_are_no_numbers_are_not_labelled():
-    from converters.coco_people import read_annotation
+    from converters.coco_people import choose_people, read_annotation
 
     keypoints = [float("nan"), 1, 2, 1e30, 5, 1, 3, 3, 7] + [20, 30, 2] * 14
     found, defect = read_annotation(person(1, keypoints=keypoints, area=-1, num_keypoints=None), 120, 160)
-    assert defect is None
+    assert defect == "joints of no place or no known state (only those joints)"
     assert found.joints[:3].tolist() == [[0, 0, 0]] * 3 and found.num_keypoints == 14
-    assert found.area == found.mask.sum()
+    assert found.area == found.part()[2].sum() and choose_people([found])[1] == [True]
     far, defect = read_annotation(person(1, keypoints=[99_999.9999, 5, 2] + [20, 30, 2] * 16), 120, 160)
-    assert defect is None and not far.joints[0].any()
+    assert "only those" in defect and not far.joints[0].any() and far.num_keypoints == 16
+    # What is not labelled may lie anywhere.
+    assert read_annotation(person(1, keypoints=[1e300, 5, 0] + [20, 30, 2] * 16), 120, 160)[1] is None
     flat, _ = read_annotation(person(1, box=(10, 10, 60, 0), area=5000.0, segmentation=None), 120, 160)
-    from converters.coco_people import choose_people
-
     assert choose_people([flat])[1] == [False]
+
+
+@pytest.mark.parametrize(
+    "joint",
+    [[float("nan"), 9, 2], [9, float("inf"), 1], [1e300, 9, 2], [10**400, 9, 2], [9, 9, 7], [9, 9, float("nan")]],
+)
+def test_people_of_spoilt_joints_are_masked_out(tmp_path, joint):
+    spoilt = person(11, box=(90, 20, 60, 80), keypoints=joint * 13 + [100, 50, 2] * 4)
+    records, skips = converted(put_coco(tmp_path, {"images": [image(1)], "annotations": [person(10), spoilt]}))
+    assert [skip.reason for skip in skips] == ["joints of no place or no known state (person masked out)"]
+    assert records[1].trained.tolist() == [True, False] and not records[1].mask[60, 120]
 
 
 @pytest.mark.parametrize("box", [[0, 0, 5e6, 50], [0, 0, 9e8, 50], [0, -99_999.99995, 50, 0], [0, 0, -1, 5]])
@@ -236,11 +247,59 @@ def test_boxes_that_no_reader_takes_are_malformed(tmp_path, box):
     assert "annotation 11" in skips[0].name and len(records[1].joints) == 1
 
 
-def test_pictures_that_no_record_takes_are_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(people_records, "_MAX_PEOPLE", 2)
+def test_pictures_of_too_many_people_are_skipped_at_once(tmp_path, monkeypatch):
+    from converters import coco_people
+
+    monkeypatch.setattr(coco_people, "MAX_PEOPLE", 2)
+    monkeypatch.setattr(coco_people, "read_annotation", None)
     crowd = [person(number, box=(5, 5, 40, 40)) for number in range(3)]
     records, (skip,) = converted(put_coco(tmp_path, {"images": [image(1)], "annotations": crowd}))
-    assert not records and "at most 2 people" in skip.reason
+    assert not records and skip.reason == "more than 2 people"
+
+
+def test_people_take_memory_only_for_themselves(tmp_path):
+    crowd = [person(number, box=(number, 5, 20 + number, 40), area=None) for number in range(1, 200)]
+    content = {"images": [image(1, 1500, 1500)], "annotations": crowd}
+    put_coco(tmp_path, content)
+    tracemalloc.start()
+    records, _ = converted(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(records[1].joints) == 199 and peak < 60 * 1500**2 / 4  # bytes; 199 masks would take 199 * 1500**2
+
+
+def test_parts_of_the_picture_equal_the_whole():
+    from converters.coco import segmentation_mask
+    from converters.coco_people import segmentation_part
+
+    lengths = {"size": [20, 30], "counts": [105, 3, 17, 2, 473]}
+    everywhere, outside = [[-9, -9, 99, -9, 99, 99, -9, 99]], [[40, 5, 50, 9, 60, 6]]
+    tilted = np.random.default_rng(3).uniform(-9, 29, (40, 2, 8)).round(1).tolist()
+    for segmentation in ([[3, 4, 12, 5.5, 8, 17]], everywhere, outside, lengths, *tilted):
+        expected, whole = segmentation_mask(segmentation, 20, 30) > 0, np.zeros((20, 30), bool)
+        top, left, part = segmentation_part(segmentation, 20, 30)
+        whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+        np.testing.assert_array_equal(whole, expected)
+        assert not part.size or (part.any(1)[[0, -1]].all() and part.any(0)[[0, -1]].all())
+
+
+def test_numbers_and_names_of_pictures(tmp_path):
+    """One that no record can hold, and two pictures that would be read from the same file."""
+    content = {
+        "images": [image(1), image(2) | {"id": 1 << 63}, image(3) | {"file_name": "x/a.jpg"}]
+        + [image(4) | {"file_name": "y/a.jpg"}, image((1 << 63) - 1)],
+        "annotations": [person(10), person(11, (1 << 63) - 1), person(12, 3), person(13, 4)],
+    }
+    put_coco(tmp_path, content | {"images": [image(1), image((1 << 63) - 1), image(3) | {"file_name": "a.jpg"}]})
+    put_coco(tmp_path, content, pictures=False)
+    records, skips = converted(tmp_path)
+    again = [PeopleRecord.from_example(record.to_example()) for record in records.values()]
+    assert [record.image_id for record in again] == [1, (1 << 63) - 1]
+    assert {(skip.name, skip.reason) for skip in skips if "annotation" not in skip.reason} == {
+        ("image 1", "image number of more than 64 bits"),
+        ("x/a.jpg", "file named by several images"),
+        ("y/a.jpg", "file named by several images"),
+    }
 
 
 # -------------------------------------------------------------------------------------------------- the command

@@ -368,7 +368,7 @@ def _run_length_mask(segmentation, height, width):
         raise ValueError("run lengths that are no counts")
     if sum(counts) != height * width:
         raise ValueError("run lengths that do not fill the image")
-    flat = np.repeat(np.arange(len(counts), dtype=np.int64) % 2, counts)
+    flat = np.repeat(np.arange(len(counts), dtype=np.int64) % 2 > 0, counts)
     return flat.reshape(width, height).T.astype(np.uint8)
 
 

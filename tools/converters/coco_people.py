@@ -22,7 +22,7 @@ import numpy as np
 from converters.coco import find_images, is_image, is_number, load_annotations, segmentation_mask
 from posekit.data.image_files import ImageFileError, decode_image, read_image_file
 from posekit.data.people_hdf5 import PeopleHdf5Writer
-from posekit.data.people_records import FARTHEST, PeopleRecord, check_boxes
+from posekit.data.people_records import FARTHEST, MAX_PEOPLE, PeopleRecord, check_boxes
 from posekit.data.shards import NothingUsableError, RawDataset, Skip, Summary, Tally, locked
 from posekit.data.tfrecord import explain_write_errors, read_summary, staging_folder, write_json
 from posekit.skeletons import COCO17
@@ -34,6 +34,8 @@ TOO_CLOSE = 0.3
 # Pixels; no label of training has a lower box.
 MIN_HEIGHT = 1
 _PERSON = 1
+# Numbers of pictures that a record can hold.
+_NUMBERS = range(-(1 << 63), 1 << 63)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,7 +67,8 @@ class AnnotatedPerson:
         area: Square pixels.
         crowd: Whether it is a region of people who are not told apart.
         num_keypoints: How many joints are labelled.
-        mask: Boolean `[height, width]`, true on the person.
+        segmentation: COCO's; `None` where the box stands for it.
+        size: Height and width of the picture, pixels.
     """
 
     joints: np.ndarray
@@ -73,7 +76,25 @@ class AnnotatedPerson:
     area: float
     crowd: bool
     num_keypoints: int
-    mask: np.ndarray
+    segmentation: object
+    size: tuple
+
+    def part(self):
+        """Draws the person.
+
+        It is drawn anew each time: thousands of masks of a large picture would take all memory.
+
+        Returns:
+            `(top, left, mask)`: boolean `[h, w]`, true on the person, and the place of its upper left corner; it lies
+            within the picture, and outside of it there is nothing of the person.
+        """
+        if self.segmentation is not None:
+            return segmentation_part(self.segmentation, *self.size)
+        (left, top), ends = self.box[:2], (self.box[0] + self.box[2], self.box[1] + self.box[3])
+        height, width = self.size
+        left, right = math.floor(min(max(left, 0), width)), math.ceil(min(max(ends[0], 0), width))
+        top, bottom = math.floor(min(max(top, 0), height)), math.ceil(min(max(ends[1], 0), height))
+        return top, left, np.ones((max(bottom - top, 0), max(right - left, 0)), bool)
 
 
 def coco_people(folder, split, name, keep_all=False):
@@ -202,6 +223,9 @@ def convert_picture(picture, keep_all=False):
         A `PeopleRecord`, and a `Skip` for everything that cannot be used.
     """
     name = pathlib.PurePath(picture.path).name
+    if len(picture.annotations) > MAX_PEOPLE:
+        yield Skip(name, f"more than {MAX_PEOPLE} people")
+        return
     try:
         data, header = read_image_file(picture.path)
         if (header.height, header.width) != (picture.height, picture.width):
@@ -240,7 +264,7 @@ def convert_picture(picture, keep_all=False):
             filename=name,
             image_id=picture.image_id,
         )
-    except ValueError as error:  # such as thousands of people
+    except ValueError as error:
         yield Skip(name, str(error))
 
 
@@ -257,7 +281,8 @@ def choose_people(people):
         `(people, trained)`: the labels first, each part from the largest to the smallest, and a list of booleans.
 
     Follows: michalfaber/keras_Realtime_Multi-Person_Pose_Estimation training/dataflow.py:CocoDataFlow.prepare.
-    Differs: people whose box is less than a pixel high are masked out; the original would divide by its height.
+    Differs: people whose box is less than a pixel high are masked out; the original would divide by its height. Joints
+    are counted where the annotation tells more than it has.
     """
     # People of one size stay in the order of the file.
     people = sorted(people, key=lambda person: -person.area)
@@ -287,9 +312,11 @@ def people_masks(people, trained, height, width):
     """
     miss, everybody = np.ones((height, width), bool), np.zeros((height, width), bool)
     for person, label in zip(people, trained):
-        everybody |= person.mask
+        top, left, part = person.part()
+        window = np.s_[top : top + part.shape[0], left : left + part.shape[1]]
+        everybody[window] |= part
         if not label:
-            miss &= ~person.mask
+            miss[window] &= ~part
     return miss, everybody
 
 
@@ -305,42 +332,85 @@ def read_annotation(annotation, height, width):
         `(person, defect)`: an `AnnotatedPerson`, `None` if there is not even a place to mask out; and what is wrong, a
         short text, or `None`.
     """
-    defect = None
-    values = annotation.get("keypoints", [0] * (3 * COCO17.num_joints))
-    joints = np.zeros((COCO17.num_joints, 3))
-    if isinstance(values, list) and len(values) == joints.size and all(_is_any_number(value) for value in values):
-        joints = np.array([float(value) if is_number(value) else math.nan for value in values]).reshape(-1, 3)
-        sound = (np.abs(joints[:, :2].astype(np.float32)) < FARTHEST).all(1) & np.isin(joints[:, 2], (1, 2))
-        joints = np.where(sound[:, None], joints, 0.0)
-    else:
-        defect = "malformed keypoints (person masked out)"
-    num_keypoints = annotation.get("num_keypoints")
-    if defect or not isinstance(num_keypoints, int):
-        num_keypoints = int((joints[:, 2] > 0).sum())
+    joints, defect = _joints(annotation)
+    labelled = int((joints[:, 2] > 0).sum())
+    told = annotation.get("num_keypoints")
+    num_keypoints = min(told, labelled) if isinstance(told, int) else labelled
     box = annotation.get("bbox")
     if not _is_box(box):
         box = None
-    mask = None
+    segmentation, part = annotation.get("segmentation"), None
     try:
-        mask = segmentation_mask(annotation.get("segmentation"), height, width) > 0
+        top, left, part = segmentation_part(segmentation, height, width)
     except ValueError as error:
+        segmentation = None
         defect = defect or f"unusable segmentation: {error} (box masked out)"
-    if box is None and mask is not None and mask.any():
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
+    if box is None and part is not None and part.any():
+        box = (left, top, part.shape[1], part.shape[0])
         defect = defect or "malformed box (that of the segmentation taken)"
     if box is None:
         return None, "annotation without a usable place"
-    if mask is None:
-        left, top = (math.floor(min(max(edge, 0), side)) for edge, side in zip(box[:2], (width, height)))
-        ends = (box[0] + box[2], box[1] + box[3])
-        right, bottom = (math.ceil(min(max(edge, 0), side)) for edge, side in zip(ends, (width, height)))
-        mask = np.zeros((height, width), bool)
-        mask[top:bottom, left:right] = True
+    box, crowd = tuple(float(value) for value in box), bool(annotation.get("iscrowd"))
+    person = AnnotatedPerson(joints, box, 0.0, crowd, num_keypoints, segmentation, (height, width))
     area = annotation.get("area")
-    area = float(area) if is_number(area) and area >= 0 else float(mask.sum())
-    box = tuple(float(value) for value in box)
-    return AnnotatedPerson(joints, box, area, bool(annotation.get("iscrowd")), num_keypoints, mask), defect
+    area = area if is_number(area) and area >= 0 else (person.part()[2] if part is None else part).sum()
+    return dataclasses.replace(person, area=float(area)), defect
+
+
+def segmentation_part(segmentation, height, width):
+    """Draws an annotation's segmentation, and keeps no more than the part of the picture where it lies.
+
+    Args:
+        segmentation: As in the annotation.
+        height: Of the picture, pixels.
+        width: Of the picture, pixels.
+
+    Returns:
+        `(top, left, mask)`: boolean `[h, w]` without empty margins, and the place of its upper left corner.
+
+    Raises:
+        ValueError: If it makes no sense; the message is a short reason.
+    """
+    top = left = 0
+    corners = _corners(segmentation)
+    if corners is not None:
+        # With a pixel to spare. Not moved to the upper left: pycocotools rounds some outlines otherwise there.
+        right, bottom = (np.ceil(corners.max(0)) + 1).clip(1, (width, height)).astype(int).tolist()
+        left, top = (np.floor(corners.min(0)) - 1).clip(0, (right - 1, bottom - 1)).astype(int).tolist()
+        height, width = bottom, right
+    mask = segmentation_mask(segmentation, height, width)[top:, left:]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0, 0, np.zeros((0, 0), bool)
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] > 0
+    return top + int(rows[0]), left + int(columns[0]), part
+
+
+def _corners(segmentation):
+    """`[N, 2]`, corners of all polygons; `None` if it is none, or makes no sense."""
+    polygons = segmentation if isinstance(segmentation, list) else []
+    if not all(isinstance(one, list) and len(one) % 2 == 0 and all(map(is_number, one)) for one in polygons):
+        return None
+    values = [value for one in polygons if len(one) >= 6 for value in one]
+    return np.array(values, np.float64).reshape(-1, 2) if values else None
+
+
+def _joints(annotation):
+    """Joints of an annotation, zeros where they are not labelled or make no sense, and what is wrong or `None`."""
+    nothing = [0] * (3 * COCO17.num_joints)
+    values = annotation.get("keypoints", nothing)
+    sane = isinstance(values, list) and len(values) == len(nothing) and all(map(_is_any_number, values))
+    if not sane:
+        return np.reshape(nothing, (-1, 3)).astype(float), "malformed keypoints (person masked out)"
+    joints = np.array([float(value) if is_number(value) else math.nan for value in values]).reshape(-1, 3)
+    near = (np.abs(joints[:, :2].astype(np.float32)) < FARTHEST).all(1)
+    sound = near & np.isin(joints[:, 2], (1, 2))
+    spoilt = ~(sound | (joints[:, 2] == 0))
+    defect = None
+    if spoilt.any():
+        left = "only those joints" if sound.sum() >= MIN_KEYPOINTS else "person masked out"
+        defect = f"joints of no place or no known state ({left})"
+    return np.where(sound[:, None], joints, 0.0), defect
 
 
 # ------------------------------------------------------------------------------------------------------- listing
@@ -352,6 +422,8 @@ def _images(entries):
     for place, image in enumerate(entries):
         if not is_image(image):
             skips.append(Skip(f"image {place}", "malformed image entry"))
+        elif image["id"] not in _NUMBERS:
+            skips.append(Skip(f"image {place}", "image number of more than 64 bits"))
         elif images.get(image["id"], image) != image:
             # Nobody can tell to which of them the annotations belong.
             spoilt.add(image["id"])
@@ -360,8 +432,10 @@ def _images(entries):
     for number in sorted(spoilt):
         skips.append(Skip(f"image {number}", "image number used more than once"))
         del images[number]
-    files = collections.Counter(image["file_name"] for image in images.values())
-    twice = [number for number, image in images.items() if files[image["file_name"]] > 1]
+    # All pictures lie in one folder, whatever folders their names tell.
+    names = {number: pathlib.PurePath(image["file_name"]).name for number, image in images.items()}
+    files = collections.Counter(names.values())
+    twice = [number for number, name in names.items() if files[name] > 1]
     for number in twice:
         skips.append(Skip(images.pop(number)["file_name"], "file named by several images"))
     return images, skips
