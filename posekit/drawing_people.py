@@ -160,7 +160,7 @@ def draw_heatmaps(image, heatmaps, skeleton=OPENPOSE18, opacity=0.9, grid=False,
     return _blended(photograph, color, values.max(-1) * opacity)
 
 
-def draw_pafs(image, pafs, skeleton=OPENPOSE18, opacity=0.8, grid=False, columns=5, arrows=True):
+def draw_pafs(image, pafs, skeleton=OPENPOSE18, opacity=0.8, grid=False, columns=5, arrows=True, legend=False):
     """Lays part affinity fields over a photograph: the colour tells where they point, arrows do too.
 
     To the right is red, down is green, to the left cyan and up violet.
@@ -173,6 +173,7 @@ def draw_pafs(image, pafs, skeleton=OPENPOSE18, opacity=0.8, grid=False, columns
         grid: One picture a limb with its name, instead of the longest vector of all.
         columns: Pictures beside each other in the grid.
         arrows: Draw arrows too.
+        legend: Draw the colours of all directions as a wheel in the lower right corner.
 
     Returns:
         uint8 `[height, width, 3]` as large as the image, or the grid.
@@ -190,6 +191,8 @@ def draw_pafs(image, pafs, skeleton=OPENPOSE18, opacity=0.8, grid=False, columns
     fields = _enlarged(pafs, photograph)
     fields = fields.reshape(*fields.shape[:2], limbs, 2)
     lengths = np.hypot(fields[..., 0], fields[..., 1])
+    if legend:
+        photograph = _with_wheel(photograph)
     if grid:
         pictures = [
             _field(photograph, fields[:, :, limb], lengths[..., limb], opacity, arrows) for limb in range(limbs)
@@ -278,10 +281,27 @@ def _blended(photograph, color, share):
     return np.rint(photograph * (1 - share) + color * share).clip(0, 255).astype(np.uint8)
 
 
+def _direction_colors(x, y):
+    hue = (np.degrees(np.arctan2(y, x)) % 360).astype(np.float32)
+    return cv2.cvtColor(np.stack([hue, np.ones_like(hue), np.ones_like(hue)], axis=-1), cv2.COLOR_HSV2RGB) * 255
+
+
+def _with_wheel(photograph):
+    """A disc of the colours of all directions, seen from its middle, in the lower right corner."""
+    radius = min(photograph.shape[:2]) // 14
+    if not radius:
+        return photograph
+    across = np.arange(-radius, radius + 1, dtype=np.float32)
+    x, y = np.meshgrid(across, across)
+    photograph = photograph.copy()
+    part = photograph[-3 * radius - 1 : -radius, -3 * radius - 1 : -radius]
+    share = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1)[..., None]
+    part[:] = np.rint(part * (1 - share) + _direction_colors(x, y) * share)
+    return photograph
+
+
 def _field(photograph, field, length, opacity, arrows):
-    hue = np.degrees(np.arctan2(field[..., 1], field[..., 0])) % 360
-    wheel = cv2.cvtColor(np.stack([hue, np.ones_like(hue), np.ones_like(hue)], axis=-1), cv2.COLOR_HSV2RGB) * 255
-    picture = _blended(photograph, wheel, length * opacity)
+    picture = _blended(photograph, _direction_colors(field[..., 0], field[..., 1]), length * opacity)
     if not arrows:
         return picture
     scale = np.array(photograph.shape[1::-1]) / length.shape[::-1]

@@ -141,6 +141,17 @@ def test_fields_have_the_colour_of_their_direction(rods):
     assert tiles.shape[0] > 240 and tiles.shape[1] == 320
 
 
+def test_a_wheel_tells_the_colours_of_directions(rods):
+    photograph, _, pafs = rods
+    plain, picture = (draw_pafs(photograph, pafs, ROD, arrows=False, legend=legend) for legend in (False, True))
+    rows, columns = np.nonzero((plain != picture).any(-1))
+    assert rows.min() > 180 and rows.max() < 240 and columns.min() > 260 and columns.max() < 320
+    y, x = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
+    assert picture[y, x + 10].argmax() == 0 and picture[y + 10, x].argmax() == 1
+    assert picture[y, x - 10].argmin() == 0 and picture[y - 10, x].argmin() == 1
+    assert draw_pafs(np.zeros((9, 9, 3), np.uint8), pafs, ROD, legend=True).shape == (9, 9, 3)
+
+
 def test_maps_over_large_photographs_take_bounded_memory(rods):
     _, heatmaps, pafs = rods
     large = np.full((1500, 2000, 3), 255, np.uint8)

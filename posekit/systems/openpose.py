@@ -1017,7 +1017,8 @@ def draw(people, image, view="people", **options):
     if view == "heatmaps":
         picture = draw_heatmaps(whole, people.maps["heatmaps"], people.skeleton, **options)
     else:
-        picture = draw_pafs(whole, people.maps["pafs"], people.skeleton, **options)
+        wheel = {"legend": not options.get("grid")}
+        picture = draw_pafs(whole, people.maps["pafs"], people.skeleton, **(wheel | options))
     return picture if options.get("grid") else np.ascontiguousarray(picture[:height, :width])
 
 
