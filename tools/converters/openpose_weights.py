@@ -4,6 +4,7 @@ Nothing is executed, neither Caffe nor TensorFlow 1 is needed, and sizes are com
 taken where the format allows.
 """
 
+import math
 import pathlib
 import re
 
@@ -25,6 +26,8 @@ _STAGE = re.compile(r"Mconv\d+_stage(\d+)_L\d")
 _GRAPH_SCOPES = ("MobilenetV1", "MobilenetV2", "Openpose", "TfPoseEstimator")
 _MAX_STAGES = 20
 _MAX_KERNEL = 1 << 26
+# Bytes of a part that HDF5 compresses as a whole; the largest kernel of the network has 9 million.
+_MAX_CHUNK = 1 << 26
 # Numbers of all kernels; the network has 52 million.
 _MAX_NUMBERS = 1 << 28
 # How many times smaller HDF5's compression makes zeros at most.
@@ -198,11 +201,10 @@ def read_keras(path):
     found = {}
     try:
         with h5py.File(regular_file(path), "r") as file:
-            groups = file["model_weights"] if "model_weights" in file else file
-            for name in groups:
-                # Links may lead into other files.
-                own = isinstance(groups.get(name, getlink=True), h5py.HardLink)
-                group = groups[name] if own else None
+            whole_model = file.get("model_weights", getlink=True) is not None
+            groups = _own(file, "model_weights") if whole_model else file
+            for name in groups if isinstance(groups, h5py.Group) else ():
+                group = _own(groups, name)
                 if isinstance(group, h5py.Group) and (arrays := _datasets(group)):
                     kernels = [array for array in arrays if array.ndim == 4]
                     biases = [array for array in arrays if array.ndim == 1]
@@ -219,6 +221,11 @@ def read_keras(path):
     return found
 
 
+def _own(group, name):
+    """What a group holds under a name, None where a link leads elsewhere: into other files, perhaps."""
+    return group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+
+
 def _datasets(group):
     """Arrays of numbers somewhere in a group; a dataset that claims more than the file holds is refused."""
     datasets = []
@@ -228,8 +235,15 @@ def _datasets(group):
         if dataset.dtype.kind != "f" or dataset.ndim not in (1, 4):
             continue
         elsewhere = dataset.external or dataset.is_virtual
-        if elsewhere or dataset.size > _MAX_KERNEL or dataset.nbytes > dataset.id.get_storage_size() * _MAX_PACKING:
-            raise ValueError(f"{dataset.file.filename}: {dataset.name} claims the shape {dataset.shape}.")
+        # HDF5 takes the memory of whole chunks, however little of them the dataset fills.
+        chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+        large = dataset.size > _MAX_KERNEL or dataset.nbytes > dataset.id.get_storage_size() * _MAX_PACKING
+        if elsewhere or large or chunk > _MAX_CHUNK:
+            chunks = f" in chunks of {dataset.chunks}" if dataset.chunks else ""
+            raise ValueError(
+                f"{dataset.file.filename}: {dataset.name} claims the shape {dataset.shape}{chunks}, more than the file "
+                "holds; write it again without compression and links."
+            )
         arrays.append(np.asarray(dataset[()], np.float32))
     return arrays
 
