@@ -265,8 +265,9 @@ def check_mesh(vertices, faces):
         raise ValueError(f"Faces of shape {faces.shape}, type {faces.dtype}: pass integer vertex indices [faces, 3].")
     if len(faces) >= _MAX_TRIANGLES:
         raise ValueError(f"{len(faces)} faces: at most {_MAX_TRIANGLES - 1} can be drawn; split the mesh.")
-    finite = np.isfinite(vertices).all(-1)
+    finite = np.isfinite(vertices)
     if not finite.all():
+        finite = finite.all(-1)
         raise ValueError(
             f"{np.count_nonzero(~finite)} of {len(vertices)} vertices are NaN or infinite (the first is vertex "
             f"{int(np.argmin(finite))}); check the pose, shape and camera that made the mesh."
@@ -276,7 +277,7 @@ def check_mesh(vertices, faces):
             f"Faces name vertices {faces.min()} to {faces.max()}, but the mesh has {len(vertices)} (0 to "
             f"{len(vertices) - 1}); pass the faces of the same body model."
         )
-    return vertices, faces.astype(np.int64, copy=False)
+    return vertices, faces.astype(np.int64, order="C", copy=False)
 
 
 def check_arguments(vertices_cam, faces, focal, center, size, near, far, distortion):

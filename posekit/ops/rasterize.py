@@ -6,8 +6,8 @@ those that are left are drawn, band of rows by band of rows, into a z-buffer tha
 from the rays of the pixels covered. A pixel's nearest triangle is a maximum, so nothing depends on the threads.
 
 Time: O(vertices + faces + rows and pixels that triangles cover). Memory, besides the results (44 bytes a covered
-pixel): 24 bytes a vertex, 48 a triangle that reaches pixel centres (72 more where the near plane cuts it), 8 a covered
-pixel, and 96 KiB a thread (8 bytes a column where the mesh is wider than 12,288 pixels).
+pixel): 24 bytes a vertex, 56 a triangle that reaches pixel centres (72 more where the near plane cuts it), 8 a covered
+pixel, and 192 KiB a thread (16 bytes a column where the mesh is wider than 12,288 pixels).
 """
 
 import ctypes

@@ -1,3 +1,4 @@
+// Flags: -fno-trapping-math -fno-math-errno
 #include "rasterize.h"
 
 #include <algorithm>
@@ -15,6 +16,7 @@ namespace {
 
 constexpr int64_t kVerticesAtOnce = 4096;
 constexpr int64_t kFacesAtOnce = 2048;
+constexpr int kLanes = 8;  // triangles that are drawn, and pixels that are described, together
 constexpr int64_t kCellsOfBand = 12 << 10;  // 96 KiB of z-buffer: stays in the cache
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -33,6 +35,7 @@ struct Piece {
   double low, high;
   int32_t face;
   int32_t cut;  // index of the corners, -1 for those of the face
+  int32_t first, last, band;  // rows of the box, the last excluded, and the band where they begin
 };
 
 // The pieces of some faces, and the box around them.
@@ -72,7 +75,8 @@ void keep(const RasterProblem& p, const Point& a, const Point& b, const Point& c
     cut = static_cast<int32_t>(kept->cuts.size());
     kept->cuts.push_back({{a, b, c}});
   }
-  kept->pieces.push_back({low, high, static_cast<int32_t>(face), cut});
+  if (kept->pieces.empty()) kept->pieces.reserve(kFacesAtOnce);
+  kept->pieces.push_back({low, high, static_cast<int32_t>(face), cut, 0, 0, 0});
 }
 
 // Where the side from a to b meets the near plane.
@@ -112,7 +116,7 @@ void clip_face(const RasterProblem& p, const Point* points, int64_t face, Kept* 
 
 // The pieces of all faces, those of the same first band together, and the box around them.
 struct Scene {
-  std::vector<Point> points;
+  std::unique_ptr<Point[]> points;
   std::vector<Cut> cuts;
   std::vector<Placed> placed;
   std::vector<int64_t> starts;  // of each band in `placed`, and the end
@@ -124,7 +128,7 @@ int64_t clipped(double value, int64_t most) {
 }
 
 void project_vertices(const RasterProblem& p, Scene* scene) {
-  scene->points.resize(p.num_vertices);
+  scene->points.reset(new Point[p.num_vertices]);
   parallel_for(p.num_vertices, kVerticesAtOnce, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const double* at = p.vertices + 3 * i;
@@ -139,7 +143,7 @@ std::vector<Kept> clip_faces(const RasterProblem& p, const Scene& scene) {
     for (int64_t part = begin; part < end; ++part) {
       const int64_t last = std::min(p.num_faces, (part + 1) * kFacesAtOnce);
       for (int64_t face = part * kFacesAtOnce; face < last; ++face) {
-        clip_face(p, scene.points.data(), face, &parts[part]);
+        clip_face(p, scene.points.get(), face, &parts[part]);
       }
     }
   });
@@ -162,34 +166,34 @@ void choose_box(const RasterProblem& p, const std::vector<Kept>& parts, Visible*
   visible->band_rows = std::max<int64_t>(1, std::min(std::max<int64_t>(even, 4), small));
 }
 
-void place_pieces(const std::vector<Kept>& parts, const Visible& visible, Scene* scene) {
-  const int64_t num_bands = (visible.box_height + visible.band_rows - 1) / visible.band_rows;
+void place_pieces(const Visible& visible, std::vector<Kept>* parts, Scene* scene) {
+  const int32_t num_bands = static_cast<int32_t>((visible.box_height + visible.band_rows - 1) / visible.band_rows);
+  const double top = static_cast<double>(visible.top);
+  parallel_for(static_cast<int64_t>(parts->size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      for (Piece& piece : (*parts)[part].pieces) {
+        piece.first = static_cast<int32_t>(clipped(piece.low - top, visible.box_height));
+        piece.last = static_cast<int32_t>(clipped(piece.high - top, visible.box_height));
+        piece.band = std::min(piece.first / static_cast<int32_t>(visible.band_rows), num_bands - 1);
+      }
+    }
+  });
   std::vector<int64_t> next(num_bands + 1, 0);
   scene->reach.assign(num_bands, 0);
-  const auto rows = [&](const Piece& piece) {
-    const double top = static_cast<double>(visible.top);
-    return std::pair<int32_t, int32_t>(clipped(piece.low - top, visible.box_height),
-                                       clipped(piece.high - top, visible.box_height));
-  };
-  for (const Kept& part : parts) {
+  for (const Kept& part : *parts) {
     for (const Piece& piece : part.pieces) {
-      const auto [first, last] = rows(piece);
-      if (first >= last) continue;
-      const int64_t band = first / visible.band_rows;
-      ++next[band + 1];
-      scene->reach[band] = std::max(scene->reach[band], last);
+      ++next[piece.band + 1];
+      scene->reach[piece.band] = std::max(scene->reach[piece.band], piece.last);
     }
   }
-  for (int64_t band = 0; band < num_bands; ++band) next[band + 1] += next[band];
+  for (int32_t band = 0; band < num_bands; ++band) next[band + 1] += next[band];
   scene->starts = next;
   scene->placed.resize(next[num_bands]);
-  for (const Kept& part : parts) {
+  for (const Kept& part : *parts) {
     const int32_t before = static_cast<int32_t>(scene->cuts.size());
     for (const Piece& piece : part.pieces) {
-      const auto [first, last] = rows(piece);
-      if (first >= last) continue;
       const int32_t cut = piece.cut < 0 ? -1 : piece.cut + before;
-      scene->placed[next[first / visible.band_rows]++] = {first, last, piece.face, cut};
+      scene->placed[next[piece.band]++] = {piece.first, piece.last, piece.face, cut};
     }
     scene->cuts.insert(scene->cuts.end(), part.cuts.begin(), part.cuts.end());
   }
@@ -213,82 +217,129 @@ void fill(uint64_t* best, int64_t count, double q, double step, uint64_t code, f
   }
 }
 
-// Draws the rows from `begin` to `end` of a triangle with corners sorted by y.
-void draw(const Point& a, const Point& b, const Point& c, int64_t begin, int64_t end, int64_t top, uint64_t code,
-          const Canvas& canvas) {
-  const double long_height = c.y - a.y;
-  const double long_slope_x = (c.x - a.x) / long_height, long_slope_q = (c.q - a.q) / long_height;
-  const double width = static_cast<double>(canvas.width);
-  const float least = static_cast<float>(canvas.least);
-  for (int half = 0; half < 2; ++half) {
-    // Both triangles at an edge compute its position from the same corner in the same way: no gap, no overlap.
-    const Point &from = half ? b : a, &to = half ? c : b;
-    const int64_t stop = half || b.y >= static_cast<double>(end) ? end
-                         : b.y <= static_cast<double>(begin)     ? begin
-                                                                 : static_cast<int64_t>(std::ceil(b.y));
-    if (begin >= stop) continue;
-    const double height = to.y - from.y;
-    const double slope_x = (to.x - from.x) / height, slope_q = (to.q - from.q) / height;
-    for (int64_t row = begin; row < stop; ++row) {
-      const double long_down = static_cast<double>(row) - a.y, down = static_cast<double>(row) - from.y;
-      const double long_x = a.x + long_down * long_slope_x, short_x = from.x + down * slope_x;
-      if (!is_number(long_x) || !is_number(short_x)) continue;
-      const double first = std::min(std::max(std::ceil(std::min(long_x, short_x)), 0.0), width);
-      const double last = std::min(std::max(std::ceil(std::max(long_x, short_x)), 0.0), width);
-      if (!(first < last)) continue;
-      const double long_q = a.q + long_down * long_slope_q, short_q = from.q + down * slope_q;
-      const double step = (short_q - long_q) / (short_x - long_x);
-      const double q = long_q + (first - long_x) * step;
-      if (!(std::abs(q) < kInfinity && std::abs(step) < kInfinity)) continue;
-      const int64_t start = static_cast<int64_t>(first), count = static_cast<int64_t>(last) - start;
-      uint64_t* best = canvas.best + (row - top) * canvas.width + start;
-      if (canvas.least > 0.0) {
-        fill<true>(best, count, q, step, code, least);
-      } else {
-        fill<false>(best, count, q, step, code, least);
-      }
-    }
-    begin = stop;
+// Triangles that are drawn together: loops over lanes become vector instructions.
+struct alignas(64) Batch {
+  double x[3][kLanes] = {}, y[3][kLanes] = {}, q[3][kLanes] = {};  // corners
+  double begin[kLanes] = {}, end[kLanes] = {};                     // rows
+  uint64_t code[kLanes] = {};
+  int size = 0;
+};
+
+// Of corners at the same height the earlier one stays before the later one.
+void sort_corners(Batch* batch, int upper, int lower) {
+  for (int i = 0; i < kLanes; ++i) {
+    const double xs[2] = {batch->x[upper][i], batch->x[lower][i]};
+    const double ys[2] = {batch->y[upper][i], batch->y[lower][i]};
+    const double qs[2] = {batch->q[upper][i], batch->q[lower][i]};
+    const bool swap = ys[1] < ys[0];
+    batch->x[upper][i] = swap ? xs[1] : xs[0], batch->x[lower][i] = swap ? xs[0] : xs[1];
+    batch->y[upper][i] = swap ? ys[1] : ys[0], batch->y[lower][i] = swap ? ys[0] : ys[1];
+    batch->q[upper][i] = swap ? qs[1] : qs[0], batch->q[lower][i] = swap ? qs[0] : qs[1];
   }
 }
 
+double smaller(double a, double b) { return a < b ? a : b; }
+double larger(double a, double b) { return a > b ? a : b; }
+
+// Draws a batch's triangles into a canvas that begins with row `top`.
+template <bool bounded>
+void draw(const Canvas& canvas, int64_t top, Batch* batch) {
+  for (int i = batch->size; i < kLanes; ++i) batch->begin[i] = batch->end[i] = 0;
+  sort_corners(batch, 0, 1);
+  sort_corners(batch, 1, 2);
+  sort_corners(batch, 0, 1);
+  const auto &x = batch->x, &y = batch->y, &q = batch->q;
+  alignas(64) double long_slope_x[kLanes], long_slope_q[kLanes], slope_x[2][kLanes], slope_q[2][kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    const double height = y[2][i] - y[0][i];
+    long_slope_x[i] = (x[2][i] - x[0][i]) / height, long_slope_q[i] = (q[2][i] - q[0][i]) / height;
+  }
+  for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < kLanes; ++i) {
+      const double height = y[half + 1][i] - y[half][i];
+      slope_x[half][i] = (x[half + 1][i] - x[half][i]) / height;
+      slope_q[half][i] = (q[half + 1][i] - q[half][i]) / height;
+    }
+  }
+  const double width = static_cast<double>(canvas.width);
+  const float least = static_cast<float>(canvas.least);
+  double num_rows = 0;
+  for (int i = 0; i < kLanes; ++i) num_rows = larger(num_rows, batch->end[i] - batch->begin[i]);
+  for (double along = 0; along < num_rows; ++along) {
+    alignas(64) double starts[kLanes], counts[kLanes], depths[kLanes], steps[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const double row = batch->begin[i] + along;
+      // Both triangles at an edge compute its position from the same corner in the same way: no gap, no overlap.
+      const bool lower = row >= y[1][i];
+      const double from_x = lower ? x[1][i] : x[0][i], from_y = lower ? y[1][i] : y[0][i];
+      const double from_q = lower ? q[1][i] : q[0][i];
+      const double across = lower ? slope_x[1][i] : slope_x[0][i], away = lower ? slope_q[1][i] : slope_q[0][i];
+      const double long_down = row - y[0][i], down = row - from_y;
+      const double long_x = x[0][i] + long_down * long_slope_x[i], short_x = from_x + down * across;
+      const double long_q = q[0][i] + long_down * long_slope_q[i], short_q = from_q + down * away;
+      // What is not a number gives a first that is no less than the last.
+      const double first = smaller(larger(std::ceil(smaller(long_x, short_x)), 0.0), width);
+      const double last = smaller(larger(std::ceil(larger(long_x, short_x)), 0.0), width);
+      const double step = (short_q - long_q) / (short_x - long_x);
+      const double depth = long_q + (first - long_x) * step;
+      const bool good = (row < batch->end[i]) & (first < last) & (std::abs(depth) < kInfinity) &
+                        (std::abs(step) < kInfinity);
+      starts[i] = (row - static_cast<double>(top)) * width + first;
+      counts[i] = good ? last - first : 0.0;
+      depths[i] = depth;
+      steps[i] = step;
+    }
+    unsigned drawn = 0;
+    for (int i = 0; i < kLanes; ++i) drawn |= static_cast<unsigned>(counts[i] > 0.0) << i;
+    for (; drawn; drawn &= drawn - 1) {
+      const int i = __builtin_ctz(drawn);
+      uint64_t* best = canvas.best + static_cast<int64_t>(starts[i]);
+      fill<bounded>(best, static_cast<int64_t>(counts[i]), depths[i], steps[i], batch->code[i], least);
+    }
+  }
+  batch->size = 0;
+}
+
 void draw_band(const RasterProblem& p, const Scene& scene, const Visible& visible, int64_t band, uint64_t* cells,
-               std::vector<SeenPixel>* seen) {
+               SeenPixel* found, std::vector<SeenPixel>* seen) {
   const int64_t top = band * visible.band_rows, bottom = std::min(top + visible.band_rows, visible.box_height);
   const double box_left = static_cast<double>(visible.left), box_top = static_cast<double>(visible.top);
   const int64_t num_cells = (bottom - top) * visible.box_width;
   std::fill(cells, cells + num_cells, 0);
   const Canvas canvas{cells, visible.box_width, 1.0 / p.far};
+  Batch batch;
   for (int64_t from = 0; from <= band; ++from) {
     if (scene.reach[from] <= top) continue;
     for (int64_t i = scene.starts[from]; i < scene.starts[from + 1]; ++i) {
       const Placed& placed = scene.placed[i];
       if (placed.last <= top) continue;
-      Point corners[3];
+      const int lane = batch.size++;
       for (int k = 0; k < 3; ++k) {
-        corners[k] = placed.cut < 0 ? scene.points[p.faces[3 * static_cast<int64_t>(placed.face) + k]]
-                                    : scene.cuts[placed.cut].corners[k];
+        const Point& corner = placed.cut < 0 ? scene.points[p.faces[3 * static_cast<int64_t>(placed.face) + k]]
+                                             : scene.cuts[placed.cut].corners[k];
+        batch.x[k][lane] = corner.x - box_left, batch.y[k][lane] = corner.y - box_top, batch.q[k][lane] = corner.q;
       }
-      // Of corners at the same height the earlier one stays before the later one.
-      if (corners[1].y < corners[0].y) std::swap(corners[0], corners[1]);
-      if (corners[2].y < corners[1].y) {
-        std::swap(corners[1], corners[2]);
-        if (corners[1].y < corners[0].y) std::swap(corners[0], corners[1]);
-      }
-      for (Point& corner : corners) corner.x -= box_left, corner.y -= box_top;
-      const uint64_t code = 0xFFFFFFFFu - static_cast<uint32_t>(placed.face);
-      draw(corners[0], corners[1], corners[2], std::max<int64_t>(placed.first, top),
-           std::min<int64_t>(placed.last, bottom), top, code, canvas);
+      batch.code[lane] = 0xFFFFFFFFu - static_cast<uint32_t>(placed.face);
+      batch.begin[lane] = static_cast<double>(std::max<int64_t>(placed.first, top));
+      batch.end[lane] = static_cast<double>(std::min<int64_t>(placed.last, bottom));
+      if (batch.size == kLanes) (canvas.least > 0.0 ? draw<true> : draw<false>)(canvas, top, &batch);
     }
   }
+  if (batch.size) (canvas.least > 0.0 ? draw<true> : draw<false>)(canvas, top, &batch);
+  // Most of a box is empty: whole blocks of it are passed over.
   int64_t count = 0;
-  for (int64_t cell = 0; cell < num_cells; ++cell) count += cells[cell] != 0;
-  seen->resize(count);
-  SeenPixel* next = seen->data();
-  for (int64_t cell = 0; cell < num_cells; ++cell) {
-    if (!cells[cell]) continue;
-    *next++ = {static_cast<uint32_t>(cell), static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(cells[cell]))};
+  for (int64_t block = 0; block < num_cells; block += kLanes) {
+    const int64_t stop = std::min<int64_t>(kLanes, num_cells - block);
+    uint64_t any = 0;
+    for (int64_t i = 0; i < stop; ++i) any |= cells[block + i];
+    if (!any) continue;
+    for (int64_t i = 0; i < stop; ++i) {
+      const uint64_t cell = cells[block + i];
+      found[count] = {static_cast<uint32_t>(block + i), static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(cell))};
+      count += cell != 0;
+    }
   }
+  seen->assign(found, found + count);
 }
 
 // The vectors whose products with a ray are the volumes that it spans with a triangle's sides.
@@ -313,8 +364,30 @@ Sides sides_of(const RasterProblem& p, int64_t face) {
   return sides;
 }
 
-// Not less than zero; what is not a number stays so.
-double not_negative(double value) { return value < 0.0 ? 0.0 : value; }
+// Products of rays and sides, a lane for each pixel, become the pixels' weights and depths.
+void weigh(int64_t count, double (*shares)[kLanes], const double (*corner_depths)[kLanes], double* weights,
+           double* depths) {
+  double depth[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    double total = shares[0][i] + shares[1][i] + shares[2][i];
+    const double sign = total > 0.0 ? 1.0 : total < 0.0 ? -1.0 : total;
+    double share[3];
+    for (int k = 0; k < 3; ++k) {
+      share[k] = shares[k][i] * sign;
+      share[k] = share[k] < 0.0 ? 0.0 : share[k];  // what is not a number stays so
+    }
+    total = share[0] + share[1] + share[2];
+    const bool flat = total == 0.0;  // a triangle seen exactly from its edge
+    total = flat ? 3.0 : total;
+    for (int k = 0; k < 3; ++k) shares[k][i] = (flat ? 1.0 : share[k]) / total;
+    depth[i] = shares[0][i] * corner_depths[0][i] + shares[1][i] * corner_depths[1][i] +
+               shares[2][i] * corner_depths[2][i];
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    for (int k = 0; k < 3; ++k) weights[3 * i + k] = shares[k][i];
+    depths[i] = depth[i];
+  }
+}
 
 }  // namespace
 
@@ -323,17 +396,18 @@ Visible find_visible(const RasterProblem& p) {
   Scene scene;
   project_vertices(p, &scene);
   {
-    const std::vector<Kept> parts = clip_faces(p, scene);
+    std::vector<Kept> parts = clip_faces(p, scene);
     choose_box(p, parts, &visible);
     if (visible.box_width <= 0 || visible.box_height <= 0) return visible;
-    place_pieces(parts, visible, &scene);
+    place_pieces(visible, &parts, &scene);
   }
   visible.bands.resize(scene.reach.size());
   parallel_for(static_cast<int64_t>(visible.bands.size()), 1, [&](int64_t begin, int64_t end) {
     const int64_t rows = std::min(visible.band_rows, visible.box_height);
     const std::unique_ptr<uint64_t[]> cells(new uint64_t[rows * visible.box_width]);
+    const std::unique_ptr<SeenPixel[]> found(new SeenPixel[rows * visible.box_width + 1]);
     for (int64_t band = begin; band < end; ++band) {
-      draw_band(p, scene, visible, band, cells.get(), &visible.bands[band].seen);
+      draw_band(p, scene, visible, band, cells.get(), found.get(), &visible.bands[band].seen);
     }
   });
   for (RasterBand& band : visible.bands) {
@@ -352,40 +426,35 @@ void describe_visible(const RasterProblem& p, const Visible& visible, int64_t* p
   parallel_for(static_cast<int64_t>(visible.bands.size()), 1, [&](int64_t begin, int64_t end) {
     Sides sides;
     int32_t known = -1;
+    alignas(64) double shares[3][kLanes] = {}, corner_depths[3][kLanes] = {};
     for (int64_t number = begin; number < end; ++number) {
       const RasterBand& band = visible.bands[number];
-      int64_t row = number * visible.band_rows, row_start = 0, out = band.first;
-      double ray_y = (static_cast<double>(row + visible.top) - p.center[1]) / p.focal[1];
-      for (const SeenPixel& seen : band.seen) {
+      const int64_t count = static_cast<int64_t>(band.seen.size());
+      int64_t row = number * visible.band_rows + visible.top, row_start = 0;
+      double ray_y = (static_cast<double>(row) - p.center[1]) / p.focal[1];
+      for (int64_t i = 0; i < count; ++i) {
+        const SeenPixel& seen = band.seen[i];
         while (seen.cell - row_start >= visible.box_width) {
           row_start += visible.box_width;
           ++row;
-          ray_y = (static_cast<double>(row + visible.top) - p.center[1]) / p.focal[1];
+          ray_y = (static_cast<double>(row) - p.center[1]) / p.focal[1];
         }
         if (seen.face != known) {
           sides = sides_of(p, seen.face);
           known = seen.face;
         }
-        const int64_t column = seen.cell - row_start;
+        const int64_t column = seen.cell - row_start, lane = i % kLanes;
         const double ray_x = rays_x[column];
-        double share[3];
         for (int k = 0; k < 3; ++k) {
-          share[k] = sides.normal[k][0] * ray_x + sides.normal[k][1] * ray_y + sides.normal[k][2];
+          shares[k][lane] = sides.normal[k][0] * ray_x + sides.normal[k][1] * ray_y + sides.normal[k][2];
+          corner_depths[k][lane] = sides.depth[k];
         }
-        double total = share[0] + share[1] + share[2];
-        const double sign = total > 0 ? 1.0 : total < 0 ? -1.0 : total;
-        for (double& value : share) value = not_negative(value * sign);
-        total = share[0] + share[1] + share[2];
-        if (total == 0.0) {  // a triangle seen exactly from its edge
-          share[0] = share[1] = share[2] = 1.0;
-          total = 3.0;
+        pixels[band.first + i] = row * p.width + visible.left + column;
+        triangles[band.first + i] = seen.face;
+        if (lane == kLanes - 1 || i == count - 1) {
+          const int64_t out = band.first + i - lane;
+          weigh(lane + 1, shares, corner_depths, weights + 3 * out, depths + out);
         }
-        for (double& value : share) value /= total;
-        pixels[out] = (row + visible.top) * p.width + visible.left + column;
-        triangles[out] = seen.face;
-        std::copy(share, share + 3, weights + 3 * out);
-        depths[out] = share[0] * sides.depth[0] + share[1] * sides.depth[1] + share[2] * sides.depth[2];
-        ++out;
       }
     }
   });
