@@ -50,13 +50,12 @@ from posekit.data.schema import ImageRecord
 from posekit.data.synthetic import sample_picture, sample_poses, sample_shapes
 from posekit.data.tfrecord import RecordWriter
 from posekit.geometry.cameras import ndc_to_px, orthographic_projection
-from posekit.geometry.rasterize import rasterize
 from posekit.layers import SMPL
 from posekit.losses import mesh_reprojection_loss
 from posekit.metrics.h36m import evaluate
 from posekit.models import HMR, LCN, Critic, V2VPoseNet
 from posekit.models.openpose import OpenPose
-from posekit.ops import decode_paf, gradient_penalty, locally_connected, mesh_reprojection, native
+from posekit.ops import decode_paf, gradient_penalty, locally_connected, mesh_reprojection, native, rasterize
 from posekit.skeletons import COCO_PLUS19, H36M17, LSP14, OPENPOSE18
 from posekit.systems import openpose
 from posekit.training.fused_adam import FusedAdam
@@ -129,7 +128,7 @@ class Row:
             docstring is the row's title.
         sides: Formulations to compare, the original first.
         same_work: Whether all do the same amount of work, so that their memory compares.
-        needs: Module without which the original's formulation cannot run.
+        needs: Module without which the first formulation cannot run.
         given_ms: What the original was measured to take, told where it cannot run.
     """
 
@@ -659,6 +658,44 @@ def op_decode_fast_20(side, sizes):
     return _op_decode(side, sizes, 20, "fast")
 
 
+def _op_renderer(side, height, width):
+    body = _body()
+    vertices = body.v_template * (1, -1, -1)
+    vertices = vertices - (vertices.min(0) + vertices.max(0)) / 2 + (0, 0, 3)
+    focal, center, size = 1.5 * height, (width / 2, height / 2), (height, width)
+    if side == "pyrender":
+        return _pyrender(vertices=vertices, faces=body.faces, focal=focal, center=center, size=size)
+    return _timed_alone(_chosen(side, lambda: rasterize(vertices, body.faces, focal, center, size)))
+
+
+def _pyrender(**mesh):
+    """Depth images by pyrender, on OSMesa unless PYOPENGL_PLATFORM names another."""
+    with tempfile.TemporaryDirectory(prefix="posekit-benchmark-") as folder:
+        path = pathlib.Path(folder) / "mesh.npz"
+        np.savez(path, **mesh)
+        command = [sys.executable, str(pathlib.Path(__file__).with_name("benchmark_pyrender.py")), str(path)]
+        painter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+        def run():
+            print(file=painter.stdin, flush=True)
+            seconds, seen = painter.stdout.readline().split()
+            assert int(seen), "pyrender drew nothing"
+            return float(seconds)
+
+        run()  # from now on the file is not needed
+    return run
+
+
+def op_renderer_224(side, sizes):
+    """Rasteriser, a body in a picture of 224 x 224; pyrender draws the depth alone, of a mesh that it has already."""
+    return _op_renderer(side, 224, 224)
+
+
+def op_renderer_720(side, sizes):
+    """Rasteriser, a body in a picture of 1280 x 720."""
+    return _op_renderer(side, 720, 1280)
+
+
 def _chosen(side, step):
     """The step with compiled ops or, for all sides but posekit's own, without."""
 
@@ -683,6 +720,8 @@ ROWS = {
         "decode_fast_1": Row(op_decode_fast_1, ("original", "plain", "posekit"), same_work=False),
         "decode_fast_8": Row(op_decode_fast_8, ("original", "plain", "posekit"), same_work=False),
         "decode_fast_20": Row(op_decode_fast_20, ("original", "plain", "posekit"), same_work=False),
+        "renderer_224": Row(op_renderer_224, ("pyrender", "plain", "posekit"), same_work=False, needs="pyrender"),
+        "renderer_720": Row(op_renderer_720, ("pyrender", "plain", "posekit"), same_work=False, needs="pyrender"),
     },
     "hmr": {
         row.__name__: Row(row)
