@@ -181,6 +181,8 @@ def _compiled_gradient(op, upstream, *_):
             value = plain(points, weights)
         of_points = tape.gradient(value, points, output_gradients=upstream)
     found = [upstream * gradient for gradient in of_weights(*points, *weights)]
+    for gradient, weight in zip(found, weights):
+        gradient.set_shape(weight.shape)
     return [None, None, *of_points, *found, *([None] * len(rest))]
 
 

@@ -13,34 +13,49 @@ namespace {
 
 constexpr int64_t kGroup = 32;  // samples that are worked on together
 
-// c[r][n] += sum over k of a(r, k) * b[k][n] for one vector of n. a(r, k) lies at r + k * a_stride if ADJACENT, else at
-// r * a_stride + k.
+// c[r][n] = (or +=, if more) sum over k of a(r, k) * b[k][n], for one vector of n. a(r, k) lies at r + k * a_stride if
+// ADJACENT, else at r * a_stride + k.
 template <class T, int BYTES, int ROWS, bool ADJACENT>
 __attribute__((noinline)) void add_strip(const T* a, int64_t a_stride, int64_t depth, const T* b, int64_t b_stride,
-                                         T* c, int64_t c_stride) {
+                                         T* c, int64_t c_stride, bool more) {
   typedef T Vector __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
   Vector sums[ROWS] = {};
-  for (int64_t k = 0; k < depth; ++k, b += b_stride, a += ADJACENT ? a_stride : 1) {
+  // Few addresses, from each of which the processor reaches four lines: one a line is more than it has room for.
+  const T* lines[(ROWS + 3) / 4];
+#pragma GCC unroll 4
+  for (int row = 0; row < ROWS; row += 4) lines[row / 4] = a + row * a_stride;
+  for (int64_t k = 0; k < depth; ++k, b += b_stride) {
     const Vector right = *reinterpret_cast<const Vector*>(b);
 #pragma GCC unroll 16
-    for (int row = 0; row < ROWS; ++row) sums[row] += a[ADJACENT ? row : row * a_stride] * right;
+    for (int row = 0; row < ROWS; ++row) {
+      sums[row] += (ADJACENT ? a[row] : lines[row / 4][row % 4 * a_stride]) * right;
+    }
+    a += a_stride;
+#pragma GCC unroll 4
+    for (int row = 0; row < ROWS; row += 4) {
+      ++lines[row / 4];
+      if (!ADJACENT) asm("" : "+r"(lines[row / 4]));  // or the compiler makes one address a line of them
+    }
   }
 #pragma GCC unroll 16
-  for (int row = 0; row < ROWS; ++row) *reinterpret_cast<Vector*>(c + row * c_stride) += sums[row];
+  for (int row = 0; row < ROWS; ++row) {
+    Vector& to = *reinterpret_cast<Vector*>(c + row * c_stride);
+    to = more ? to + sums[row] : sums[row];
+  }
 }
 
 template <class T, int BYTES, bool ADJACENT>
 void add_rows(int64_t rows, const T* a, int64_t a_stride, int64_t depth, const T* b, int64_t b_stride, T* c,
-              int64_t c_stride) {
+              int64_t c_stride, bool more) {
   const int64_t step = ADJACENT ? 1 : a_stride;
   while (rows > 0) {
     const int strip = rows >= kTileRows ? kTileRows : rows >= 4 ? 4 : 1;
     if (strip == kTileRows) {
-      add_strip<T, BYTES, kTileRows, ADJACENT>(a, a_stride, depth, b, b_stride, c, c_stride);
+      add_strip<T, BYTES, kTileRows, ADJACENT>(a, a_stride, depth, b, b_stride, c, c_stride, more);
     } else if (strip == 4) {
-      add_strip<T, BYTES, 4, ADJACENT>(a, a_stride, depth, b, b_stride, c, c_stride);
+      add_strip<T, BYTES, 4, ADJACENT>(a, a_stride, depth, b, b_stride, c, c_stride, more);
     } else {
-      add_strip<T, BYTES, 1, ADJACENT>(a, a_stride, depth, b, b_stride, c, c_stride);
+      add_strip<T, BYTES, 1, ADJACENT>(a, a_stride, depth, b, b_stride, c, c_stride, more);
     }
     rows -= strip, a += strip * step, c += strip * c_stride;
   }
@@ -57,17 +72,19 @@ int64_t padded(int64_t count) {
   return (count + kStrip<T> - 1) / kStrip<T> * kStrip<T>;
 }
 
-// c [rows, columns] += a [rows, depth] times b [depth, columns]; `columns` is a multiple of kStrip.
+// c [rows, columns] = (or +=) a [rows, depth] times b [depth, columns]; `columns` is a multiple of kStrip.
 template <class T, bool ADJACENT>
 void add_product(int64_t rows, const T* a, int64_t a_stride, int64_t depth, const T* b, int64_t b_stride, T* c,
-                 int64_t c_stride, int64_t columns) {
+                 int64_t c_stride, int64_t columns, bool more = true) {
   constexpr int64_t whole = kVectorBytes / sizeof(T);
   int64_t column = 0;
   for (; column + whole <= columns; column += whole) {
-    add_rows<T, kVectorBytes, ADJACENT>(rows, a, a_stride, depth, b + column, b_stride, c + column, c_stride);
+    add_rows<T, kVectorBytes, ADJACENT>(rows, a, a_stride, depth, b + column, b_stride, c + column, c_stride,
+                                        more);
   }
   for (; column < columns; column += kStrip<T>) {
-    add_rows<T, kStripBytes<T>, ADJACENT>(rows, a, a_stride, depth, b + column, b_stride, c + column, c_stride);
+    add_rows<T, kStripBytes<T>, ADJACENT>(rows, a, a_stride, depth, b + column, b_stride, c + column, c_stride,
+                                        more);
   }
 }
 
@@ -95,6 +112,9 @@ class Penalty {
         if (!graph_.batch_mean) penalise_samples(group);
       }
     });
+    for (size_t index = 0; index < graph_.steps.size(); ++index) {
+      if (roles_[index] == kPaired) count_pairs(index, groups);
+    }
     double penalty = 0;
     if (graph_.batch_mean) {
       penalty = penalise_means();
@@ -142,13 +162,14 @@ class Penalty {
       }
     }
     for (int output : graph_.outputs) ++consumers[output];
+    share(consumers);
     for (size_t index = 0; index < count; ++index) {
       const CriticStep& step = graph_.steps[index];
       if (step.kind == CriticStep::kLeaky) {
         sign_offsets_[index] = signs_;
         signs_ += step.size;
         // Takes the place of a source that nobody else looks at.
-        if (consumers[step.sources[0]] == 1 && graph_.steps[step.sources[0]].kind == CriticStep::kDense) {
+        if (alone(index, consumers)) {
           offsets_[index] = offsets_[step.sources[0]];
           continue;
         }
@@ -160,6 +181,81 @@ class Penalty {
       offsets_[index] = lines_;
       lines_ += step.size;
     }
+  }
+
+  // Whether a leaky step has a dense source that nobody else looks at.
+  bool alone(int leaky, const std::vector<int>& consumers) const {
+    const int source = graph_.steps[leaky].sources[0];
+    return consumers[source] == 1 && graph_.steps[source].kind == CriticStep::kDense;
+  }
+
+  // Finds what need not be computed sample by sample. Behind the last rectifiers, gradients are the same for all
+  // samples. At a dense step right before such a rectifier they are that times its bends: the gradient E * w of its
+  // kernel, where E sums what comes forward times the bends, gives what the sum over samples goes on with as well. If
+  // the penalty is of means, what comes forward is likewise the same for all behind the inputs: then E is, in turn, a
+  // line times the sum C of the products of two rectifiers' bends, which also gives what goes backward.
+  void share(const std::vector<int>& consumers) {
+    const int count = static_cast<int>(graph_.steps.size());
+    std::vector<char> common(count, true);
+    std::vector<int> uses(critic_.kernels.size());
+    common_adjoints_.assign(count, {}), totals_.assign(count, {}), means_.assign(count, {}), common_.assign(count, {});
+    roles_.assign(count, kEach), leaky_of_.assign(count, -1);
+    for (int output : graph_.outputs) {
+      for (T& value : room(output)) value += 1;
+    }
+    for (int index = count - 1; index >= 0; --index) {
+      const CriticStep& step = graph_.steps[index];
+      const bool linear = step.kind == CriticStep::kDense || step.kind == CriticStep::kConcat;
+      if (step.kind == CriticStep::kDense) ++uses[step.index];
+      if (!common[index] || !linear) {
+        for (int source : step.sources) common[source] = false;
+        if (common[index] && step.kind == CriticStep::kLeaky && alone(index, consumers)) {
+          roles_[index] = kFolded;
+          leaky_of_[step.sources[0]] = index;
+        }
+        continue;
+      }
+      roles_[index] = kCommon;
+      const std::vector<T>& change = room(index);
+      if (step.kind == CriticStep::kConcat) {
+        const T* from = change.data();
+        for (int source : step.sources) {
+          for (T& value : room(source)) value += *from++;
+        }
+      } else if (graph_.batch_mean && is_input(step.sources[0])) {
+        means_[index] = change;
+      } else {
+        const T* line = critic_.kernels[step.index].data;
+        for (T& value : room(step.sources[0])) {
+          value += dot(line, change.data(), step.size);
+          line += step.size;
+        }
+      }
+    }
+    for (int index = 0; index < count; ++index) {
+      const CriticStep& step = graph_.steps[index];
+      if (leaky_of_[index] < 0) continue;
+      if (uses[step.index] > 1) {
+        roles_[leaky_of_[index]] = kEach;
+        leaky_of_[index] = -1;
+        continue;
+      }
+      roles_[index] = kFolded;
+      const int before = step.sources[0];
+      if (!graph_.batch_mean || graph_.steps[before].kind != CriticStep::kLeaky || consumers[before] != 1 ||
+          !alone(before, consumers)) {
+        continue;
+      }
+      const int first = graph_.steps[before].sources[0];
+      if (!is_input(graph_.steps[first].sources[0])) continue;
+      roles_[index] = kPaired;
+      roles_[before] = roles_[first] = kBefore;
+    }
+  }
+
+  std::vector<T>& room(int step) {
+    if (common_adjoints_[step].empty()) common_adjoints_[step].resize(graph_.steps[step].size);
+    return common_adjoints_[step];
   }
 
   int64_t coordinates(const CriticStep& gram) const {
@@ -241,7 +337,7 @@ class Penalty {
   static Strip& strip(T* at) { return *reinterpret_cast<Strip*>(at); }
   static const Strip& strip(const T* at) { return *reinterpret_cast<const Strip*>(at); }
 
-  static void add_times(T a, const T* b, int64_t width, T* into) {
+  static void add_times(T a, const T* __restrict__ b, int64_t width, T* __restrict__ into) {
     for (int64_t n = 0; n < width; ++n) into[n] += a * b[n];
   }
 
@@ -261,15 +357,14 @@ class Penalty {
   void backward(int64_t group) {
     const Lines at = lines_of(group);
     const int64_t width = at.width;
-    for (int output : graph_.outputs) {
-      T* into = adjoint(output, at);
-      for (int64_t line = 0; line < graph_.steps[output].size; ++line, into += width) {
-        for (int64_t n = 0; n < at.used; ++n) into[n] += 1;
-      }
-    }
     for (int index = static_cast<int>(graph_.steps.size()) - 1; index >= 0; --index) {
       const CriticStep& step = graph_.steps[index];
-      const T* const change = adjoint(index, at);
+      if (roles_[index] == kCommon || roles_[index] == kBefore) continue;
+      T* const change = adjoint(index, at);
+      for (size_t line = 0; line < common_adjoints_[index].size(); ++line) {
+        for (int64_t n = 0; n < at.used; ++n) change[line * width + n] += common_adjoints_[index][line];
+      }
+      if (roles_[index] == kPaired) continue;
       switch (step.kind) {
         case CriticStep::kInput: break;
         case CriticStep::kDense: {
@@ -383,11 +478,9 @@ class Penalty {
 
   double penalise_means() {
     double penalty = 0;
-    means_.assign(graph_.steps.size(), {});
-    common_.assign(graph_.steps.size(), {});
     for (size_t index = 0; index < graph_.steps.size(); ++index) {
       const CriticStep& step = graph_.steps[index];
-      if (step.kind != CriticStep::kDense || !is_input(step.sources[0])) continue;
+      if (step.kind != CriticStep::kDense || !is_input(step.sources[0]) || !means_[index].empty()) continue;
       const std::vector<double> mean = mean_adjoint(index);
       means_[index].assign(mean.begin(), mean.end());
     }
@@ -412,14 +505,19 @@ class Penalty {
     return penalty;
   }
 
-  static T dot(const T* a, const T* b, int64_t count) {
-    T lanes[16] = {}, sum = 0;
+  // The sum of a * b, or of a * b * c.
+  static T dot(const T* a, const T* b, int64_t count, const T* c = nullptr) {
+    typedef T Whole __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+    constexpr int64_t width = kVectorBytes / sizeof(T);
+    Whole lanes = {};
+    T sum = 0;
     int64_t n = 0;
-    for (; n + 16 <= count; n += 16) {
-      for (int lane = 0; lane < 16; ++lane) lanes[lane] += a[n + lane] * b[n + lane];
+    for (; n + width <= count; n += width) {
+      const Whole both = *reinterpret_cast<const Whole*>(a + n) * *reinterpret_cast<const Whole*>(b + n);
+      lanes += c ? both * *reinterpret_cast<const Whole*>(c + n) : both;
     }
-    for (; n < count; ++n) sum += a[n] * b[n];
-    for (T lane : lanes) sum += lane;
+    for (; n < count; ++n) sum += a[n] * b[n] * (c ? c[n] : T(1));
+    for (int64_t lane = 0; lane < width; ++lane) sum += lanes[lane];
     return sum;
   }
 
@@ -430,6 +528,7 @@ class Penalty {
     const int64_t width = at.width;
     for (size_t index = 0; index < graph_.steps.size(); ++index) {
       const CriticStep& step = graph_.steps[index];
+      if (roles_[index] != kEach) continue;
       T* const into = value(index, at);
       const int source = step.sources.empty() ? -1 : step.sources[0];
       switch (step.kind) {
@@ -443,10 +542,7 @@ class Penalty {
         case CriticStep::kDense: {
           const Matrix<T>& kernel = critic_.kernels[step.index];
           if (graph_.batch_mean && is_input(source)) {
-            std::vector<T> sums(step.size);
-            for (size_t k = 0; k < common_[source].size(); ++k) {
-              add_times(common_[source][k], kernel.data + k * step.size, step.size, sums.data());
-            }
+            const std::vector<T> sums = times(common_[source], kernel);
             for (int64_t n = 0; n < step.size; ++n) std::fill_n(into + n * width, width, sums[n]);
             break;
           }
@@ -491,55 +587,165 @@ class Penalty {
     }
   }
 
+  // line times kernel; a line of no length stands for zeros.
+  static std::vector<T> times(const std::vector<T>& line, const Matrix<T>& kernel) {
+    std::vector<T> sums(kernel.columns);
+    for (size_t k = 0; k < line.size(); ++k) {
+      add_times(line[k], kernel.data + k * kernel.columns, kernel.columns, sums.data());
+    }
+    return sums;
+  }
+
+  // Calls use(row, sums) for every line of the sum over samples of left * right^T, where `left` and `right` give the
+  // lines of a group; on any thread.
+  template <class Left, class Right, class Use>
+  void multiply_up(int64_t groups, int64_t rows, int64_t columns, const Left& left, const Right& right,
+                   const Use& use) {
+    // The right side, with the samples one below the other, and a little room for whole vectors.
+    const int64_t wide = padded<T>(columns);
+    const Scratch<T> turned(groups * kGroup * wide);
+    parallel_for(groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group) {
+        const Lines at = lines_of(group);
+        const T* from = right(at);
+        T* const to = turned.data() + group * kGroup * wide;
+        for (int64_t n = 0; n < wide; ++n) {
+          for (int64_t sample = 0; sample < at.used; ++sample) {
+            to[sample * wide + n] = n < columns ? from[n * at.width + sample] : T(0);
+          }
+        }
+      }
+    });
+    const int64_t grain = std::max<int64_t>(1, (1 << 19) / (columns * batch_) / kTileRows) * kTileRows;
+    parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
+      const Scratch<T> sums(kTileRows * wide);
+      for (int64_t row = begin; row < end; row += kTileRows) {
+        const int64_t count = std::min<int64_t>(kTileRows, end - row);
+        for (int64_t group = 0; group < groups; ++group) {
+          const Lines at = lines_of(group);
+          add_product<T, false>(count, left(at) + row * at.width, at.width, at.used,
+                                turned.data() + group * kGroup * wide, wide, sums.data(), wide, wide, group > 0);
+        }
+        for (int64_t line = 0; line < count; ++line) use(row + line, sums.data() + line * wide);
+      }
+    });
+  }
+
+  // C of a paired step, which waits in the place of the kernel's gradient; and the mean that goes backward.
+  void count_pairs(int index, int64_t groups) {
+    const CriticStep& step = graph_.steps[index];
+    const Matrix<T>& kernel = critic_.kernels[step.index];
+    const int before = step.sources[0], leaky = leaky_of_[index];
+    std::vector<T>& mean = means_[graph_.steps[before].sources[0]];
+    mean.resize(kernel.rows);
+    const T* const common = common_adjoints_[leaky].data();
+    const auto left = [&](const Lines& at) { return bends(before, at); };
+    const auto right = [&](const Lines& at) { return bends(leaky, at); };
+    multiply_up(groups, kernel.rows, kernel.columns, left, right, [&](int64_t row, const T* counts) {
+      T* const to = of_kernels_[step.index] + row * kernel.columns;
+      const T* const weights = kernel.data + row * kernel.columns;
+      std::copy_n(counts, kernel.columns, to);
+      mean[row] = dot(counts, weights, kernel.columns, common) / batch_;
+    });
+  }
+
+  // The sum over samples of what comes forward to a step.
+  std::vector<T> total(int index) const {
+    const CriticStep& step = graph_.steps[index];
+    if (!totals_[index].empty()) return totals_[index];
+    std::vector<T> sums;
+    if (step.kind == CriticStep::kInput && graph_.batch_mean) {
+      for (T value : common_[index]) sums.push_back(value * static_cast<T>(batch_));
+      sums.resize(step.size);
+    } else if (step.kind == CriticStep::kConcat) {
+      for (int source : step.sources) {
+        const std::vector<T> part = total(source);
+        sums.insert(sums.end(), part.begin(), part.end());
+      }
+    } else {
+      sums.resize(step.size);
+      for (int64_t first = 0; first < batch_; first += kGroup) {
+        const Lines at = lines_of(first / kGroup);
+        for (int64_t line = 0; line < step.size; ++line) {
+          for (int64_t n = 0; n < at.used; ++n) sums[line] += value(index, at)[line * at.width + n];
+        }
+      }
+    }
+    return sums;
+  }
+
+  // A line of E, but for a factor, becomes one of the kernel's gradient; `sums` increase by what goes on.
+  static void finish(T* __restrict__ line, T factor, const T* __restrict__ weights, const T* __restrict__ changes,
+                     int64_t count, T* __restrict__ sums) {
+    for (int64_t n = 0; n < count; ++n) {
+      const T sum = line[n] * factor;
+      sums[n] += sum * weights[n];
+      line[n] = sum * changes[n];
+    }
+  }
+
   // Of every kernel: the sum over samples of the products of what comes in forward and what comes in backward.
   void gradients(int64_t groups) {
     std::vector<char> begun(of_kernels_.size());
     for (size_t index = 0; index < graph_.steps.size(); ++index) {
       const CriticStep& step = graph_.steps[index];
       if (step.kind != CriticStep::kDense) continue;
-      const int source = step.sources[0];
-      const int64_t rows = critic_.kernels[step.index].rows, columns = step.size;
+      const int source = step.sources[0], role = roles_[index];
+      const Matrix<T>& kernel = critic_.kernels[step.index];
       T* const into = of_kernels_[step.index];
       const bool more = begun[step.index];  // of a layer that occurs more than once
       begun[step.index] = true;
-      if (graph_.batch_mean && is_input(source)) {
-        for (int64_t row = 0; row < rows; ++row) {
-          const T factor = common_[source].empty() ? T(0) : common_[source][row] * static_cast<T>(batch_);
-          T* const to = into + row * columns;
-          for (int64_t n = 0; n < columns; ++n) to[n] = (more ? to[n] : T(0)) + factor * means_[index][n];
+      if (role == kCommon || (graph_.batch_mean && is_input(source))) {
+        const std::vector<T> line = total(source);
+        const std::vector<T>& change = role == kCommon ? common_adjoints_[index] : means_[index];
+        for (int64_t row = 0; row < kernel.rows; ++row) {
+          T* const to = into + row * kernel.columns;
+          if (!more) std::fill_n(to, kernel.columns, T(0));
+          add_times(line[row], change.data(), kernel.columns, to);
+        }
+        if (role == kCommon) totals_[index] = times(line, kernel);
+        if (role == kFolded) {
+          // What comes forward is the same for all: the sum is that times the sum of the bends.
+          totals_[leaky_of_[index]] = times(common_[source], kernel);
+          for (int64_t n = 0; n < step.size; ++n) {
+            T sum = 0;
+            for (int64_t first = 0; first < batch_; first += kGroup) {
+              const Lines at = lines_of(first / kGroup);
+              const T* factors = bends(leaky_of_[index], at) + n * at.width;
+              for (int64_t sample = 0; sample < at.used; ++sample) sum += factors[sample];
+            }
+            totals_[leaky_of_[index]][n] *= sum;
+          }
         }
         continue;
       }
-      // With the samples one below the other, and a little room for whole vectors.
-      const int64_t wide = padded<T>(columns);
-      const Scratch<T> turned(groups * kGroup * wide);
-      parallel_for(groups, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t group = begin; group < end; ++group) {
-          const Lines at = lines_of(group);
-          const T* from = adjoint(index, at);
-          T* const to = turned.data() + group * kGroup * wide;
-          for (int64_t n = 0; n < wide; ++n) {
-            for (int64_t sample = 0; sample < at.width; ++sample) {
-              to[sample * wide + n] = n < columns ? from[n * at.width + sample] : T(0);
-            }
-          }
-        }
-      });
-      const int64_t grain = std::max<int64_t>(kTileRows, (1 << 18) / (columns * batch_) / kTileRows * kTileRows);
-      parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
-        const Scratch<T> sums((end - begin) * wide);
-        std::fill_n(sums.data(), (end - begin) * wide, T(0));
-        for (int64_t group = 0; group < groups; ++group) {
-          const Lines at = lines_of(group);
-          add_product<T, false>(end - begin, value(source, at) + begin * at.width, at.width, at.used,
-                                turned.data() + group * kGroup * wide, wide, sums.data(), wide, wide);
-        }
-        for (int64_t row = begin; row < end; ++row) {
-          const T* sum = sums.data() + (row - begin) * wide;
-          T* const to = into + row * columns;
-          for (int64_t n = 0; n < columns; ++n) to[n] = more ? to[n] + sum[n] : sum[n];
-        }
-      });
+      const auto left = [&](const Lines& at) { return value(source, at); };
+      if (role == kEach) {
+        const auto right = [&](const Lines& at) { return adjoint(index, at); };
+        multiply_up(groups, kernel.rows, kernel.columns, left, right, [&](int64_t row, const T* sums) {
+          T* const to = into + row * kernel.columns;
+          for (int64_t n = 0; n < kernel.columns; ++n) to[n] = more ? to[n] + sums[n] : sums[n];
+        });
+        continue;
+      }
+      const int leaky = leaky_of_[index];
+      std::vector<T> factors(kernel.rows, T(1));
+      if (role == kPaired) {
+        const CriticStep& first = graph_.steps[graph_.steps[source].sources[0]];
+        factors = times(common_[first.sources[0]], critic_.kernels[first.index]);
+      } else {
+        const auto right = [&](const Lines& at) { return bends(leaky, at); };
+        multiply_up(groups, kernel.rows, kernel.columns, left, right, [&](int64_t row, const T* sums) {
+          std::copy_n(sums, kernel.columns, into + row * kernel.columns);
+        });
+      }
+      // E is there, but for a factor.
+      std::vector<T> sums(kernel.columns);
+      for (int64_t row = 0; row < kernel.rows; ++row) {
+        finish(into + row * kernel.columns, factors[row], kernel.data + row * kernel.columns,
+               common_adjoints_[leaky].data(), kernel.columns, sums.data());
+      }
+      totals_[leaky] = sums;
     }
   }
 
@@ -550,10 +756,15 @@ class Penalty {
   const std::vector<T*>& of_kernels_;
   std::vector<int64_t> offsets_, bone_offsets_, sign_offsets_;
   std::vector<char> spread_;  // whether a step's lines are used
+  // How a step is computed: sample by sample; or see share(), also for what stands before a paired step.
+  enum Role { kEach, kCommon, kFolded, kPaired, kBefore };
+  std::vector<Role> roles_;
+  std::vector<int> leaky_of_;  // the rectifier of a folded or paired step
   int64_t lines_ = 0, bones_ = 0, signs_ = 0;
   T *values_, *adjoints_, *bones_data_, *bends_;
   std::vector<double> penalties_;
-  std::vector<std::vector<T>> means_, common_;
+  // Lines that are the same for all samples: gradients, sums of what comes forward, mean gradients, derivatives.
+  std::vector<std::vector<T>> common_adjoints_, totals_, means_, common_;
 };
 
 }  // namespace
