@@ -335,7 +335,8 @@ void draw_band(const RasterProblem& p, const Scene& scene, const Visible& visibl
     if (!any) continue;
     for (int64_t i = 0; i < stop; ++i) {
       const uint64_t cell = cells[block + i];
-      found[count] = {static_cast<uint32_t>(block + i), static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(cell))};
+      const uint32_t face = 0xFFFFFFFFu - static_cast<uint32_t>(cell);
+      found[count] = {static_cast<uint32_t>(block + i), static_cast<int32_t>(face)};
       count += cell != 0;
     }
   }
