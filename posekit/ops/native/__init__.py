@@ -219,7 +219,7 @@ def _folder(name):
         raise _build.BuildError(f"{chosen} (POSEKIT_NATIVE_DIR) has no {name}")
     folder = _build.cached()
     if not (folder / name).exists():
-        logging.warning("posekit compiles its native ops, once, which takes some ten seconds (POSEKIT_NATIVE=0: without).")
+        logging.warning("posekit compiles its native ops, once, in some ten seconds (POSEKIT_NATIVE=0: without).")
         _build.build(folder, with_ops=name == _build.OPS)
     return folder
 
