@@ -119,7 +119,8 @@ def test_two_devices(data, plain, tmp_path):
     assert_same_losses(tmp_path, plain, 0.05)
     # Three test frames on two devices.
     (row,), (expected,) = (rows(folder, "log.csv") for folder in (tmp_path, plain))
-    assert row["val_error_mm"] == pytest.approx(expected["val_error_mm"], rel=0.3)
+    # Not the error: after two steps the highest voxels are anywhere.
+    assert row["val_loss"] == pytest.approx(expected["val_loss"], rel=0.05)
 
 
 @pytest.mark.parametrize("form", ["saved_model", "keras", "onnx"])

@@ -2,7 +2,7 @@
 
     python tools/benchmark_pyrender.py MESH.npz
 
-For tools/benchmark.py, in a process of its own: OSMesa and TensorFlow each bring an LLVM along and do not live in one.
+For tools/benchmark.py --ops, in a process of its own: OSMesa and TensorFlow each bring an LLVM and do not live in one.
 MESH.npz holds `vertices` [vertices, 3] in camera coordinates (x right, y down, z forward), `faces` [faces, 3], `focal`,
 `center` [2] and `size` (height, width), in pixels.
 """
@@ -14,8 +14,6 @@ import time
 os.environ.setdefault("PYOPENGL_PLATFORM", "osmesa")
 
 import numpy as np
-import pyrender
-import trimesh
 
 
 def main(path):
@@ -24,6 +22,9 @@ def main(path):
     Args:
         path: The mesh and its camera.
     """
+    import pyrender
+    import trimesh
+
     with np.load(path) as given:
         mesh = trimesh.Trimesh(given["vertices"] * (1, -1, -1), given["faces"], process=False)
         focal, middle, (height, width) = float(given["focal"]), given["center"] + 0.5, given["size"].tolist()
@@ -38,4 +39,6 @@ def main(path):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(print(__doc__.strip()) or 1)
     main(sys.argv[1])

@@ -1,7 +1,10 @@
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
+from posekit.models import LCN
+from posekit.ops import native
 from posekit.systems import exporting
 from posekit.systems.exporting import check, export
 
@@ -72,3 +75,14 @@ def test_what_tflite_lacks_is_known_before_it_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "_write_saved_model", None)
     with pytest.raises(ValueError, match="lacks the operations MaxPool3D"):
         export(keras.Model(inputs, nested(inputs)), tmp_path / "out.tflite", "tflite")
+
+
+def test_an_exported_model_has_no_compiled_ops(tmp_path):
+    model = LCN(num_layers=1, channels=8)
+    joints = np.zeros((1, *model.inputs[0].shape[1:]), np.float32)
+    graph = tf.function(model).get_concrete_function(joints).graph.as_graph_def()
+    assert (native.ops() is not None) == (b"PosekitLocallyConnected" in graph.SerializeToString())
+    export(model, tmp_path / "ours", "saved_model")
+    model.export(str(tmp_path / "keras"), verbose=False)
+    for folder in ("ours", "keras"):
+        assert b"Posekit" not in (tmp_path / folder / "saved_model.pb").read_bytes()

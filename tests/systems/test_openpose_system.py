@@ -216,10 +216,10 @@ def test_many_models_and_sizes_are_not_traced_anew(caplog, monkeypatch):
             for width in (40, 48, 72):
                 batch = rng.integers(0, 255, (1 + number, 48, width, 3)).astype(dtype)
                 maps = openpose._forward(config, model, batch)
+    assert not [record for record in caplog.records if "retracing" in record.getMessage()]
     expected = model.predict_on_batch(batch)
     for one, name in zip(maps, ("heatmaps", "pafs")):
         np.testing.assert_allclose(one, expected[name], atol=1e-6)
-    assert not [record for record in caplog.records if "retracing" in record.getMessage()]
     left = weakref.ref(model)
     del model
     gc.collect()

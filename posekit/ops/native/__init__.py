@@ -58,8 +58,8 @@ def ops():
     """Compiled ops for TensorFlow's CPU tensors.
 
     Returns:
-        Module with a function for each op, or None where the plain path is to run: in a program that XLA compiles,
-        where a GPU is at hand, or where there is no compiled library.
+        Module with a function for each op, or None where the plain path is to run: in a program that XLA compiles, in
+        a model that Keras exports, where a GPU is at hand, or where there is no compiled library.
 
     Raises:
         NativeError: If `POSEKIT_NATIVE` is 1 and there is no compiled library.
@@ -71,7 +71,7 @@ def ops():
 
 
 def _ops():
-    if not _wanted() or _on_gpu() or _in_xla():
+    if not _wanted() or _on_gpu() or _in_foreign_graph():
         return None
     return _library(_build.OPS)
 
@@ -238,10 +238,10 @@ def _on_gpu():
     return bool(tf and tf.config.list_physical_devices("GPU"))
 
 
-def _in_xla():
-    """Whether the function that is being traced will be compiled by XLA, which knows no ops but its own.
+def _in_foreign_graph():
+    """Whether what is being traced will be compiled by XLA, which knows no ops but its own, or exported by Keras.
 
-    TensorFlow does not tell what it traces for; the frames that trace do.
+    Neither TensorFlow nor Keras tells what it traces for; the frames that trace do.
     """
     tf = sys.modules.get("tensorflow")
     if not tf or tf.executing_eagerly():
@@ -250,6 +250,8 @@ def _in_xla():
     while frame is not None:
         traced = frame.f_locals.get("self") if frame.f_code.co_name == "_initialize" else None
         if getattr(traced, "_jit_compile", False):
+            return True
+        if frame.f_globals.get("__name__", "").startswith("keras.src.export."):
             return True
         frame = frame.f_back
     return False
