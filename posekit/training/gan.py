@@ -8,7 +8,15 @@ from posekit.layers.kinematic_chain import KinematicChainSpace
 from posekit.losses.adversarial import critic_loss, generator_critic_loss
 from posekit.losses.keypoint import keypoint_reprojection_loss, loss_3d
 from posekit.losses.silhouette import NORMALIZATIONS, mesh_reprojection_loss
-from posekit.ops.gradient_penalty import check_mode, interpolate, penalty_of_gradients
+from posekit.models.hmr import Critic
+from posekit.ops import native
+from posekit.ops.gradient_penalty import (
+    BoneProducts,
+    check_mode,
+    gradient_penalty,
+    interpolate,
+    penalty_of_gradients,
+)
 from posekit.skeletons import LSP14
 from posekit.training.judgement import judge
 
@@ -251,16 +259,21 @@ class HMRTrainer(keras.Model):
         with tf.GradientTape() as tape:
             # Real and fake bodies take turns: what is the same for both, such as a last bias, cancels without rounding.
             bodies = [_take_turns(parts) for parts in zip(real, fake)]
-            if self.use_gradient_penalty:
-                between = interpolate(real, fake, self.gradient_penalty_mode, self._coefficients(real))
+            values, penalty, mode = {}, 0.0, self.gradient_penalty_mode
+            # The compiled op does all of the penalty by itself; elsewhere one call of the critic serves that too.
+            apart = self.use_gradient_penalty and type(self.critic) is Critic and native.ops() is not None
+            if apart:
+                bones = BoneProducts(self.kinematic_chain.skeleton.bone_matrix())
+                penalty = gradient_penalty(self.critic, real, fake, mode, bones, self._coefficients(real))
+            elif self.use_gradient_penalty:
+                between = interpolate(real, fake, mode, self._coefficients(real))
                 bodies = [tf.concat(parts, axis=0) for parts in zip(bodies, between)]
             scores, slopes = judge(self.critic, self.kinematic_chain, bodies)
-            values, penalty = {}, 0.0
+            if self.use_gradient_penalty and not apart:
+                at_kcs, *at_bodies = slopes(slice(2 * count, None), mean=mode == "batch_mean")
+                penalty = penalty_of_gradients([at_kcs, *at_bodies] if mode == "batch_mean" else at_bodies, mode)
             if self.use_gradient_penalty:
-                batch_mean = self.gradient_penalty_mode == "batch_mean"
-                at_kcs, *at_bodies = slopes(slice(2 * count, None), mean=batch_mean)
-                gradients = [at_kcs, *at_bodies] if batch_mean else at_bodies
-                values["critic/penalty"] = penalty = penalty_of_gradients(gradients, self.gradient_penalty_mode)
+                values["critic/penalty"] = penalty
             real_scores, fake_scores = tf.unstack(tf.reshape(scores[: 2 * count], [count, 2, scores.shape[1]]), axis=1)
             loss = critic_loss(real_scores, fake_scores, penalty, self.gradient_penalty_weight)
             scaled = self.critic_optimizer.scale_loss(loss / self._replicas())

@@ -92,20 +92,22 @@ void add_product(int64_t rows, const T* a, int64_t a_stride, int64_t depth, cons
 template <class T>
 class Penalty {
  public:
-  Penalty(const CriticGraph& graph, const Critic<T>& critic, const std::vector<Between<T>>& inputs, int64_t batch,
-          const std::vector<T*>& of_kernels)
-      : graph_(graph), critic_(critic), inputs_(inputs), batch_(batch), of_kernels_(of_kernels) {}
-
-  double compute() {
+  Penalty(const CriticGraph& graph, const Critic<T>& critic, int64_t batch)
+      : graph_(graph), critic_(critic), batch_(batch), groups_((batch + kGroup - 1) / kGroup) {
     lay_out();
-    const int64_t groups = (batch_ + kGroup - 1) / kGroup;
-    const int64_t samples = groups ? (groups - 1) * kGroup + padded<T>(batch_ - (groups - 1) * kGroup) : 0;
-    const Scratch<T> all((2 * lines_ + bones_ + signs_) * samples);
-    adjoints_ = all.data(), values_ = adjoints_ + lines_ * samples, bones_data_ = values_ + lines_ * samples;
-    bends_ = bones_data_ + bones_ * samples;
-    std::memset(adjoints_, 0, lines_ * samples * sizeof(T));
+  }
+
+  int64_t state_size() const { return state_size_; }
+
+  // Fills the state, which is all that `gradients` needs.
+  double value(const std::vector<Between<T>>& inputs, T* state) {
+    inputs_ = &inputs;
+    place(state);
+    const Scratch<T> values(lines_ * samples());
+    values_ = values.data();
+    std::memset(adjoints_, 0, lines_ * samples() * sizeof(T));
     penalties_.assign(batch_, 0.0);
-    parallel_for(groups, 1, [this](int64_t begin, int64_t end) {
+    parallel_for(groups_, 1, [this](int64_t begin, int64_t end) {
       for (int64_t group = begin; group < end; ++group) {
         forward(group);
         backward(group);
@@ -113,20 +115,28 @@ class Penalty {
       }
     });
     for (size_t index = 0; index < graph_.steps.size(); ++index) {
-      if (roles_[index] == kPaired) count_pairs(index, groups);
+      if (roles_[index] == kPaired) count_pairs(index);
     }
+    if (graph_.batch_mean) return penalise_means();
     double penalty = 0;
-    if (graph_.batch_mean) {
-      penalty = penalise_means();
-    } else {
-      for (double part : penalties_) penalty += part;
-      penalty /= batch_;
+    for (double part : penalties_) penalty += part;
+    return penalty / batch_;
+  }
+
+  void gradients(T* state, T upstream, const std::vector<T*>& of_kernels) {
+    place(state);
+    const Scratch<T> tangents(lines_ * samples());
+    values_ = tangents.data();
+    for (size_t index = 0; index < graph_.steps.size(); ++index) {
+      const T *pull = common_data_[index], *mean = mean_data_[index];
+      if (pull) common_[index].assign(pull, pull + graph_.steps[index].size);
+      for (T& value : common_[index]) value *= upstream;
+      if (mean) means_[index].assign(mean, mean + graph_.steps[index].size);
     }
-    parallel_for(groups, 1, [this](int64_t begin, int64_t end) {
-      for (int64_t group = begin; group < end; ++group) tangents(group);
+    parallel_for(groups_, 1, [this, upstream](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group) go_forward(group, upstream);
     });
-    gradients(groups);
-    return penalty;
+    multiply_all(of_kernels);
   }
 
  private:
@@ -134,6 +144,11 @@ class Penalty {
   struct Lines {
     int64_t first, used, width;  // samples
   };
+
+  // With what pads the last group.
+  int64_t samples() const {
+    return groups_ ? (groups_ - 1) * kGroup + padded<T>(batch_ - (groups_ - 1) * kGroup) : 0;
+  }
 
   Lines lines_of(int64_t group) const {
     const int64_t first = group * kGroup, used = std::min(kGroup, batch_ - first);
@@ -143,16 +158,21 @@ class Penalty {
   T* of(T* all, int64_t offset, const Lines& at, int64_t total) const {
     return all + total * at.first + offset * at.width;
   }
+  // In the end, what comes forward takes this place.
   T* value(int step, const Lines& at) const { return of(values_, offsets_[step], at, lines_); }
   T* adjoint(int step, const Lines& at) const { return of(adjoints_, offsets_[step], at, lines_); }
   T* bones(int step, const Lines& at) const { return of(bones_data_, bone_offsets_[step], at, bones_); }
   T* bends(int step, const Lines& at) const { return of(bends_, sign_offsets_[step], at, signs_); }
+  // The penalty's derivative by the gradient at an input, where each sample has its own.
+  T* pull(int step, const Lines& at) const { return of(pulls_, pull_offsets_[step], at, pull_lines_); }
 
   bool is_input(int step) const { return graph_.steps[step].kind == CriticStep::kInput; }
 
   void lay_out() {
     const size_t count = graph_.steps.size();
     offsets_.assign(count, 0), bone_offsets_.assign(count, 0), sign_offsets_.assign(count, 0);
+    pull_offsets_.assign(count, 0);
+    common_data_.assign(count, nullptr), mean_data_.assign(count, nullptr), count_data_.assign(count, nullptr);
     std::vector<int> consumers(count);
     spread_.assign(count, !graph_.batch_mean);
     for (const CriticStep& step : graph_.steps) {
@@ -178,8 +198,39 @@ class Penalty {
         bone_offsets_[index] = bones_;
         bones_ += critic_.grams[step.index].rows * coordinates(step);
       }
+      if (step.kind == CriticStep::kInput && !graph_.batch_mean) {
+        pull_offsets_[index] = pull_lines_;
+        pull_lines_ += step.size;
+      }
       offsets_[index] = lines_;
       lines_ += step.size;
+    }
+    place(nullptr);
+  }
+
+  // Where everything is in the state.
+  void place(T* state) {
+    T* next = state;
+    const auto take = [&next, this](int64_t count) {
+      state_size_ += count;
+      T* const here = next;
+      if (next) next += count;
+      return here;
+    };
+    state_size_ = 0;
+    adjoints_ = take(lines_ * samples());
+    bones_data_ = take(bones_ * samples());
+    bends_ = take(signs_ * samples());
+    pulls_ = take(pull_lines_ * samples());
+    for (size_t index = 0; index < graph_.steps.size(); ++index) {
+      const CriticStep& step = graph_.steps[index];
+      const bool dense = step.kind == CriticStep::kDense;
+      if (roles_[index] == kPaired) count_data_[index] = take(critic_.kernels[step.index].rows * step.size);
+      if (!graph_.batch_mean) continue;
+      if (std::count(graph_.terms.begin(), graph_.terms.end(), static_cast<int>(index))) {
+        common_data_[index] = take(step.size);
+      }
+      if (dense && is_input(step.sources[0])) mean_data_[index] = take(step.size);
     }
   }
 
@@ -317,7 +368,7 @@ class Penalty {
   }
 
   void interpolate(const CriticStep& step, const Lines& at, T* into) const {
-    const Between<T>& input = inputs_[step.index];
+    const Between<T>& input = (*inputs_)[step.index];
     for (int64_t sample = 0; sample < at.width; ++sample) {
       const int64_t row = at.first + sample;
       for (int64_t n = 0; n < step.size; ++n) {
@@ -440,7 +491,6 @@ class Penalty {
         for (int64_t n = 0; n < at.used; ++n) squares[n] += static_cast<double>(from[n]) * from[n];
       }
     }
-    // Where gradients are penalised, their own gradients replace the values: nothing else is needed of those.
     T factors[kGroup] = {};
     for (int64_t n = 0; n < at.used; ++n) {
       double factor;
@@ -451,7 +501,7 @@ class Penalty {
       const CriticStep& step = graph_.steps[index];
       if (step.kind != CriticStep::kInput) continue;
       const bool counts = std::count(graph_.terms.begin(), graph_.terms.end(), static_cast<int>(index));
-      T* into = value(index, at);
+      T* into = pull(index, at);
       const T* from = adjoint(index, at);
       for (int64_t line = 0; line < step.size; ++line, into += at.width, from += at.width) {
         for (int64_t n = 0; n < at.width; ++n) into[n] = counts ? factors[n] * from[n] : T(0);
@@ -484,6 +534,9 @@ class Penalty {
       const std::vector<double> mean = mean_adjoint(index);
       means_[index].assign(mean.begin(), mean.end());
     }
+    for (size_t index = 0; index < graph_.steps.size(); ++index) {
+      if (mean_data_[index]) std::copy(means_[index].begin(), means_[index].end(), mean_data_[index]);
+    }
     for (int term : graph_.terms) {
       std::vector<double> gradient(graph_.steps[term].size);
       if (spread_[term] || !is_input(term)) gradient = mean_adjoint(term);
@@ -497,9 +550,8 @@ class Penalty {
       double square = 0, factor;
       for (double value : gradient) square += value * value;
       penalty += penalise(square, &factor);
-      common_[term].resize(gradient.size());
       for (size_t row = 0; row < gradient.size(); ++row) {
-        common_[term][row] = static_cast<T>(factor / batch_ * gradient[row]);
+        common_data_[term][row] = static_cast<T>(factor / batch_ * gradient[row]);
       }
     }
     return penalty;
@@ -521,9 +573,9 @@ class Penalty {
     return sum;
   }
 
-  // How the penalty's derivative by the gradients of the terms goes forward through the critic. It replaces the values.
-  // A line that is the same for all samples, `common_`, is multiplied by a kernel once.
-  void tangents(int64_t group) {
+  // How the penalty's derivative by the gradients of the terms goes forward through the critic. A line that is the same
+  // for all samples, `common_`, is multiplied by a kernel once.
+  void go_forward(int64_t group, T upstream) {
     const Lines at = lines_of(group);
     const int64_t width = at.width;
     for (size_t index = 0; index < graph_.steps.size(); ++index) {
@@ -533,6 +585,10 @@ class Penalty {
       const int source = step.sources.empty() ? -1 : step.sources[0];
       switch (step.kind) {
         case CriticStep::kInput: {
+          if (!graph_.batch_mean) {
+            const T* const from = pull(index, at);
+            for (int64_t n = 0; n < step.size * width; ++n) into[n] = upstream * from[n];
+          }
           if (!graph_.batch_mean || !spread_[index]) break;
           for (int64_t n = 0; n < step.size; ++n) {
             std::fill_n(into + n * width, width, common_[index].empty() ? T(0) : common_[index][n]);
@@ -599,12 +655,12 @@ class Penalty {
   // Calls use(row, sums) for every line of the sum over samples of left * right^T, where `left` and `right` give the
   // lines of a group; on any thread.
   template <class Left, class Right, class Use>
-  void multiply_up(int64_t groups, int64_t rows, int64_t columns, const Left& left, const Right& right,
+  void multiply_up(int64_t rows, int64_t columns, const Left& left, const Right& right,
                    const Use& use) {
     // The right side, with the samples one below the other, and a little room for whole vectors.
     const int64_t wide = padded<T>(columns);
-    const Scratch<T> turned(groups * kGroup * wide);
-    parallel_for(groups, 1, [&](int64_t begin, int64_t end) {
+    const Scratch<T> turned(groups_ * kGroup * wide);
+    parallel_for(groups_, 1, [&](int64_t begin, int64_t end) {
       for (int64_t group = begin; group < end; ++group) {
         const Lines at = lines_of(group);
         const T* from = right(at);
@@ -616,12 +672,12 @@ class Penalty {
         }
       }
     });
-    const int64_t grain = std::max<int64_t>(1, (1 << 19) / (columns * batch_) / kTileRows) * kTileRows;
+    const int64_t grain = std::max<int64_t>(1, (1 << 21) / (columns * batch_) / kTileRows) * kTileRows;
     parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
       const Scratch<T> sums(kTileRows * wide);
       for (int64_t row = begin; row < end; row += kTileRows) {
         const int64_t count = std::min<int64_t>(kTileRows, end - row);
-        for (int64_t group = 0; group < groups; ++group) {
+        for (int64_t group = 0; group < groups_; ++group) {
           const Lines at = lines_of(group);
           add_product<T, false>(count, left(at) + row * at.width, at.width, at.used,
                                 turned.data() + group * kGroup * wide, wide, sums.data(), wide, wide, group > 0);
@@ -631,8 +687,8 @@ class Penalty {
     });
   }
 
-  // C of a paired step, which waits in the place of the kernel's gradient; and the mean that goes backward.
-  void count_pairs(int index, int64_t groups) {
+  // C of a paired step, and the mean that goes backward.
+  void count_pairs(int index) {
     const CriticStep& step = graph_.steps[index];
     const Matrix<T>& kernel = critic_.kernels[step.index];
     const int before = step.sources[0], leaky = leaky_of_[index];
@@ -641,11 +697,9 @@ class Penalty {
     const T* const common = common_adjoints_[leaky].data();
     const auto left = [&](const Lines& at) { return bends(before, at); };
     const auto right = [&](const Lines& at) { return bends(leaky, at); };
-    multiply_up(groups, kernel.rows, kernel.columns, left, right, [&](int64_t row, const T* counts) {
-      T* const to = of_kernels_[step.index] + row * kernel.columns;
-      const T* const weights = kernel.data + row * kernel.columns;
-      std::copy_n(counts, kernel.columns, to);
-      mean[row] = dot(counts, weights, kernel.columns, common) / batch_;
+    multiply_up(kernel.rows, kernel.columns, left, right, [&](int64_t row, const T* counts) {
+      std::copy_n(counts, kernel.columns, count_data_[index] + row * kernel.columns);
+      mean[row] = dot(counts, kernel.data + row * kernel.columns, kernel.columns, common) / batch_;
     });
   }
 
@@ -674,25 +728,26 @@ class Penalty {
     return sums;
   }
 
-  // A line of E, but for a factor, becomes one of the kernel's gradient; `sums` increase by what goes on.
-  static void finish(T* __restrict__ line, T factor, const T* __restrict__ weights, const T* __restrict__ changes,
-                     int64_t count, T* __restrict__ sums) {
+  // A line of E, but for a factor, gives one of the kernel's gradient, perhaps in its own place; `sums` increase by
+  // what goes on.
+  static void finish(const T* line, T factor, const T* weights, const T* changes, int64_t count, T* to, T* sums) {
+#pragma GCC ivdep
     for (int64_t n = 0; n < count; ++n) {
       const T sum = line[n] * factor;
       sums[n] += sum * weights[n];
-      line[n] = sum * changes[n];
+      to[n] = sum * changes[n];
     }
   }
 
   // Of every kernel: the sum over samples of the products of what comes in forward and what comes in backward.
-  void gradients(int64_t groups) {
-    std::vector<char> begun(of_kernels_.size());
+  void multiply_all(const std::vector<T*>& of_kernels) {
+    std::vector<char> begun(of_kernels.size());
     for (size_t index = 0; index < graph_.steps.size(); ++index) {
       const CriticStep& step = graph_.steps[index];
       if (step.kind != CriticStep::kDense) continue;
       const int source = step.sources[0], role = roles_[index];
       const Matrix<T>& kernel = critic_.kernels[step.index];
-      T* const into = of_kernels_[step.index];
+      T* const into = of_kernels[step.index];
       const bool more = begun[step.index];  // of a layer that occurs more than once
       begun[step.index] = true;
       if (role == kCommon || (graph_.batch_mean && is_input(source))) {
@@ -722,7 +777,7 @@ class Penalty {
       const auto left = [&](const Lines& at) { return value(source, at); };
       if (role == kEach) {
         const auto right = [&](const Lines& at) { return adjoint(index, at); };
-        multiply_up(groups, kernel.rows, kernel.columns, left, right, [&](int64_t row, const T* sums) {
+        multiply_up(kernel.rows, kernel.columns, left, right, [&](int64_t row, const T* sums) {
           T* const to = into + row * kernel.columns;
           for (int64_t n = 0; n < kernel.columns; ++n) to[n] = more ? to[n] + sums[n] : sums[n];
         });
@@ -735,15 +790,16 @@ class Penalty {
         factors = times(common_[first.sources[0]], critic_.kernels[first.index]);
       } else {
         const auto right = [&](const Lines& at) { return bends(leaky, at); };
-        multiply_up(groups, kernel.rows, kernel.columns, left, right, [&](int64_t row, const T* sums) {
+        multiply_up(kernel.rows, kernel.columns, left, right, [&](int64_t row, const T* sums) {
           std::copy_n(sums, kernel.columns, into + row * kernel.columns);
         });
       }
       // E is there, but for a factor.
       std::vector<T> sums(kernel.columns);
       for (int64_t row = 0; row < kernel.rows; ++row) {
-        finish(into + row * kernel.columns, factors[row], kernel.data + row * kernel.columns,
-               common_adjoints_[leaky].data(), kernel.columns, sums.data());
+        const int64_t line = row * kernel.columns;
+        finish((role == kPaired ? count_data_[index] : into) + line, factors[row], kernel.data + line,
+               common_adjoints_[leaky].data(), kernel.columns, into + line, sums.data());
       }
       totals_[leaky] = sums;
     }
@@ -751,17 +807,17 @@ class Penalty {
 
   const CriticGraph& graph_;
   const Critic<T>& critic_;
-  const std::vector<Between<T>>& inputs_;
-  const int64_t batch_;
-  const std::vector<T*>& of_kernels_;
-  std::vector<int64_t> offsets_, bone_offsets_, sign_offsets_;
+  const int64_t batch_, groups_;
+  const std::vector<Between<T>>* inputs_ = nullptr;
+  std::vector<int64_t> offsets_, bone_offsets_, sign_offsets_, pull_offsets_;
   std::vector<char> spread_;  // whether a step's lines are used
   // How a step is computed: sample by sample; or see share(), also for what stands before a paired step.
   enum Role { kEach, kCommon, kFolded, kPaired, kBefore };
   std::vector<Role> roles_;
   std::vector<int> leaky_of_;  // the rectifier of a folded or paired step
-  int64_t lines_ = 0, bones_ = 0, signs_ = 0;
-  T *values_, *adjoints_, *bones_data_, *bends_;
+  int64_t lines_ = 0, bones_ = 0, signs_ = 0, pull_lines_ = 0, state_size_ = 0;
+  T *values_, *adjoints_, *bones_data_, *bends_, *pulls_;
+  std::vector<T*> common_data_, mean_data_, count_data_;  // lines and sums that the state keeps
   std::vector<double> penalties_;
   // Lines that are the same for all samples: gradients, sums of what comes forward, mean gradients, derivatives.
   std::vector<std::vector<T>> common_adjoints_, totals_, means_, common_;
@@ -770,14 +826,28 @@ class Penalty {
 }  // namespace
 
 template <class T>
-double gradient_penalty(const CriticGraph& graph, const Critic<T>& critic, const std::vector<Between<T>>& inputs,
-                        int64_t batch, const std::vector<T*>& of_kernels) {
-  return Penalty<T>(graph, critic, inputs, batch, of_kernels).compute();
+int64_t gradient_penalty_state(const CriticGraph& graph, const Critic<T>& critic, int64_t batch) {
+  return Penalty<T>(graph, critic, batch).state_size();
 }
 
-template double gradient_penalty(const CriticGraph&, const Critic<float>&, const std::vector<Between<float>>&, int64_t,
-                                 const std::vector<float*>&);
-template double gradient_penalty(const CriticGraph&, const Critic<double>&, const std::vector<Between<double>>&,
-                                 int64_t, const std::vector<double*>&);
+template <class T>
+double gradient_penalty(const CriticGraph& graph, const Critic<T>& critic, const std::vector<Between<T>>& inputs,
+                        int64_t batch, T* state) {
+  return Penalty<T>(graph, critic, batch).value(inputs, state);
+}
+
+template <class T>
+void gradient_penalty_gradients(const CriticGraph& graph, const Critic<T>& critic, int64_t batch, const T* state,
+                                T upstream, const std::vector<T*>& of_kernels) {
+  Penalty<T>(graph, critic, batch).gradients(const_cast<T*>(state), upstream, of_kernels);  // is only read
+}
+
+#define POSEKIT_INSTANTIATE(T)                                                                                         \
+  template int64_t gradient_penalty_state(const CriticGraph&, const Critic<T>&, int64_t);                              \
+  template double gradient_penalty(const CriticGraph&, const Critic<T>&, const std::vector<Between<T>>&, int64_t, T*); \
+  template void gradient_penalty_gradients(const CriticGraph&, const Critic<T>&, int64_t, const T*, T,                 \
+                                           const std::vector<T*>&);
+POSEKIT_INSTANTIATE(float)
+POSEKIT_INSTANTIATE(double)
 
 }  // namespace posekit

@@ -46,10 +46,19 @@ struct Critic {
   std::vector<double> slopes;  // none of them negative
 };
 
-// Returns the penalty; `of_kernels` receives its gradients.
+// Numbers that `gradient_penalty` leaves for `gradient_penalty_gradients`.
+template <class T>
+int64_t gradient_penalty_state(const CriticGraph& graph, const Critic<T>& critic, int64_t batch);
+
+// Returns the penalty and fills the state.
 template <class T>
 double gradient_penalty(const CriticGraph& graph, const Critic<T>& critic, const std::vector<Between<T>>& inputs,
-                        int64_t batch, const std::vector<T*>& of_kernels);
+                        int64_t batch, T* state);
+
+// The gradients of the kernels, times `upstream`.
+template <class T>
+void gradient_penalty_gradients(const CriticGraph& graph, const Critic<T>& critic, int64_t batch, const T* state,
+                                T upstream, const std::vector<T*>& of_kernels);
 
 }  // namespace posekit
 

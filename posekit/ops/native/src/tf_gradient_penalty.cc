@@ -1,4 +1,4 @@
-// Gradient penalty of piecewise linear critics: TensorFlow op.
+// Gradient penalty of piecewise linear critics: TensorFlow ops.
 #include <algorithm>
 
 #include "gradient_penalty.h"
@@ -82,58 +82,84 @@ CriticGraph read_graph(Reader& plan, const Critic<T>& critic, const std::vector<
   return graph;
 }
 
+// The inputs of both ops, from the plan on.
 template <class T>
-void penalty(Call& call) {
-  const Tensor plan_tensor = call.input(0), slopes = call.input(1);
-  Reader plan(plan_tensor);  // begins with the lengths of the lists of inputs
-  const int inputs = plan.below(1 << 16), kernels = plan.below(1 << 16), biases = plan.below(1 << 16);
-  const int grams = plan.below(1 << 16);
-  require(inputs > 0, "there is no input");
-  std::vector<Tensor> held;
-  for (int index = 0; index < 3 * inputs + kernels + biases + grams; ++index) held.push_back(call.input(2 + index));
+struct Given {
+  Given(Call& call, int at) : plan(call.input(at)), slopes(call.input(at + 1)) {
+    Reader reader(plan);  // begins with the lengths of the lists of inputs
+    const int inputs = reader.below(1 << 16), kernels = reader.below(1 << 16), biases = reader.below(1 << 16);
+    const int grams = reader.below(1 << 16);
+    require(inputs > 0, "there is no input");
+    for (int index = 0; index < 3 * inputs + kernels + biases + grams; ++index) {
+      held.push_back(call.input(at + 2 + index));
+    }
+    critic.slopes.assign(slopes.data<double>(), slopes.data<double>() + slopes.size());
+    for (double slope : critic.slopes) require(slope >= 0, "a slope is negative");
+    first_kernel = held.data() + 3 * inputs;
+    const Tensor* next = first_kernel;
+    for (int index = 0; index < kernels; ++index) critic.kernels.push_back(matrix(*next++));
+    for (int index = 0; index < biases; ++index) critic.biases.push_back((next++)->template data<T>());
+    for (int index = 0; index < grams; ++index) critic.grams.push_back(matrix(*next++));
 
-  Critic<T> critic;
-  critic.slopes.assign(slopes.data<double>(), slopes.data<double>() + slopes.size());
-  for (double slope : critic.slopes) require(slope >= 0, "a slope is negative");
-  const auto matrix = [&](const Tensor& tensor) {
+    batch = held[0].rank() ? held[0].dim(0) : 0;
+    std::vector<int64_t> sizes;
+    for (int index = 0; index < inputs; ++index) {
+      const Tensor &real = held[index], &fake = held[inputs + index], &factors = held[2 * inputs + index];
+      require(real.shape() == fake.shape(), "real samples have the shape " + real.shape_text() + ", fake ones " +
+                                                fake.shape_text());
+      require(real.rank() > 0 && real.dim(0) == batch, "inputs have the shapes " + held[0].shape_text() + " and " +
+                                                           real.shape_text() + ", which are not of one batch");
+      require(factors.size() == real.size() || factors.size() == batch,
+              "coefficients of shape " + factors.shape_text() + " do not fit samples of shape " + real.shape_text());
+      sizes.push_back(1);
+      for (int axis = 1; axis < real.rank(); ++axis) sizes.back() *= real.dim(axis);
+      points.push_back({real.template data<T>(), fake.template data<T>(), factors.template data<T>(),
+                        factors.size() == real.size()});
+    }
+    graph = read_graph(reader, critic, sizes);
+    for (const CriticStep& step : graph.steps) {
+      require(step.kind != CriticStep::kDense || step.bias < 0 || first_kernel[kernels + step.bias].size() == step.size,
+              "a bias does not fit its kernel");
+    }
+  }
+
+  static Matrix<T> matrix(const Tensor& tensor) {
     require(tensor.rank() == 2, "a kernel has the shape " + tensor.shape_text());
-    return Matrix<T>{tensor.data<T>(), tensor.dim(0), tensor.dim(1)};
-  };
-  const Tensor* next = held.data() + 3 * inputs;
-  for (int index = 0; index < kernels; ++index) critic.kernels.push_back(matrix(*next++));
-  for (int index = 0; index < biases; ++index) critic.biases.push_back((next++)->data<T>());
-  for (int index = 0; index < grams; ++index) critic.grams.push_back(matrix(*next++));
+    return {tensor.data<T>(), tensor.dim(0), tensor.dim(1)};
+  }
 
-  const int64_t batch = held[0].rank() ? held[0].dim(0) : 0;
+  Tensor plan, slopes;
+  std::vector<Tensor> held;
+  const Tensor* first_kernel;
+  int64_t batch;
+  Critic<T> critic;
   std::vector<Between<T>> points;
-  std::vector<int64_t> sizes;
-  for (int index = 0; index < inputs; ++index) {
-    const Tensor &real = held[index], &fake = held[inputs + index], &factors = held[2 * inputs + index];
-    require(real.shape() == fake.shape(), "real samples have the shape " + real.shape_text() + ", fake ones " +
-                                              fake.shape_text());
-    require(real.rank() > 0 && real.dim(0) == batch, "inputs have the shapes " + held[0].shape_text() + " and " +
-                                                         real.shape_text() + ", which are not of one batch");
-    require(factors.size() == real.size() || factors.size() == batch,
-            "coefficients of shape " + factors.shape_text() + " do not fit samples of shape " + real.shape_text());
-    sizes.push_back(1);
-    for (int axis = 1; axis < real.rank(); ++axis) sizes.back() *= real.dim(axis);
-    points.push_back({real.data<T>(), fake.data<T>(), factors.data<T>(), factors.size() == real.size()});
-  }
-  const CriticGraph graph = read_graph(plan, critic, sizes);
-  const Tensor* first_bias = held.data() + 3 * inputs + kernels;
-  for (const CriticStep& step : graph.steps) {
-    require(step.kind != CriticStep::kDense || step.bias < 0 || first_bias[step.bias].size() == step.size,
-            "a bias does not fit its kernel");
-  }
+  CriticGraph graph;
+};
 
+template <class T>
+void value(Call& call) {
+  const Given<T> given(call, 0);
+  const int64_t size = gradient_penalty_state(given.graph, given.critic, given.batch);
+  const Tensor state = call.output<T>(1, {size});
+  *call.output<T>(0, {}).template data<T>() = static_cast<T>(
+      gradient_penalty(given.graph, given.critic, given.points, given.batch, state.data<T>()));
+}
+
+template <class T>
+void gradients(Call& call) {
+  const T upstream = call.input(0).scalar<T>();
+  const Tensor state = call.input(1);
+  const Given<T> given(call, 2);
+  const int64_t size = gradient_penalty_state(given.graph, given.critic, given.batch);
+  require(state.size() == size, "a state of shape " + state.shape_text() + " is not one of " + std::to_string(size));
   std::vector<Tensor> results;
   std::vector<T*> of_kernels;
-  for (int index = 0; index < kernels; ++index) {
-    results.push_back(call.output<T>(1 + index, held[3 * inputs + index].shape()));
+  for (size_t index = 0; index < given.critic.kernels.size(); ++index) {
+    results.push_back(call.output<T>(static_cast<int>(index), given.first_kernel[index].shape()));
     of_kernels.push_back(results.back().template data<T>());
   }
-  *call.output<T>(0, {}).template data<T>() =
-      static_cast<T>(gradient_penalty<T>(graph, critic, points, batch, of_kernels));
+  gradient_penalty_gradients(given.graph, given.critic, given.batch, state.data<T>(), upstream, of_kernels);
 }
 
 Registration here([] {
@@ -141,9 +167,16 @@ Registration here([] {
             {"T: {float, double}", "inputs: int >= 1", "weights: int >= 1", "offsets: int >= 0", "matrices: int >= 0"},
             {"plan: int32", "slopes: double", "real: inputs * T", "fake: inputs * T", "coefficients: inputs * T",
              "kernels: weights * T", "biases: offsets * T", "grams: matrices * T"},
-            {"penalty: T", "of_kernels: weights * T"});
-  cpu_kernel<float, penalty<float>>("PosekitGradientPenalty");
-  cpu_kernel<double, penalty<double>>("PosekitGradientPenalty");
+            {"penalty: T", "state: T"});
+  cpu_kernel<float, value<float>>("PosekitGradientPenalty");
+  cpu_kernel<double, value<double>>("PosekitGradientPenalty");
+  define_op("PosekitGradientPenaltyGrad",
+            {"T: {float, double}", "inputs: int >= 1", "weights: int >= 1", "offsets: int >= 0", "matrices: int >= 0"},
+            {"upstream: T", "state: T", "plan: int32", "slopes: double", "real: inputs * T", "fake: inputs * T",
+             "coefficients: inputs * T", "kernels: weights * T", "biases: offsets * T", "grams: matrices * T"},
+            {"of_kernels: weights * T"});
+  cpu_kernel<float, gradients<float>>("PosekitGradientPenaltyGrad");
+  cpu_kernel<double, gradients<double>>("PosekitGradientPenaltyGrad");
 });
 
 }  // namespace
