@@ -53,6 +53,16 @@ def test_quick_run_prints_every_row(tmp_path):
     assert "images/s" in done.stdout
 
 
+def test_quick_run_of_the_ops_prints_every_row(tmp_path):
+    done = run("--ops", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    ops = {"mesh_reprojection", "gradient_penalty", "locally_connected", "decode", "renderer"}
+    assert {op for op in ops if any(name.startswith(op) for name in numbers)} == ops
+    for row in numbers.values():
+        assert row["title"] in done.stdout and row["milliseconds"]["posekit"] > 0 and len(row["milliseconds"]) > 1
+
+
 def test_quick_run_of_lifting_prints_every_row(tmp_path):
     done = run("--model=lcn", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
     assert done.returncode == 0, done.stderr[-3000:]
