@@ -5,7 +5,6 @@ import pytest
 from posekit.codecs.paf import PafCodec, average_maps
 from posekit.ops import decode_paf
 from posekit.ops.decode_paf import find_peaks, smooth_maps, smoothing_kernel
-from posekit.ops.native import build
 from posekit.skeletons import OPENPOSE18, Skeleton
 from posekit.testing import load_fixture
 
@@ -24,12 +23,7 @@ PHOTOGRAPHS = [(file, name) for file, names in PHOTOGRAPHS.items() for name in n
 PEOPLE = ("people1", "people3", "people5_clean", "people8", "people20")
 
 
-@pytest.fixture(autouse=True, params=["plain", "compiled"])
-def path(request, monkeypatch):
-    """Every test holds for both implementations."""
-    if request.param == "compiled" and build.compiler() is None:
-        pytest.skip("no C++ compiler on this machine")
-    monkeypatch.setenv("POSEKIT_NATIVE", "1" if request.param == "compiled" else "0")
+pytestmark = pytest.mark.usefixtures("path")
 
 
 @pytest.fixture(scope="module")

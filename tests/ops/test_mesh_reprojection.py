@@ -8,27 +8,9 @@ import tensorflow as tf
 
 from posekit.ops import native
 from posekit.ops.mesh_reprojection import mesh_reprojection
-from posekit.ops.native import build
 from posekit.testing import load_fixture
 
-on_gpu = bool(tf.config.list_physical_devices("GPU"))
-
-
-@pytest.fixture(params=["plain", "compiled"], autouse=True)
-def path(request, monkeypatch):
-    """Every test runs on the plain path and on the compiled op."""
-    if request.param == "compiled" and build.compiler() is None:
-        pytest.skip("no C++ compiler on this machine")
-    monkeypatch.setenv("POSEKIT_NATIVE", "1" if request.param == "compiled" else "0")
-    return request.param
-
-
-@pytest.fixture
-def compiled(path):
-    """The module of compiled ops, for tests of what they alone promise."""
-    if path == "plain" or on_gpu:
-        pytest.skip("of the compiled op only")
-    return native.ops()
+pytestmark = pytest.mark.usefixtures("path")
 
 
 def loop(silhouettes, vertices):
@@ -281,7 +263,7 @@ def test_second_derivatives():
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-def test_any_number_of_threads_gives_the_same(compiled):
+def test_any_number_of_threads_gives_the_same(compiled_ops):
     silhouettes, vertices = make_case(np.float32, size=97, vertices=3000)
     kernels, before = native.kernels(), native.kernels().posekit_num_threads()
     found = []
@@ -296,10 +278,10 @@ def test_any_number_of_threads_gives_the_same(compiled):
             np.testing.assert_array_equal(one, another)
 
 
-def test_input_that_does_not_fit_is_named(compiled):
+def test_input_that_does_not_fit_is_named(compiled_ops):
     masks, vertices = np.ones((2, 4, 4), bool), np.zeros((3, 5, 2), np.float32)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[2, 4, 4\].*\[3, 5, 2\]"):
-        compiled.posekit_mesh_reprojection(masks, vertices)
+        compiled_ops.posekit_mesh_reprojection(masks, vertices)
     vertices, factors = vertices[:2], np.ones(2, np.float32)
     pixels, outside = np.zeros((2, 5), np.int32), np.full(32, 5, np.int32)
     for arguments, message in [
@@ -309,4 +291,4 @@ def test_input_that_does_not_fit_is_named(compiled):
         ((outside - 1, pixels, factors, factors[:1]), r"\[2\] and \[1\]"),
     ]:
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            compiled.posekit_mesh_reprojection_gradient(masks, vertices, *arguments)
+            compiled_ops.posekit_mesh_reprojection_gradient(masks, vertices, *arguments)

@@ -8,28 +8,10 @@ import pytest
 import tensorflow as tf
 
 from posekit.ops import native
-from posekit.ops.native import build
 from posekit.ops.nearest_neighbors import nearest_neighbors, safe_sqrt
 from posekit.testing import load_fixture
 
-on_gpu = bool(tf.config.list_physical_devices("GPU"))
-
-
-@pytest.fixture(params=["plain", "compiled"], autouse=True)
-def path(request, monkeypatch):
-    """Every test runs on the plain path and on the compiled op."""
-    if request.param == "compiled" and build.compiler() is None:
-        pytest.skip("no C++ compiler on this machine")
-    monkeypatch.setenv("POSEKIT_NATIVE", "1" if request.param == "compiled" else "0")
-    return request.param
-
-
-@pytest.fixture
-def compiled(path):
-    """The module of compiled ops, for tests of what they alone promise."""
-    if path == "plain" or on_gpu:
-        pytest.skip("of the compiled op only")
-    return native.ops()
+pytestmark = pytest.mark.usefixtures("path")
 
 
 def every_pair(points, references):
@@ -197,7 +179,7 @@ def test_wrong_input_is_named(points, references, message):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("sizes", [(200, 100), (900, 700)])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_first_of_equally_near_references(compiled, dims, sizes, dtype):
+def test_the_first_of_equally_near_references(compiled_ops, dims, sizes, dtype):
     rng = np.random.default_rng(6)
     for extent in (1, 4, 12):
         points, references = (rng.integers(0, extent, (size, dims)).astype(dtype) for size in sizes)
@@ -205,7 +187,7 @@ def test_the_first_of_equally_near_references(compiled, dims, sizes, dtype):
         np.testing.assert_array_equal(nearest_neighbors(points, references)[0], expected)
 
 
-def test_any_number_of_threads_gives_the_same(compiled):
+def test_any_number_of_threads_gives_the_same(compiled_ops):
     rng = np.random.default_rng(7)
     points, references = (rng.integers(0, 60, (size, 2)).astype(np.float32) for size in (9000, 7000))
     kernels, before = native.kernels(), native.kernels().posekit_num_threads()
@@ -220,7 +202,7 @@ def test_any_number_of_threads_gives_the_same(compiled):
         np.testing.assert_array_equal(found[0], other)
 
 
-def test_callers_at_once(compiled):
+def test_callers_at_once(compiled_ops):
     rng = np.random.default_rng(8)
     cases = [tuple(rng.normal(size=(size, 2)) for size in rng.integers(1, 3000, 2)) for _ in range(12)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -230,7 +212,7 @@ def test_callers_at_once(compiled):
 
 
 @pytest.mark.parametrize("name", ["all equal", "one place far from everything", "two places", "line", "far apart"])
-def test_many_points_that_nothing_separates(compiled, name):
+def test_many_points_that_nothing_separates(compiled_ops, name):
     """Each would take minutes if the search compared them all."""
     rng, count = np.random.default_rng(9), 200_000
     spread = rng.uniform(0, 100, (count, 2)).astype(np.float32)
@@ -249,7 +231,7 @@ def test_many_points_that_nothing_separates(compiled, name):
     np.testing.assert_allclose(distances, picked, rtol=1e-6)
 
 
-def test_rows_that_do_not_fit_are_named(compiled):
+def test_rows_that_do_not_fit_are_named(compiled_ops):
     ragged = [tf.RaggedTensor.from_row_lengths(np.zeros((6, 2), np.float32), sizes) for sizes in ([1, 5], [1, 2, 3])]
     form = tf.RaggedTensorSpec([None, None, 2], ragged_rank=1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="2 rows of points do not fit 3 rows of references"):
@@ -262,7 +244,7 @@ def test_rows_that_do_not_fit_are_named(compiled):
         (points, np.zeros(0, np.int64), r"shape \[0\]"),
     ]:
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            compiled.posekit_nearest_neighbors(points, splits, other, other_splits)
+            compiled_ops.posekit_nearest_neighbors(points, splits, other, other_splits)
 
 
 def test_overflowing_distances(path):
