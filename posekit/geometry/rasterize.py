@@ -97,36 +97,9 @@ class Raster:
 
 
 def rasterize(vertices_cam, faces, focal, center, size, near=0.1, far=np.inf, distortion=None):
-    """Finds the nearest triangle at every pixel.
+    """Finds the nearest triangle at every pixel: the plain form of `posekit.ops.rasterize`.
 
-    Both sides of a triangle are drawn. What lies nearer than `near` or beyond `far` is cut off, also within a
-    triangle.
-
-    Args:
-        vertices_cam: `[vertices, 3]` in camera coordinates: x right, y down, z forward.
-        faces: Int `[faces, 3]` vertex indices.
-        focal: Focal length in pixels, one number or `(fx, fy)`.
-        center: Principal point `(x, y)` in pixels.
-        size: `(height, width)` of the image.
-        near: Nearest depth drawn, positive.
-        far: Farthest depth drawn.
-        distortion: Lens coefficients `(k1, k2, p1, p2, k3)`, applied to the vertices; none by default.
-
-    Returns:
-        A `Raster`.
-
-    Raises:
-        ValueError: If a shape is wrong, a vertex is not finite, a face names a vertex that is not there, or a camera
-            parameter is out of range.
-
-    Example:
-        >>> import numpy as np
-        >>> triangle = np.array([[-1.0, -1.0, 4.0], [1.0, -1.0, 4.0], [0.0, 1.0, 4.0]])
-        >>> rasterize(triangle, [[0, 1, 2]], focal=8.0, center=(4, 4), size=(9, 9)).depth[3, 4]
-        np.float32(4.0)
-
-    Follows: mattloper/opendr:renderer.py (DepthRenderer, visibility_image).
-    Differs: `(fx, fy)` apply separately, where opendr draws with their mean; no line overdraw at silhouettes.
+    Args, returns, errors and source are those of `posekit.ops.rasterize`, which is the one to call.
     """
     vertices, faces, focal, center, (height, width) = check_arguments(
         vertices_cam, faces, focal, center, size, near, far, distortion

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posekit import testing
+from posekit import ops, testing
 from posekit.geometry import rasterize as module
 from posekit.geometry.rasterize import distort, point_light_shading, project, rasterize, vertex_normals
 
@@ -151,6 +151,7 @@ def test_both_sides_are_drawn_and_the_first_of_equals_wins():
         assert seen.mask.all() and (seen.triangle == 0).all()
 
 
+@pytest.mark.parametrize("draw", [rasterize, ops.rasterize])
 @pytest.mark.parametrize(
     "vertices",
     [
@@ -164,8 +165,8 @@ def test_both_sides_are_drawn_and_the_first_of_equals_wins():
         [[0, 0, 1], [0, 0, 2], [0, 0, 3]],  # along the viewing axis
     ],
 )
-def test_draws_nothing(vertices):
-    seen = rasterize(np.array(vertices, np.float64), [[0, 1, 2]], 20.0, (16, 16), (32, 32), 0.1, 100)
+def test_draws_nothing(vertices, draw):
+    seen = draw(np.array(vertices, np.float64), [[0, 1, 2]], 20.0, (16, 16), (32, 32), 0.1, 100)
     assert not seen.mask.any() and (seen.triangle == -1).all() and np.isinf(seen.depth).all()
 
 

@@ -85,24 +85,6 @@ def test_coordinates_beyond_all_measure(both, scale):
         both(np.minimum(some * (1, 1, scale), 1.7e308), faces, **VIEW, near=1e-307)
 
 
-@pytest.mark.parametrize(
-    "vertices",
-    [
-        [[0, 0, -2], [1, 0, -2], [0, 1, -2]],  # behind the camera
-        [[90, 0, 2], [91, 0, 2], [90, 1, 2]],  # beside the picture
-        [[0, 90, 2], [1, 90, 2], [0, 91, 2]],  # below it
-        [[0, 0, 0.01], [1, 0, 0.02], [0, 1, 0.03]],  # before the near plane
-        [[0, 0, 900], [100, 0, 900], [0, 100, 900]],  # beyond the far plane
-        [[0, 0, 2], [0, 0, 2], [0, 0, 2]],  # a point
-        [[-1, 0, 2], [0, 0, 2], [1, 0, 2]],  # a line
-        [[0, 0, 1], [0, 0, 2], [0, 0, 3]],  # along the viewing axis
-    ],
-)
-def test_draws_nothing(both, vertices):
-    seen = both(np.array(vertices, np.float64), [[0, 1, 2]], 20.0, (16, 16), (32, 32), 0.1, 100)
-    assert not seen.mask.any()
-
-
 def test_empty_meshes(both):
     for vertices in (np.zeros((0, 3)), np.ones((4, 3))):
         seen = both(vertices, np.zeros((0, 3), int), **VIEW)

@@ -11,12 +11,13 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "block.cuh"
+
 namespace posekit {
 namespace {
 
 enum Mode { kExact = 0, kFast = 1, kTfPose = 2 };
 
-constexpr int kThreads = 256;
 constexpr int kTile = 32;                       // places along a side of what a block searches
 constexpr int kRadius = 12;                     // of the exact smoothing
 constexpr int kSmoothed = kTile + 2;            // and one more on both sides

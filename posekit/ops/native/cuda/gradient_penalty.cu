@@ -9,10 +9,11 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "block.cuh"
+
 namespace posekit {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kMostSteps = 48, kMostSources = 6;
 
 enum Kind { kInput, kDense, kLeaky, kConcat, kGram };
@@ -36,15 +37,6 @@ struct Critic {
   int64_t batch;
   Step<T> steps[kMostSteps];
 };
-
-// Sums `values` [kThreads] of a block into the first, in a fixed order.
-__device__ void add_up(double* values) {
-  for (int half = kThreads / 2; half; half /= 2) {
-    __syncthreads();
-    if (threadIdx.x < half) values[threadIdx.x] += values[threadIdx.x + half];
-  }
-  __syncthreads();
-}
 
 // into [columns] = bias + from [rows] times a matrix.
 template <class T>

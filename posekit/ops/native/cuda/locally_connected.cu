@@ -7,12 +7,13 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "block.cuh"
+
 namespace posekit {
 namespace {
 
 constexpr int kTile = 64;     // rows and columns of the product that a block of threads computes
 constexpr int kDepth = 16;    // of the operands that it holds at a time
-constexpr int kThreads = 256;
 constexpr int kOwn = 4;       // rows and columns of a thread
 constexpr int kPartials = 512;
 
@@ -44,16 +45,6 @@ class Held {
   cudaError_t error_;
   cudaStream_t stream_;
 };
-
-// Sums `values` [kThreads] of a block into the first, in a fixed order.
-template <class T>
-__device__ void add_up(T* values) {
-  for (int half = kThreads / 2; half; half /= 2) {
-    __syncthreads();
-    if (threadIdx.x < half) values[threadIdx.x] += values[threadIdx.x + half];
-  }
-  __syncthreads();
-}
 
 template <class T>
 __global__ void add_squares(const T* kernel, int64_t size, double* partials) {

@@ -9,16 +9,6 @@
 namespace posekit {
 namespace {
 
-// Sums `values` [kThreads] of a block into the first, in a fixed order.
-template <class T>
-__device__ void add_up(T* values) {
-  for (int half = kThreads / 2; half; half /= 2) {
-    __syncthreads();
-    if (threadIdx.x < half) values[threadIdx.x] += values[threadIdx.x + half];
-  }
-  __syncthreads();
-}
-
 // Turns `values` [kThreads] of a block into the sums up to and with each.
 template <class T>
 __device__ void add_up_to_each(T* values) {

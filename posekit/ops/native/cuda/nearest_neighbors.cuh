@@ -11,9 +11,10 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "block.cuh"
+
 namespace posekit {
 
-constexpr int kThreads = 256;       // of a block
 constexpr int kTile = 1024;         // references in shared memory at a time
 constexpr int kChunk = 32;          // references whose nearest is found before asking which one it was
 constexpr int kPerThread = 4;       // points of one thread

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "c_api.h"
@@ -18,25 +19,15 @@ namespace posekit {
 template <class T>
 struct TypeOf;
 template <>
-struct TypeOf<float> {
-  static constexpr TF_DataType value = TF_FLOAT;
-};
+struct TypeOf<float> : std::integral_constant<TF_DataType, TF_FLOAT> {};
 template <>
-struct TypeOf<double> {
-  static constexpr TF_DataType value = TF_DOUBLE;
-};
+struct TypeOf<double> : std::integral_constant<TF_DataType, TF_DOUBLE> {};
 template <>
-struct TypeOf<int32_t> {
-  static constexpr TF_DataType value = TF_INT32;
-};
+struct TypeOf<int32_t> : std::integral_constant<TF_DataType, TF_INT32> {};
 template <>
-struct TypeOf<int64_t> {
-  static constexpr TF_DataType value = TF_INT64;
-};
+struct TypeOf<int64_t> : std::integral_constant<TF_DataType, TF_INT64> {};
 template <>
-struct TypeOf<bool> {
-  static constexpr TF_DataType value = TF_BOOL;
-};
+struct TypeOf<bool> : std::integral_constant<TF_DataType, TF_BOOL> {};
 
 // An input or output of one call of an op.
 class Tensor {
