@@ -28,12 +28,15 @@ def pointer(array):
     return ctypes.c_void_p(array.data.ptr)
 
 
-def call(function, *arguments):
-    """Calls a kernel's function with arrays and integers on the current stream; an error code is an exception."""
+def call(function, *arguments, scratch=False):
+    """Calls a kernel's function with arrays and integers on the current stream; an error code is an exception.
+
+    Functions that need memory of their own (`scratch`) take it from the device's pool.
+    """
     stream = cupy.cuda.get_current_stream().ptr
     passed = [ctypes.c_int64(value) if isinstance(value, int) else value for value in arguments]
     passed = [value if isinstance(value, ctypes._SimpleCData) else pointer(value) for value in passed]
-    code = function(*passed, ctypes.c_void_p(stream))
+    code = function(*passed, ctypes.c_void_p(stream), *([ctypes.c_void_p(None)] if scratch else []))
     if code:
         raise RuntimeError(f"{function.__name__} ended with CUDA error {code}")
 
@@ -87,7 +90,7 @@ def check_nearest_neighbors(library, timed=True):
             distances = cupy.zeros(len(points), points.dtype)
             call(
                 function, points, point_splits, references, reference_splits, len(point_splits) - 1,
-                ctypes.c_int(points.shape[1]), len(points), most, most_references, indices, distances,
+                points.shape[1], len(points), most, most_references, indices, distances, scratch=True,
             )  # fmt: skip
             return indices, distances
 
@@ -152,18 +155,21 @@ def check_mesh_reprojection(library, timed=True):
             batch, height, width = silhouettes.shape
             per_image, dtype = vertices.shape[1], vertices.dtype
             sums = [cupy.zeros(batch, dtype) for _ in range(2)]
-            splits, room = cupy.zeros(batch + 1, np.int64), batch * height * width
-            pixels, nearest_vertex = (cupy.zeros(room, np.int32) for _ in range(2))
-            nearest_pixel = cupy.zeros((batch, per_image), np.int32)
+            begins, splits = cupy.zeros(batch * height, np.int64), cupy.zeros(batch + 1, np.int64)
+            call(library.posekit_cuda_count_pixels, silhouettes, batch, height, width, begins, splits)
+            counts = np.diff(cupy.asnumpy(splits))
+            total, most = int(counts.sum()), int(counts.max())
+            nearest_vertex, nearest_pixel = cupy.zeros(total, np.int32), cupy.zeros((batch, per_image), np.int32)
+            sizes = batch, height, width, per_image
             call(
-                getattr(library, f"posekit_cuda_mesh_reprojection_{suffix}"), silhouettes, vertices, batch, height,
-                width, per_image, *sums, splits, pixels, nearest_vertex, nearest_pixel,
+                getattr(library, f"posekit_cuda_mesh_reprojection_{suffix}"), silhouettes, vertices, *sizes, begins,
+                splits, total, most, *sums, nearest_vertex, nearest_pixel, scratch=True,
             )  # fmt: skip
             gradient, ones = cupy.zeros(vertices.shape, dtype), cupy.ones(batch, dtype)
             if backward:
                 call(
-                    getattr(library, f"posekit_cuda_mesh_reprojection_gradient_{suffix}"), vertices, batch, width,
-                    per_image, splits, pixels, nearest_vertex, nearest_pixel, ones, ones, gradient,
+                    getattr(library, f"posekit_cuda_mesh_reprojection_gradient_{suffix}"), silhouettes, vertices,
+                    *sizes, begins, total, nearest_vertex, nearest_pixel, ones, ones, gradient, scratch=True,
                 )  # fmt: skip
             return *sums, gradient
 
@@ -361,9 +367,9 @@ def check_locally_connected(library, timed=True):
             layer = kernel, mask, support, ctypes.c_double(max_norm), len(inputs), len(mask), *size
             output, square, of_rows = cupy.zeros_like(upstream), cupy.zeros(1, np.float64), cupy.zeros_like(inputs)
             of_others = [cupy.zeros_like(part) for part in (kernel, mask, bias)]
-            call(functions[0], inputs, bias, *layer, output, square)
+            call(functions[0], inputs, bias, *layer, output, square, scratch=True)
             call(functions[1], upstream, square, *layer, of_rows)
-            call(functions[2], upstream, square, inputs, bias, output, *layer, *of_others)
+            call(functions[2], upstream, square, inputs, bias, output, *layer, *of_others, scratch=True)
             return output, of_rows, *of_others
 
         cases = ((1, 1, (1, 1)), (3, 4, (5, 2)), (70, 3, (40, 70)), (33, 5, (3, 65)))
@@ -462,6 +468,7 @@ def _penalty_on_gpu(library, suffix, plan, slopes, arrays):
     shapes = [np.array([part.shape for part in parts], np.int32) for parts in (kernels, grams)]
     plan, slopes = np.array(plan, np.int32), np.array(slopes, np.float64)
     of_kernels, penalty = [cupy.zeros_like(kernel) for kernel in kernels], cupy.zeros(1, kernels[0].dtype)
+    upstream = cupy.ones(1, kernels[0].dtype)
     lists = [(ctypes.c_void_p * len(part))(*(each.data.ptr for each in part)) for part in (*arrays, of_kernels)]
 
     def host(array):
@@ -470,11 +477,20 @@ def _penalty_on_gpu(library, suffix, plan, slopes, arrays):
     def listed(index):
         return ctypes.c_void_p(ctypes.addressof(lists[index]))
 
+    known = host(plan), host(slopes), ctypes.c_int64(len(real[0]))
+    size_of_state = library.posekit_cuda_gradient_penalty_state
+    size_of_state.restype = ctypes.c_int64
+    state = cupy.zeros(size_of_state(known[0], known[2], host(sizes), *map(host, shapes)), kernels[0].dtype)
+
     def run():
         call(
-            getattr(library, f"posekit_cuda_gradient_penalty_{suffix}"), host(plan), host(slopes), len(real[0]),
-            listed(0), listed(1), listed(2), host(sizes), host(each), listed(3), host(shapes[0]), listed(4), listed(5),
-            host(shapes[1]), penalty, listed(6),
+            getattr(library, f"posekit_cuda_gradient_penalty_{suffix}"), *known, listed(0), listed(1), listed(2),
+            host(sizes), host(each), listed(3), host(shapes[0]), listed(4), listed(5), host(shapes[1]), penalty, state,
+            scratch=True,
+        )  # fmt: skip
+        call(
+            getattr(library, f"posekit_cuda_gradient_penalty_gradients_{suffix}"), *known, host(sizes), listed(3),
+            host(shapes[0]), listed(5), host(shapes[1]), state, upstream, listed(6), scratch=True,
         )  # fmt: skip
         return penalty, of_kernels
 

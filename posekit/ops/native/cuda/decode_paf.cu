@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "block.cuh"
+#include "posekit_cuda.h"
 
 namespace posekit {
 namespace {
@@ -376,12 +377,6 @@ Maps maps_of(const float* data, const int64_t* strides) {
 }  // namespace
 }  // namespace posekit
 
-// Finds peaks. `maps` [batch, height, width, joints or more] is in the device's memory, its 4 strides (in elements, on the
-// host) may be of any order; maps whose columns lie side by side are read quickest. `times`: of the exact mode 1, or 8
-// for maps that are enlarged first, of which `high` x `wide` pixels are used; of the others, how often a cell is
-// divided. `gaussian` [25] and `profiles` [times, 7] are on the host. Writes peaks of 40 bytes (joint, row, column,
-// unused as int32; x, y, score as float64) into [batch, most], in no order, and adds their numbers to counts [batch],
-// which must be 0 before. Returns a cudaError_t.
 extern "C" int posekit_cuda_paf_peaks(const float* maps, const int64_t* strides, int64_t batch, int64_t joints,
                                       int64_t height, int64_t width, int64_t mode, int64_t times, int64_t high,
                                       int64_t wide, const double* gaussian, const float* profiles, double threshold,
@@ -421,10 +416,6 @@ extern "C" int posekit_cuda_paf_peaks(const float* maps, const int64_t* strides,
   return cudaGetLastError();
 }
 
-// Scores pairs of peaks. `fields` as `maps` above. places [peaks, 2]: x and y. groups [count, 6]: image, limb, number of
-// the first start and of the first end among the peaks, numbers of starts and of ends; offsets [count]: where the
-// group's scores begin. `most` is the number of pairs of the largest group. Writes scores, 0 for no limb. All in the
-// device's memory, but the strides. Returns a cudaError_t.
 extern "C" int posekit_cuda_paf_limbs(const float* fields, const int64_t* strides, int64_t height, int64_t width,
                                       int64_t mode, int64_t times, int64_t high, int64_t wide, double threshold,
                                       const double* places, const int64_t* groups, const int64_t* offsets, int64_t count,
@@ -443,7 +434,6 @@ extern "C" int posekit_cuda_paf_limbs(const float* fields, const int64_t* stride
   return cudaGetLastError();
 }
 
-// Adds the number of values that are not finite to `total`. Returns a cudaError_t.
 extern "C" int posekit_cuda_paf_not_finite(const float* values, int64_t count, unsigned long long* total,
                                            cudaStream_t stream) {
   using namespace posekit;

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "block.cuh"
+#include "scratch.cuh"
 
 namespace posekit {
 namespace {
@@ -278,7 +279,7 @@ __global__ void __launch_bounds__(kThreads) there_again(const Critic<T> critic, 
 // A thread for each weight of the kernel `parameter`, [rows, columns].
 template <class T>
 __global__ void multiply_up(const Critic<T> critic, int parameter, int rows, int columns, const T* tangents,
-                            const T* adjoints, T* of_kernel) {
+                            const T* adjoints, const T* upstream, T* of_kernel) {
   const int column = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y * blockDim.y + threadIdx.y;
   if (row >= rows || column >= columns) return;
   T sum = 0;
@@ -291,10 +292,11 @@ __global__ void multiply_up(const Critic<T> critic, int parameter, int rows, int
       sum += left[sample * critic.lines] * right[sample * critic.lines];
     }
   }
-  of_kernel[static_cast<int64_t>(row) * columns + column] = sum;
+  of_kernel[static_cast<int64_t>(row) * columns + column] = *upstream * sum;
 }
 
-// Reads the plan, whose numbers were checked where it was made; false if it is too long for one launch.
+// Reads the plan, whose numbers were checked where it was made; false if it is too long for one launch. Lists that are
+// null belong to what is not going to be used.
 template <class T>
 bool read(const int32_t* plan, const double* slopes, const T* const* real, const T* const* fake,
           const T* const* coefficients, const int32_t* sizes, const int32_t* for_each_number, const T* const* kernels,
@@ -320,17 +322,19 @@ bool read(const int32_t* plan, const double* slopes, const T* const* real, const
     const int parameter = step.parameter;
     if (step.kind == kInput) {
       step.size = sizes[parameter];
-      step.real = real[parameter], step.fake = fake[parameter], step.coefficients = coefficients[parameter];
-      step.for_each_number = for_each_number[parameter];
+      if (real) {
+        step.real = real[parameter], step.fake = fake[parameter], step.coefficients = coefficients[parameter];
+        step.for_each_number = for_each_number[parameter];
+      }
     } else if (step.kind == kDense) {
-      step.matrix = kernels[parameter];
+      step.matrix = kernels ? kernels[parameter] : nullptr;
       step.rows = kernel_shapes[2 * parameter];
       step.size = kernel_shapes[2 * parameter + 1];
-      step.bias = bias < 0 ? nullptr : biases[bias];
+      step.bias = bias < 0 || !biases ? nullptr : biases[bias];
     } else if (step.kind == kLeaky) {
-      step.slope = static_cast<T>(slopes[parameter]);
+      step.slope = slopes ? static_cast<T>(slopes[parameter]) : T(0);
     } else if (step.kind == kGram) {
-      step.matrix = grams[parameter];
+      step.matrix = grams ? grams[parameter] : nullptr;
       step.rows = gram_shapes[2 * parameter];
       step.parameter = gram_shapes[2 * parameter + 1];
       step.size = step.rows * step.rows;
@@ -343,54 +347,91 @@ bool read(const int32_t* plan, const double* slopes, const T* const* real, const
   return true;
 }
 
+// The state: all values, all adjoints, and the penalty's derivatives.
 template <class T>
-int compute(const Critic<T>& critic, int num_kernels, const int32_t* shapes, T* penalty, T* const* of_kernels,
-            cudaStream_t stream) {
-  if (critic.batch == 0) return cudaErrorInvalidValue;
-  // One piece of memory: values, of which nothing is needed when tangents are there; adjoints; pulls; penalties.
-  const int64_t lines = critic.batch * critic.lines, pulled = critic.batch_mean ? critic.lines : lines;
-  const int64_t parts = std::max<int64_t>(critic.batch, critic.count);
-  void* memory = nullptr;
-  cudaError_t error = cudaMallocAsync(&memory, parts * sizeof(double) + (3 * lines + pulled) * sizeof(T), stream);
-  if (error != cudaSuccess) return error;
-  double* const penalties = static_cast<double*>(memory);
-  T* const values = reinterpret_cast<T*>(penalties + parts);
-  T *const adjoints = values + lines, *const tangents = adjoints + lines, *const pulls = tangents + lines;
-  there_and_back<<<critic.batch, kThreads, 0, stream>>>(critic, values, adjoints, pulls, penalties);
-  if (critic.batch_mean) penalise_means<<<critic.count, kThreads, 0, stream>>>(critic, adjoints, pulls, penalties);
+struct State {
+  State(const Critic<T>& critic, T* state)
+      : size(critic.batch * critic.lines), pulled(critic.batch_mean ? critic.lines : size), values(state),
+        adjoints(values + size), pulls(adjoints + size) {}
+
+  int64_t size, pulled;
+  T *values, *adjoints, *pulls;
+};
+
+template <class T>
+int compute_value(const Critic<T>& critic, T* penalty, T* state, cudaStream_t stream, const PosekitMemory* memory) {
+  if (critic.batch == 0) return cudaMemsetAsync(penalty, 0xff, sizeof(T), stream);  // not a number
+  Scratch scratch(stream, memory);
+  double* const penalties = scratch.get<double>(std::max<int64_t>(critic.batch, critic.count));
+  if (scratch.error() != cudaSuccess) return scratch.error();
+  const State<T> kept(critic, state);
+  there_and_back<<<critic.batch, kThreads, 0, stream>>>(critic, kept.values, kept.adjoints, kept.pulls, penalties);
+  if (critic.batch_mean) {
+    penalise_means<<<critic.count, kThreads, 0, stream>>>(critic, kept.adjoints, kept.pulls, penalties);
+  }
   const int64_t count = critic.batch_mean ? critic.count : critic.batch;
   add_penalties<<<1, kThreads, 0, stream>>>(penalties, count, penalty);
-  there_again<<<critic.batch, kThreads, 0, stream>>>(critic, values, pulls, tangents);
+  return cudaGetLastError();
+}
+
+template <class T>
+int compute_gradients(const Critic<T>& critic, int num_kernels, const int32_t* shapes, const T* state,
+                      const T* upstream, T* const* of_kernels, cudaStream_t stream, const PosekitMemory* memory) {
+  Scratch scratch(stream, memory);
+  const State<T> kept(critic, const_cast<T*>(state));  // is only read
+  T* const tangents = scratch.get<T>(kept.size);
+  if (scratch.error() != cudaSuccess) return scratch.error();
+  if (critic.batch) there_again<<<critic.batch, kThreads, 0, stream>>>(critic, kept.values, kept.pulls, tangents);
   for (int kernel = 0; kernel < num_kernels; ++kernel) {
     const int rows = shapes[2 * kernel], columns = shapes[2 * kernel + 1];
+    if (rows == 0 || columns == 0) continue;
     const dim3 threads(32, 8), grid((columns + 31) / 32, (rows + 7) / 8);
-    multiply_up<<<grid, threads, 0, stream>>>(critic, kernel, rows, columns, tangents, adjoints, of_kernels[kernel]);
+    multiply_up<<<grid, threads, 0, stream>>>(critic, kernel, rows, columns, tangents, kept.adjoints, upstream,
+                                              of_kernels[kernel]);
   }
-  error = cudaGetLastError();
-  cudaFreeAsync(memory, stream);
-  return error;
+  return cudaGetLastError();
 }
 
 }  // namespace
 }  // namespace posekit
 
-// `plan` is what PiecewiseLinear.encode gives (posekit/ops/piecewise_linear.py). It, the lists of pointers, the sizes
-// of inputs and the shapes of kernels and grams are in the host's memory; what the lists point to, in the device's. A
-// coefficient belongs to each number of an input, or to each sample. Returns a cudaError_t; invalid without a sample,
-// or with more than 48 steps.
+extern "C" int64_t posekit_cuda_gradient_penalty_state(const int32_t* plan, int64_t batch, const int32_t* sizes,
+                                                       const int32_t* kernel_shapes, const int32_t* gram_shapes) {
+  posekit::Critic<float> critic;
+  critic.batch = batch;
+  if (!posekit::read<float>(plan, nullptr, nullptr, nullptr, nullptr, sizes, nullptr, nullptr, kernel_shapes, nullptr,
+                            nullptr, gram_shapes, &critic)) {
+    return -1;
+  }
+  const posekit::State<float> state(critic, nullptr);
+  return 2 * state.size + state.pulled;
+}
+
 #define POSEKIT_DEFINE(T, SUFFIX)                                                                                      \
   extern "C" int posekit_cuda_gradient_penalty_##SUFFIX(                                                               \
       const int32_t* plan, const double* slopes, int64_t batch, const T* const* real, const T* const* fake,            \
       const T* const* coefficients, const int32_t* sizes, const int32_t* for_each_number, const T* const* kernels,     \
       const int32_t* kernel_shapes, const T* const* biases, const T* const* grams, const int32_t* gram_shapes,         \
-      T* penalty, T* const* of_kernels, cudaStream_t stream) {                                                         \
+      T* penalty, T* state, cudaStream_t stream, const PosekitMemory* memory) {                                        \
     posekit::Critic<T> critic;                                                                                         \
     critic.batch = batch;                                                                                              \
     if (!posekit::read<T>(plan, slopes, real, fake, coefficients, sizes, for_each_number, kernels, kernel_shapes,      \
                           biases, grams, gram_shapes, &critic)) {                                                      \
       return cudaErrorInvalidValue;                                                                                    \
     }                                                                                                                  \
-    return posekit::compute<T>(critic, plan[1], kernel_shapes, penalty, of_kernels, stream);                           \
+    return posekit::compute_value<T>(critic, penalty, state, stream, memory);                                          \
+  }                                                                                                                    \
+  extern "C" int posekit_cuda_gradient_penalty_gradients_##SUFFIX(                                                     \
+      const int32_t* plan, const double* slopes, int64_t batch, const int32_t* sizes, const T* const* kernels,         \
+      const int32_t* kernel_shapes, const T* const* grams, const int32_t* gram_shapes, const T* state,                 \
+      const T* upstream, T* const* of_kernels, cudaStream_t stream, const PosekitMemory* memory) {                     \
+    posekit::Critic<T> critic;                                                                                         \
+    critic.batch = batch;                                                                                              \
+    if (!posekit::read<T>(plan, slopes, nullptr, nullptr, nullptr, sizes, nullptr, kernels, kernel_shapes, nullptr,    \
+                          grams, gram_shapes, &critic)) {                                                              \
+      return cudaErrorInvalidValue;                                                                                    \
+    }                                                                                                                  \
+    return posekit::compute_gradients<T>(critic, plan[1], kernel_shapes, state, upstream, of_kernels, stream, memory); \
   }
 
 POSEKIT_DEFINE(float, f32)

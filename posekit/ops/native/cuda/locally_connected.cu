@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "block.cuh"
+#include "scratch.cuh"
 
 namespace posekit {
 namespace {
@@ -22,28 +23,6 @@ struct Layer {
   int joints, in, out;
   const T *kernel, *mask;
   const uint8_t* support;
-};
-
-// Memory until the end of a call, in the order of the stream.
-template <class T>
-class Held {
- public:
-  Held(int64_t count, cudaStream_t stream) : stream_(stream) {
-    void* memory = nullptr;
-    error_ = cudaMallocAsync(&memory, std::max<int64_t>(count, 1) * sizeof(T), stream);
-    data_ = static_cast<T*>(memory);
-  }
-  Held(const Held&) = delete;
-  ~Held() {
-    if (error_ == cudaSuccess) cudaFreeAsync(data_, stream_);
-  }
-  cudaError_t error() const { return error_; }
-  T* data() const { return data_; }
-
- private:
-  T* data_;
-  cudaError_t error_;
-  cudaStream_t stream_;
 };
 
 template <class T>
@@ -168,7 +147,7 @@ __global__ void add_columns(int64_t batch, int64_t columns, const T* upstream, c
   }
 }
 
-// The gradient of the kernel. Grid: tiles of a block's rows, tiles of its columns, blocks. `of_masks` receives a number
+// The gradient of the kernel. Grid: blocks, tiles of a block's rows, tiles of its columns. `of_masks` receives a number
 // for each tile.
 template <class T>
 __global__ void __launch_bounds__(kThreads) kernel_gradient(Layer<T> layer, double max_norm, const double* square,
@@ -176,9 +155,9 @@ __global__ void __launch_bounds__(kThreads) kernel_gradient(Layer<T> layer, doub
                                                             const T* upstream, T* of_kernel, T* of_masks) {
   __shared__ T left[kDepth][kTile + 1], right[kDepth][kTile + 1];
   __shared__ T together[kThreads];
-  const int64_t block = blockIdx.z;
+  const int64_t block = blockIdx.x;
   const int source = block / layer.joints, joint = block % layer.joints;
-  const int first_row = blockIdx.x * kTile, first_column = blockIdx.y * kTile;
+  const int first_row = blockIdx.y * kTile, first_column = blockIdx.z * kTile;
   const int64_t long_in = static_cast<int64_t>(layer.joints) * layer.in;
   const int64_t long_out = static_cast<int64_t>(layer.joints) * layer.out;
   const int row = threadIdx.x / (kTile / kOwn), column = threadIdx.x % (kTile / kOwn);
@@ -218,7 +197,7 @@ __global__ void __launch_bounds__(kThreads) kernel_gradient(Layer<T> layer, doub
   }
   together[threadIdx.x] = of_mask;
   add_up(together);
-  if (threadIdx.x == 0) of_masks[(block * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = together[0];
+  if (threadIdx.x == 0) of_masks[(block * gridDim.y + blockIdx.y) * gridDim.z + blockIdx.z] = together[0];
 }
 
 template <class T>
@@ -245,52 +224,59 @@ int product(const Layer<T>& layer, double max_norm, const double* square, int64_
 
 template <class T>
 int forward(const Layer<T>& layer, double max_norm, int64_t batch, const T* rows, const T* bias, T* output,
-            double* square, cudaStream_t stream) {
+            double* square, cudaStream_t stream, const PosekitMemory* memory) {
   if (max_norm > 0) {
-    const Held<double> partials(kPartials, stream);
-    if (partials.error() != cudaSuccess) return partials.error();
+    Scratch scratch(stream, memory);
+    double* const partials = scratch.get<double>(kPartials);
+    if (scratch.error() != cudaSuccess) return scratch.error();
     const int64_t size = static_cast<int64_t>(layer.joints) * layer.joints * layer.in * layer.out;
-    add_squares<<<kPartials, kThreads, 0, stream>>>(layer.kernel, size, partials.data());
-    add_partials<<<1, kThreads, 0, stream>>>(partials.data(), kPartials, square);
+    add_squares<<<kPartials, kThreads, 0, stream>>>(layer.kernel, size, partials);
+    add_partials<<<1, kThreads, 0, stream>>>(partials, kPartials, square);
   } else {
     const cudaError_t error = cudaMemsetAsync(square, 0, sizeof(double), stream);
     if (error != cudaSuccess) return error;
   }
-  return product<T, false>(layer, max_norm, square, batch, rows, bias, output, stream);
+  const int error = product<T, false>(layer, max_norm, square, batch, rows, bias, output, stream);
+  return error == cudaSuccess ? cudaGetLastError() : error;
 }
 
 template <class T>
 int gradient_of_kernel(const Layer<T>& layer, double max_norm, const double* square, int64_t batch, const T* rows,
                        const T* bias, const T* output, const T* upstream, T* of_kernel, T* of_mask, T* of_bias,
-                       cudaStream_t stream) {
+                       cudaStream_t stream, const PosekitMemory* memory) {
   const int64_t columns = static_cast<int64_t>(layer.joints) * layer.out, blocks = layer.joints * layer.joints;
-  const dim3 grid(tiles_of(layer.in), tiles_of(layer.out), blocks);
-  if (columns == 0 || layer.in == 0) return cudaSuccess;
-  const Held<double> along(columns + 1, stream);
-  const Held<T> of_masks(blocks * grid.x * grid.y, stream);
-  if (along.error() != cudaSuccess) return along.error();
-  if (of_masks.error() != cudaSuccess) return of_masks.error();
-  double* const total = along.data() + columns;
-  add_columns<<<columns, kThreads, 0, stream>>>(batch, columns, upstream, output, bias, of_bias, along.data());
-  add_partials<<<1, kThreads, 0, stream>>>(along.data(), columns, total);
+  if (blocks == 0) return cudaSuccess;
+  // Also without features: a mask's gradient is then 0, and a bias has one.
+  const int64_t row_tiles = std::max<int64_t>(tiles_of(layer.in), 1);
+  const int64_t column_tiles = std::max<int64_t>(tiles_of(layer.out), 1);
+  const dim3 grid(blocks, row_tiles, column_tiles);
+  Scratch scratch(stream, memory);
+  double* const along = scratch.get<double>(columns + 1);
+  T* const of_masks = scratch.get<T>(blocks * row_tiles * column_tiles);
+  if (scratch.error() != cudaSuccess) return scratch.error();
+  double* const total = along + columns;
+  if (columns) {
+    add_columns<<<columns, kThreads, 0, stream>>>(batch, columns, upstream, output, bias, of_bias, along);
+  }
+  add_partials<<<1, kThreads, 0, stream>>>(along, columns, total);
   kernel_gradient<<<grid, kThreads, 0, stream>>>(layer, max_norm, square, total, batch, rows, upstream, of_kernel,
-                                                 of_masks.data());
-  mask_gradient<<<(blocks + kThreads - 1) / kThreads, kThreads, 0, stream>>>(layer, max_norm, square, grid.x * grid.y,
-                                                                             of_masks.data(), of_mask);
+                                                 of_masks);
+  mask_gradient<<<(blocks + kThreads - 1) / kThreads, kThreads, 0, stream>>>(
+      layer, max_norm, square, row_tiles * column_tiles, of_masks, of_mask);
   return cudaGetLastError();
 }
 
 }  // namespace
 }  // namespace posekit
 
-// All pointers are to the device's memory; `max_norm` is infinity or not positive for no limit. `support` has a byte
-// for each block. `square` [1] is written by the forward pass and read by the others. They return a cudaError_t.
 #define POSEKIT_DEFINE(T, SUFFIX)                                                                                      \
   extern "C" int posekit_cuda_locally_connected_##SUFFIX(                                                              \
       const T* rows, const T* bias, const T* kernel, const T* mask, const uint8_t* support, double max_norm,           \
-      int64_t batch, int64_t joints, int64_t in, int64_t out, T* output, double* square, cudaStream_t stream) {        \
+      int64_t batch, int64_t joints, int64_t in, int64_t out, T* output, double* square, cudaStream_t stream,          \
+      const PosekitMemory* memory) {                                                                                   \
     const posekit::Layer<T> layer{int(joints), int(in), int(out), kernel, mask, support};                              \
-    return posekit::forward(layer, max_norm < 1e300 ? max_norm : 0.0, batch, rows, bias, output, square, stream);      \
+    return posekit::forward(layer, max_norm < 1e300 ? max_norm : 0.0, batch, rows, bias, output, square, stream,       \
+                            memory);                                                                                   \
   }                                                                                                                    \
   extern "C" int posekit_cuda_locally_connected_rows_gradient_##SUFFIX(                                                \
       const T* upstream, const double* square, const T* kernel, const T* mask, const uint8_t* support,                 \
@@ -302,10 +288,10 @@ int gradient_of_kernel(const Layer<T>& layer, double max_norm, const double* squ
   extern "C" int posekit_cuda_locally_connected_kernel_gradient_##SUFFIX(                                              \
       const T* upstream, const double* square, const T* rows, const T* bias, const T* output, const T* kernel,         \
       const T* mask, const uint8_t* support, double max_norm, int64_t batch, int64_t joints, int64_t in, int64_t out,  \
-      T* of_kernel, T* of_mask, T* of_bias, cudaStream_t stream) {                                                     \
+      T* of_kernel, T* of_mask, T* of_bias, cudaStream_t stream, const PosekitMemory* memory) {                        \
     const posekit::Layer<T> layer{int(joints), int(in), int(out), kernel, mask, support};                              \
     return posekit::gradient_of_kernel(layer, max_norm < 1e300 ? max_norm : 0.0, square, batch, rows, bias, output,    \
-                                       upstream, of_kernel, of_mask, of_bias, stream);                                 \
+                                       upstream, of_kernel, of_mask, of_bias, stream, memory);                         \
   }
 
 POSEKIT_DEFINE(float, f32)

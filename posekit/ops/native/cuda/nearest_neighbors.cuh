@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "block.cuh"
+#include "scratch.cuh"
 
 namespace posekit {
 
@@ -194,40 +195,14 @@ __global__ void choose(const T* points, const int64_t* point_splits, const T* re
 
 inline int blocks_of(int64_t count, int64_t each) { return static_cast<int>((count + each - 1) / each); }
 
-// Memory that belongs to the work of a stream.
-class Scratch {
- public:
-  explicit Scratch(cudaStream_t stream) : stream_(stream) {}
-  ~Scratch() {
-    for (int i = 0; i < used_; ++i) cudaFreeAsync(blocks_[i], stream_);
-  }
-  template <class T>
-  T* get(int64_t count) {
-    void* memory = nullptr;
-    if (error_ != cudaSuccess || used_ == kMost) return nullptr;
-    error_ = cudaMallocAsync(&memory, std::max<int64_t>(count, 1) * sizeof(T), stream_);
-    if (error_ != cudaSuccess) return nullptr;
-    blocks_[used_++] = memory;
-    return static_cast<T*>(memory);
-  }
-  cudaError_t error() const { return error_; }
-
- private:
-  static constexpr int kMost = 8;
-  cudaStream_t stream_;
-  void* blocks_[kMost];
-  int used_ = 0;
-  cudaError_t error_ = cudaSuccess;
-};
-
 // All pointers are to the device's memory; `distances` may be null. No row has more than `most_points` points or
 // `most_references` references; a row of points is likely to have `likely_points`.
 template <class T>
 cudaError_t nearest_neighbors(const T* points, const int64_t* point_splits, const T* references,
-                              const int64_t* reference_splits, int64_t batch, int dims, int64_t total,
+                              const int64_t* reference_splits, int64_t batch, int64_t dims, int64_t total,
                               int64_t most_points, int64_t likely_points, int64_t most_references, int32_t* indices,
-                              T* distances, cudaStream_t stream) {
-  if (batch < 0 || dims < 1 || dims * static_cast<int64_t>(sizeof(T)) > kTileBytes || total < 0 ||
+                              T* distances, cudaStream_t stream, const PosekitMemory* memory) {
+  if (batch < 0 || dims < 1 || dims > kTileBytes / static_cast<int64_t>(sizeof(T)) || total < 0 ||
       most_points > INT32_MAX || most_references > INT32_MAX) {
     return cudaErrorInvalidValue;
   }
@@ -248,7 +223,7 @@ cudaError_t nearest_neighbors(const T* points, const int64_t* point_splits, cons
   const int64_t all_bytes = (total + most_references) * dims * static_cast<int64_t>(sizeof(T)) + found_bytes;
   const int64_t useful = std::min<int64_t>(8 * processors / blocks, most_references / (2 * kTile));
   const int parts = static_cast<int>(std::max<int64_t>(1, std::min(useful, 3 * all_bytes / (2 * found_bytes))));
-  Scratch scratch(stream);
+  Scratch scratch(stream, memory);
   T* squared = scratch.get<T>(parts * total);
   int32_t* candidates = scratch.get<int32_t>(parts * total);
   if (scratch.error() != cudaSuccess) return scratch.error();
