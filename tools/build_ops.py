@@ -3,7 +3,7 @@
 Examples:
     python tools/build_ops.py                        # into the user's cache, where they would be built on first use
     python tools/build_ops.py --portable --output_dir=posekit/ops/native/lib    # for other machines of this kind
-    python tools/build_ops.py --cuda                 # the CUDA kernels too, with nvcc
+    python tools/build_ops.py --cuda                 # for GPUs too, with nvcc; POSEKIT_CUDA=1 then uses them
     python tools/build_ops.py --status
 """
 
@@ -17,7 +17,7 @@ from posekit.ops.native import build
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "folder for the libraries; the user's cache if not given")
 flags.DEFINE_bool("portable", False, "for any processor of this architecture, not only for this one")
-flags.DEFINE_bool("cuda", False, "compile the CUDA kernels too, which takes nvcc")
+flags.DEFINE_bool("cuda", False, "compile the CUDA kernels, and what registers them with TensorFlow, which takes nvcc")
 flags.DEFINE_list("cuda_architectures", list(build.CUDA_ARCHITECTURES), "compute capabilities to compile for")
 flags.DEFINE_enum("sanitize", None, ["address", "thread", "undefined"], "compile with this sanitizer")
 flags.DEFINE_bool("status", False, "print which ops run compiled, and why not")
@@ -37,7 +37,9 @@ def main(argv):
         folder = build.build(FLAGS.output_dir, FLAGS.portable, FLAGS.sanitize)
         print(f"CPU ops: {folder}")
         if FLAGS.cuda:
-            print(f"CUDA kernels: {build.build_cuda(FLAGS.output_dir, tuple(FLAGS.cuda_architectures))}")
+            architectures = tuple(FLAGS.cuda_architectures)
+            print(f"CUDA kernels: {build.build_cuda(FLAGS.output_dir, architectures)}")
+            print(f"CUDA ops: {build.build_cuda_ops(FLAGS.output_dir, architectures)}")
     except build.BuildError as error:
         print(f"build_ops: {error}", file=sys.stderr)
         return 1

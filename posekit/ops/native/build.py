@@ -2,7 +2,8 @@
 
 Two libraries come of the C++ sources: `posekit_kernels.so`, plain functions for ctypes, which needs nothing, and
 `posekit_ops.so`, which registers them as TensorFlow ops through TensorFlow's C API (`tf_*.cc`) and loads the first from
-beside it.
+beside it. Two more come of the CUDA sources: `posekit_cuda.so`, functions that take pointers and a stream, and
+`posekit_cuda_ops-<version>.so`, which registers them as the ops' kernels for GPUs, beside that very TensorFlow.
 """
 
 import concurrent.futures
@@ -25,6 +26,8 @@ SOURCES = pathlib.Path(__file__).parent / "src"
 CUDA_SOURCES = pathlib.Path(__file__).parent / "cuda"
 KERNELS, OPS, CUDA = "posekit_kernels.so", "posekit_ops.so", "posekit_cuda.so"
 CUDA_ARCHITECTURES = ("80", "90")
+# Of the C++ sources for the CPU, what ops on a GPU are made of too.
+_FOR_EVERY_DEVICE = ("c_api.cc", "parallel.cc", "tf_ops.cc")
 
 # No -ffast-math: not-a-number must stay what it is. No contraction either, but where a file asks for it: a fused
 # multiplication and addition rounds otherwise than the two, and decoding must equal the original to the last bit.
@@ -122,11 +125,11 @@ def build(folder=None, portable=False, sanitize=None, with_ops=True):
 
 
 def build_cuda(folder=None, architectures=CUDA_ARCHITECTURES):
-    """Compiles the CUDA kernels into a library for ctypes, `CUDA`.
+    """Compiles the CUDA kernels into a library of plain functions, `CUDA`, unless it is there.
 
     Args:
         folder: Where to; the user's cache if None.
-        architectures: Compute capabilities without the point, such as `"90"`.
+        architectures: Compute capabilities without the point, such as `"90"`. GPUs newer than the last run it too.
 
     Returns:
         `pathlib.Path` of the library.
@@ -134,19 +137,98 @@ def build_cuda(folder=None, architectures=CUDA_ARCHITECTURES):
     Raises:
         BuildError: If there is no nvcc, it fails, or the folder cannot be written.
     """
-    tool = nvcc()
-    if tool is None:
-        raise BuildError("no CUDA compiler (nvcc) was found; install NVIDIA's CUDA toolkit or set NVCC")
-    sources = sorted(CUDA_SOURCES.glob("*.cu"))
-    digest = hashlib.sha256("\0".join([_compiler_version(tool), *architectures]).encode())
-    for path in sorted(CUDA_SOURCES.iterdir()):
-        digest.update(path.read_bytes())
-    folder = cache_folder() / "native" / f"cuda-{digest.hexdigest()[:32]}" if folder is None else pathlib.Path(folder)
+    folder = cached_cuda(architectures) if folder is None else pathlib.Path(folder).resolve()
     if not (folder / CUDA).exists():
         codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
-        with _unfinished(folder / CUDA) as library:
-            _run([tool, "-shared", "-std=c++17", "-O3", "-Xcompiler", "-fPIC", *codes, *sources, "-o", library])
+        codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
+        flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC", *codes]
+        link = [*codes, "-shared", "-Xlinker", f"-soname={CUDA}"]
+        _build_one(folder / CUDA, sorted(CUDA_SOURCES.glob("*.cu")), flags, link, _nvcc())
     return folder / CUDA
+
+
+def build_cuda_ops(folder=None, architectures=CUDA_ARCHITECTURES):
+    """Compiles what registers the CUDA kernels with the TensorFlow that is installed, and these, unless they are there.
+
+    Args:
+        folder: Where to; the user's cache if None.
+        architectures: As for `build_cuda`.
+
+    Returns:
+        `pathlib.Path` of the library, which loads `CUDA` from beside it or from the folder above.
+
+    Raises:
+        BuildError: If there is no nvcc, no C++ compiler or no TensorFlow, one of them fails, or the folder cannot be
+            written.
+    """
+    path = cached_cuda_ops(architectures) if folder is None else pathlib.Path(folder).resolve() / cuda_ops_name()
+    kernels = build_cuda(folder, architectures)
+    if not path.exists():
+        try:
+            flags, libraries = _cuda_ops_flags(), _tensorflow()[1]
+        except ImportError as error:
+            raise BuildError(f"TensorFlow cannot be imported: {error}") from None
+        link = ["-shared", "-pthread", "-Wl,-z,now", kernels, "-Wl,-rpath,$ORIGIN:$ORIGIN/..", *libraries]
+        _build_one(path, [source for source in _cuda_ops_sources() if source.suffix == ".cc"], flags, link)
+    return path
+
+
+def cuda_ops_name():
+    """Name of the library that registers the CUDA kernels: it fits one version of TensorFlow only."""
+    return f"posekit_cuda_ops-{_tensorflow_version()}.so"
+
+
+def cached_cuda(architectures=CUDA_ARCHITECTURES):
+    """Folder in the user's cache where `CUDA` is, or would be.
+
+    Args:
+        architectures: As for `build_cuda`.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        BuildError: If there is no nvcc.
+    """
+    sources = [path for path in CUDA_SOURCES.iterdir() if not path.name.startswith("tf_")]
+    return cache_folder() / "native" / f"cuda-{_digest(sources, _compiler_version(_nvcc()), *architectures)}"
+
+
+def cached_cuda_ops(architectures=CUDA_ARCHITECTURES):
+    """Path in the user's cache where the library that registers the CUDA kernels is, or would be.
+
+    Args:
+        architectures: As for `build_cuda`.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        BuildError: If there is no nvcc or no C++ compiler.
+    """
+    parts = *_FLAGS, _compiler_version(_compiler()), _tensorflow_version(), platform.platform()
+    return cached_cuda(architectures) / f"ops-{_digest(_cuda_ops_sources(), *parts)}" / cuda_ops_name()
+
+
+def _cuda_ops_sources():
+    """What the library that registers the CUDA kernels is made of, headers too."""
+    headers = [*SOURCES.glob("*.h"), CUDA_SOURCES / "posekit_cuda.h"]
+    return [*sorted(CUDA_SOURCES.glob("tf_*")), *sorted(headers), *(SOURCES / name for name in _FOR_EVERY_DEVICE)]
+
+
+def _cuda_ops_flags():
+    """Flags as TensorFlow itself was compiled with: its classes must be the same on both sides."""
+    import tensorflow as tf
+
+    flags = [flag.replace("-I", "-isystem", 1) for flag in tf.sysconfig.get_compile_flags()]
+    return [*_FLAGS, *flags, "-DNDEBUG", "-fvisibility=hidden", f"-I{SOURCES}"]
+
+
+def _digest(sources, *parts):
+    digest = hashlib.sha256("\0".join(parts).encode())
+    for path in sorted(sources):
+        digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:32]
 
 
 def _flags(portable):
@@ -161,6 +243,13 @@ def _compiler():
     tool = compiler()
     if tool is None:
         raise BuildError("no C++ compiler was found; install g++, or set CXX")
+    return tool
+
+
+def _nvcc():
+    tool = nvcc()
+    if tool is None:
+        raise BuildError("no CUDA compiler (nvcc) was found; install NVIDIA's CUDA toolkit or set NVCC")
     return tool
 
 
@@ -196,8 +285,8 @@ def _tensorflow():
     return [f"-isystem{include}"], tf.sysconfig.get_link_flags()
 
 
-def _build_one(library, sources, flags, link):
-    tool = _compiler()
+def _build_one(library, sources, flags, link, tool=None):
+    tool = tool or _compiler()
     with _unfinished(library) as unfinished:
         work = unfinished.parent
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,20 +1,8 @@
 // Silhouettes and projected vertices to distances, and to the gradient of these.
-#include "mesh_reprojection.h"
-#include "tf_ops.h"
+#include "tf_mesh_reprojection.h"
 
 namespace posekit {
 namespace {
-
-template <class T>
-Meshes<T> meshes_of(const Tensor& silhouettes, const Tensor& vertices) {
-  if (silhouettes.rank() != 3 || vertices.rank() != 3 || vertices.dim(2) != 2 ||
-      silhouettes.dim(0) != vertices.dim(0)) {
-    throw InvalidInput("silhouettes of shape " + silhouettes.shape_text() + " and vertices of shape " +
-                       vertices.shape_text() + " must be [batch, height, width] and [batch, vertices, 2]");
-  }
-  return {silhouettes.data<uint8_t>(), vertices.data<T>(),     vertices.dim(0),
-          silhouettes.dim(1),          silhouettes.dim(2), vertices.dim(1)};
-}
 
 template <class T>
 void compute_sums(Call& call) {
@@ -48,10 +36,7 @@ void compute_gradient(Call& call) {
   const std::vector<int64_t> splits = pixel_splits(meshes);
   check_positions(nearest_vertex, splits.back(), meshes.per_image, "nearest_vertex");
   check_positions(nearest_pixel, meshes.batch * meshes.per_image, meshes.height * meshes.width, "nearest_pixel");
-  if (mesh_factors.size() != meshes.batch || pixel_factors.size() != meshes.batch) {
-    throw InvalidInput("factors of shapes " + mesh_factors.shape_text() + " and " + pixel_factors.shape_text() +
-                       " must be one for each of " + std::to_string(meshes.batch) + " images");
-  }
+  check_factors(mesh_factors, pixel_factors, meshes.batch);
   const Tensor gradient = call.output<T>(0, vertices.shape());
   mesh_reprojection_gradient(meshes, splits, nearest_vertex.data<int32_t>(), nearest_pixel.data<int32_t>(),
                              mesh_factors.data<T>(), pixel_factors.data<T>(), gradient.data<T>());

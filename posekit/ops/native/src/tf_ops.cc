@@ -29,9 +29,10 @@ void define_op(const char* name, std::initializer_list<const char*> attributes,
   report(name, status);
 }
 
-void register_kernel(const char* op, const char* attribute, TF_DataType type,
-                     void (*compute)(void*, TF_OpKernelContext*)) {
-  TF_KernelBuilder* builder = TF_NewKernelBuilder(op, "CPU", nullptr, compute, nullptr);
+void register_kernel(const char* op, const char* device, const char* attribute, TF_DataType type,
+                     void (*compute)(void*, TF_OpKernelContext*), std::initializer_list<const char*> on_host) {
+  TF_KernelBuilder* builder = TF_NewKernelBuilder(op, device, nullptr, compute, nullptr);
+  for (const char* input : on_host) TF_KernelBuilder_HostMemory(builder, input);
   Status status;
   if (attribute) TF_KernelBuilder_TypeConstraint(builder, attribute, type, status);
   report(op, status);

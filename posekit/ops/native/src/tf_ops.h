@@ -87,6 +87,8 @@ class Call {
  public:
   explicit Call(TF_OpKernelContext* context) : context_(context) {}
 
+  TF_OpKernelContext* context() const { return context_; }
+
   Tensor input(int index) {
     Status status;
     TF_Tensor* tensor = nullptr;
@@ -126,13 +128,13 @@ void compute(void*, TF_OpKernelContext* context) {
 // Defines an op; give `attributes` such as "T: {float, double}" and inputs and outputs such as "points: T".
 void define_op(const char* name, std::initializer_list<const char*> attributes,
                std::initializer_list<const char*> inputs, std::initializer_list<const char*> outputs);
-// `attribute` may be null for an op of one type only.
-void register_kernel(const char* op, const char* attribute, TF_DataType type,
-                     void (*compute)(void*, TF_OpKernelContext*));
+// `attribute` may be null for an op of one type only. `on_host` are the inputs that a GPU's op takes from the host.
+void register_kernel(const char* op, const char* device, const char* attribute, TF_DataType type,
+                     void (*compute)(void*, TF_OpKernelContext*), std::initializer_list<const char*> on_host = {});
 
 template <class T, void (*body)(Call&)>
 void cpu_kernel(const char* op, const char* attribute = "T") {
-  register_kernel(op, attribute, TypeOf<T>::value, compute<body>);
+  register_kernel(op, "CPU", attribute, TypeOf<T>::value, compute<body>);
 }
 
 // Runs a function when the library is loaded: `static Registration here([] { define_op(...); cpu_kernel<...>(...); });`
