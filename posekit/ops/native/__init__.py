@@ -5,7 +5,8 @@ first use, with the C++ compiler of the machine, and kept in the user's cache. W
 and says so once.
 
 `POSEKIT_NATIVE` in the environment chooses: `0` for the plain path always, `1` for the compiled one or an error, unset
-for the compiled one where there is one.
+for the compiled one where there is one. `POSEKIT_CUDA` does the same for GPUs, with the opposite default: `1` for the
+compiled kernels or an error, `0` or unset for TensorFlow's own.
 """
 
 import contextlib
@@ -29,6 +30,9 @@ OPS = {
     "decode_paf": (_build.KERNELS, "posekit_decode_paf"),
     "rasterize": (_build.KERNELS, "posekit_rasterize"),
 }
+# Those with CUDA kernels: as TensorFlow ops, or as functions without TensorFlow alone.
+_CUDA_OPS = ("nearest_neighbors", "mesh_reprojection", "gradient_penalty", "locally_connected")
+_CUDA_FUNCTIONS = ("decode_paf",)
 
 # Libraries that were built beforehand, by tools/build_ops.py, stand here or in $POSEKIT_NATIVE_DIR.
 _BUILT = pathlib.Path(__file__).parent / "lib"
@@ -38,7 +42,7 @@ _disabled = contextvars.ContextVar("posekit_native_disabled", default=False)
 
 
 class NativeError(RuntimeError):
-    """A compiled op was demanded by POSEKIT_NATIVE=1 and there is none."""
+    """A compiled op was demanded by POSEKIT_NATIVE=1, or one for GPUs by POSEKIT_CUDA=1, and there is none."""
 
 
 def kernels():
@@ -55,15 +59,17 @@ def kernels():
 
 
 def ops():
-    """Compiled ops for TensorFlow's CPU tensors.
+    """Compiled ops for TensorFlow's tensors.
 
     Returns:
         Module with a function for each op, or None where the plain path is to run: in a program that XLA compiles, in
-        a model that Keras exports, where a GPU is at hand, or where there is no compiled library.
+        a model that Keras exports, where a GPU is at hand and `POSEKIT_CUDA` is not 1, or where there is no compiled
+        library. Ops without a kernel for GPUs run on the CPU.
 
     Raises:
-        NativeError: If `POSEKIT_NATIVE` is 1 and there is no compiled library.
-        ValueError: If `POSEKIT_NATIVE` is something else than 0, 1 or empty.
+        NativeError: If `POSEKIT_NATIVE` is 1 and there is no compiled library, or `POSEKIT_CUDA` is 1, a GPU is at hand
+            and its kernels cannot be had.
+        ValueError: If `POSEKIT_NATIVE` or `POSEKIT_CUDA` is something else than 0, 1 or empty.
     """
     tf = sys.modules.get("tensorflow")
     # AutoGraph would rewrite whatever is called while a function is traced, the search for a compiler too.
@@ -71,8 +77,13 @@ def ops():
 
 
 def _ops():
-    if not _wanted() or _on_gpu() or _in_foreign_graph():
+    if not _wanted():
         return None
+    on_gpu, cuda_wanted = _on_gpu(), _choice("POSEKIT_CUDA") == "1"
+    if (on_gpu and not cuda_wanted) or _in_foreign_graph():
+        return None
+    if on_gpu:
+        _library(_build.CUDA_OPS)
     return _library(_build.OPS)
 
 
@@ -127,7 +138,8 @@ def status():
     Returns:
         List of dicts of strings, which prints as a table, with the keys `"op"`, `"implementation"` (`"compiled"`, or
         `"plain"`: TensorFlow's own kernels or NumPy), `"device"` (the device type on which it runs by default),
-        `"cuda"` (whether its CUDA kernels can be built here) and `"reason"`, why it is not compiled.
+        `"cuda"` (its CUDA kernels: `"none"`; `"no nvcc"`, or `"nvcc found"`, where they are not compiled; `"compiled"`;
+        or `"registered"`, with TensorFlow in this process) and `"reason"`, why it is not compiled.
 
     Example:
         >>> from posekit.ops import native
@@ -142,7 +154,7 @@ def status():
                 "op": op,
                 "implementation": "plain" if reason else "compiled",
                 "device": "GPU" if library == _build.OPS and _on_gpu() else "CPU",
-                "cuda": "nvcc found" if _build.nvcc() else "no nvcc",
+                "cuda": _cuda_state(op),
                 "reason": reason,
             }
         )
@@ -157,7 +169,9 @@ def _reason(library, function):
         if not _wanted():
             return "switched off by POSEKIT_NATIVE=0"
         if library == _build.OPS and _on_gpu():
-            return "a GPU is at hand, where TensorFlow's own kernels run"
+            if _choice("POSEKIT_CUDA") != "1":
+                return "a GPU is at hand, where TensorFlow's own kernels run (POSEKIT_CUDA=1: compiled ones)"
+            _library(_build.CUDA_OPS)
         loaded = _library(library)
     except (ValueError, NativeError) as error:
         return str(error)
@@ -166,13 +180,30 @@ def _reason(library, function):
     return "" if hasattr(loaded, function) else "no compiled kernel exists for this op"
 
 
+def _cuda_state(op):
+    """What there is of an op's CUDA kernels."""
+    if op not in _CUDA_OPS + _CUDA_FUNCTIONS:
+        return "none"
+    name = _build.CUDA_OPS if op in _CUDA_OPS else _build.CUDA
+    if not isinstance(_loaded.get(name, ""), str):
+        return "registered"
+    try:
+        if _path(name, compile_too=False).exists():
+            return "compiled"
+    except _build.BuildError:
+        pass
+    return "nvcc found" if _build.nvcc() else "no nvcc"
+
+
 def _wanted():
-    if _disabled.get():
-        return False
-    choice = os.environ.get("POSEKIT_NATIVE", "")
+    return not _disabled.get() and _choice("POSEKIT_NATIVE") != "0"
+
+
+def _choice(variable):
+    choice = os.environ.get(variable, "")
     if choice not in ("", "0", "1"):
-        raise ValueError(f"POSEKIT_NATIVE is {choice!r}; set it to 0 (plain), 1 (compiled or an error) or not at all.")
-    return choice != "0"
+        raise ValueError(f"{variable} is {choice!r}; set it to 0 (plain), 1 (compiled or an error) or not at all.")
+    return choice
 
 
 def _library(name):
@@ -184,6 +215,9 @@ def _library(name):
     found = _loaded[name]
     if not isinstance(found, str):
         return found
+    if name == _build.CUDA_OPS:
+        hint = "Try python tools/build_ops.py --cuda"
+        raise NativeError(f"POSEKIT_CUDA is 1, and there is no compiled op for GPUs: {found}. {hint}")
     if os.environ.get("POSEKIT_NATIVE") == "1":
         raise NativeError(f"POSEKIT_NATIVE is 1, and there is no compiled op: {found}. Try python tools/build_ops.py")
     return None
@@ -191,37 +225,48 @@ def _library(name):
 
 def _load(name):
     try:
-        path = str(_folder(name) / name)
+        path = _path(name)
         if name == _build.KERNELS:
-            loaded = ctypes.CDLL(path)
+            loaded = ctypes.CDLL(str(path))
             loaded.posekit_last_error.restype = ctypes.c_char_p
             loaded.posekit_set_num_threads(_threads())
             return loaded
         import tensorflow as tf
 
-        loaded = tf.load_op_library(path)
+        if name == _build.CUDA_OPS:
+            tf.load_library(str(path))
+            return path
+        loaded = tf.load_op_library(str(path))
         # Ops share their threads with the functions for NumPy: one library stands behind both.
-        ctypes.CDLL(path).posekit_set_num_threads(_threads())
+        ctypes.CDLL(str(path)).posekit_set_num_threads(_threads())
         return loaded
     except Exception as error:  # whatever stands in the way, the plain path is there
         reason = str(error).partition("\n")[0] or type(error).__name__
-        if reason not in _loaded.values():
+        if name != _build.CUDA_OPS and reason not in _loaded.values():
             logging.warning("posekit runs without compiled ops, which takes longer: %s", reason)
         return reason
 
 
-def _folder(name):
+def _path(name, compile_too=True):
+    """Where a library is; it is compiled if it is nowhere yet."""
+    file = _build.cuda_ops_name() if name == _build.CUDA_OPS else name
     chosen = os.environ.get("POSEKIT_NATIVE_DIR")
     for folder in (pathlib.Path(chosen) if chosen else None, _BUILT):
-        if folder is not None and (folder / name).exists():
-            return folder.resolve()
+        if folder is not None and (folder / file).exists():
+            return folder.resolve() / file
     if chosen:
-        raise _build.BuildError(f"{chosen} (POSEKIT_NATIVE_DIR) has no {name}")
-    folder = _build.cached()
-    if not (folder / name).exists():
-        logging.warning("posekit compiles its native ops, once, in some ten seconds (POSEKIT_NATIVE=0: without).")
-        _build.build(folder, with_ops=name == _build.OPS)
-    return folder
+        raise _build.BuildError(f"{chosen} (POSEKIT_NATIVE_DIR) has no {file}")
+    if name == _build.CUDA:
+        cached = _build.cached_cuda() / file
+    else:
+        cached = _build.cached_cuda_ops() if name == _build.CUDA_OPS else _build.cached() / file
+    if cached.exists() or not compile_too:
+        return cached
+    if name == _build.CUDA_OPS:
+        logging.warning("posekit compiles its CUDA kernels, once, in about a minute (POSEKIT_CUDA=0: without).")
+        return _build.build_cuda_ops()
+    logging.warning("posekit compiles its native ops, once, in some ten seconds (POSEKIT_NATIVE=0: without).")
+    return _build.build(cached.parent, with_ops=name == _build.OPS) / file
 
 
 def _threads():

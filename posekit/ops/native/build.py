@@ -25,6 +25,7 @@ from posekit.files import cache_folder
 SOURCES = pathlib.Path(__file__).parent / "src"
 CUDA_SOURCES = pathlib.Path(__file__).parent / "cuda"
 KERNELS, OPS, CUDA = "posekit_kernels.so", "posekit_ops.so", "posekit_cuda.so"
+CUDA_OPS = "posekit_cuda_ops"  # and the version of TensorFlow that it fits
 CUDA_ARCHITECTURES = ("80", "90")
 # Of the C++ sources for the CPU, what ops on a GPU are made of too.
 _FOR_EVERY_DEVICE = ("c_api.cc", "parallel.cc", "tf_ops.cc")
@@ -175,7 +176,7 @@ def build_cuda_ops(folder=None, architectures=CUDA_ARCHITECTURES):
 
 def cuda_ops_name():
     """Name of the library that registers the CUDA kernels: it fits one version of TensorFlow only."""
-    return f"posekit_cuda_ops-{_tensorflow_version()}.so"
+    return f"{CUDA_OPS}-{_tensorflow_version()}.so"
 
 
 def cached_cuda(architectures=CUDA_ARCHITECTURES):
