@@ -11,7 +11,7 @@
 namespace posekit {
 namespace {
 
-constexpr int64_t kGroup = 32;  // samples that are worked on together
+constexpr int64_t kGroup = 32;  // samples that are worked on together, at most
 
 // c[r][n] = (or +=, if more) sum over k of a(r, k) * b[k][n], for one vector of n. a(r, k) lies at r + k * a_stride if
 // ADJACENT, else at r * a_stride + k.
@@ -90,17 +90,21 @@ void add_product(int64_t rows, const T* a, int64_t a_stride, int64_t depth, cons
 
 // One computation. Of every group of samples, each step has its lines: a line holds one number of each sample.
 template <class T>
-class Penalty {
+class Penalty : public GradientPenalty<T> {
  public:
   Penalty(const CriticGraph& graph, const Critic<T>& critic, int64_t batch)
-      : graph_(graph), critic_(critic), batch_(batch), groups_((batch + kGroup - 1) / kGroup) {
+      : graph_(graph),
+        critic_(critic),
+        batch_(batch),
+        group_(batch > kGroup ? kGroup : kGroup / 2),
+        groups_((batch + group_ - 1) / group_) {
     lay_out();
   }
 
-  int64_t state_size() const { return state_size_; }
+  int64_t state_size() const override { return state_size_; }
 
   // Fills the state, which is all that `gradients` needs.
-  double value(const std::vector<Between<T>>& inputs, T* state) {
+  double value(const std::vector<Between<T>>& inputs, T* state) override {
     inputs_ = &inputs;
     place(state);
     const Scratch<T> values(lines_ * samples());
@@ -123,8 +127,8 @@ class Penalty {
     return penalty / batch_;
   }
 
-  void gradients(T* state, T upstream, const std::vector<T*>& of_kernels) {
-    place(state);
+  void gradients(const T* state, T upstream, const std::vector<T*>& of_kernels) override {
+    place(const_cast<T*>(state));  // is only read
     const Scratch<T> tangents(lines_ * samples());
     values_ = tangents.data();
     for (size_t index = 0; index < graph_.steps.size(); ++index) {
@@ -147,11 +151,11 @@ class Penalty {
 
   // With what pads the last group.
   int64_t samples() const {
-    return groups_ ? (groups_ - 1) * kGroup + padded<T>(batch_ - (groups_ - 1) * kGroup) : 0;
+    return groups_ ? (groups_ - 1) * group_ + padded<T>(batch_ - (groups_ - 1) * group_) : 0;
   }
 
   Lines lines_of(int64_t group) const {
-    const int64_t first = group * kGroup, used = std::min(kGroup, batch_ - first);
+    const int64_t first = group * group_, used = std::min(group_, batch_ - first);
     return {first, used, padded<T>(used)};
   }
 
@@ -369,18 +373,29 @@ class Penalty {
 
   void interpolate(const CriticStep& step, const Lines& at, T* into) const {
     const Between<T>& input = (*inputs_)[step.index];
+    constexpr int64_t kBlock = 64;
+    T mixed[kBlock];
     for (int64_t sample = 0; sample < at.width; ++sample) {
       const int64_t row = at.first + sample;
-      for (int64_t n = 0; n < step.size; ++n) {
-        T mixed = 0;
-        if (sample < at.used) {
-          const int64_t which = row * step.size + n;
-          const T factor = input.coefficients[input.for_each_number ? which : row];
-          mixed = input.fake[which] + factor * (input.real[which] - input.fake[which]);
+      for (int64_t begin = 0; begin < step.size; begin += kBlock) {
+        const int64_t count = std::min(kBlock, step.size - begin), which = row * step.size + begin;
+        if (sample >= at.used) {
+          std::fill_n(mixed, count, T(0));
+        } else if (input.for_each_number) {
+          mix(input, input.coefficients + which, which, count, mixed);
+        } else {
+          T factors[kBlock];
+          std::fill_n(factors, count, input.coefficients[row]);
+          mix(input, factors, which, count, mixed);
         }
-        into[n * at.width + sample] = mixed;
+        for (int64_t n = 0; n < count; ++n) into[(begin + n) * at.width + sample] = mixed[n];
       }
     }
+  }
+
+  static void mix(const Between<T>& input, const T* factors, int64_t which, int64_t count, T* __restrict__ mixed) {
+    const T *real = input.real + which, *fake = input.fake + which;
+    for (int64_t n = 0; n < count; ++n) mixed[n] = fake[n] + factors[n] * (real[n] - fake[n]);
   }
 
   // Lines consist of these.
@@ -512,8 +527,8 @@ class Penalty {
   // The mean over the batch of a step's gradient.
   std::vector<double> mean_adjoint(int step) const {
     std::vector<double> sums(graph_.steps[step].size);
-    for (int64_t first = 0; first < batch_; first += kGroup) {
-      const Lines at = lines_of(first / kGroup);
+    for (int64_t first = 0; first < batch_; first += group_) {
+      const Lines at = lines_of(first / group_);
       const T* from = adjoint(step, at);
       for (double& sum : sums) {
         T line = 0;
@@ -659,12 +674,12 @@ class Penalty {
                    const Use& use) {
     // The right side, with the samples one below the other, and a little room for whole vectors.
     const int64_t wide = padded<T>(columns);
-    const Scratch<T> turned(groups_ * kGroup * wide);
-    parallel_for(groups_, 1, [&](int64_t begin, int64_t end) {
+    const Scratch<T> turned(groups_ * group_ * wide);
+    parallel_for(groups_, (1 << 16) / (group_ * wide) + 1, [&](int64_t begin, int64_t end) {
       for (int64_t group = begin; group < end; ++group) {
         const Lines at = lines_of(group);
         const T* from = right(at);
-        T* const to = turned.data() + group * kGroup * wide;
+        T* const to = turned.data() + group * group_ * wide;
         for (int64_t n = 0; n < wide; ++n) {
           for (int64_t sample = 0; sample < at.used; ++sample) {
             to[sample * wide + n] = n < columns ? from[n * at.width + sample] : T(0);
@@ -672,7 +687,7 @@ class Penalty {
         }
       }
     });
-    const int64_t grain = std::max<int64_t>(1, (1 << 21) / (columns * batch_) / kTileRows) * kTileRows;
+    const int64_t grain = std::max<int64_t>(1, (1 << 19) / (columns * batch_) / kTileRows) * kTileRows;
     parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
       const Scratch<T> sums(kTileRows * wide);
       for (int64_t row = begin; row < end; row += kTileRows) {
@@ -680,7 +695,7 @@ class Penalty {
         for (int64_t group = 0; group < groups_; ++group) {
           const Lines at = lines_of(group);
           add_product<T, false>(count, left(at) + row * at.width, at.width, at.used,
-                                turned.data() + group * kGroup * wide, wide, sums.data(), wide, wide, group > 0);
+                                turned.data() + group * group_ * wide, wide, sums.data(), wide, wide, group > 0);
         }
         for (int64_t line = 0; line < count; ++line) use(row + line, sums.data() + line * wide);
       }
@@ -718,8 +733,8 @@ class Penalty {
       }
     } else {
       sums.resize(step.size);
-      for (int64_t first = 0; first < batch_; first += kGroup) {
-        const Lines at = lines_of(first / kGroup);
+      for (int64_t first = 0; first < batch_; first += group_) {
+        const Lines at = lines_of(first / group_);
         for (int64_t line = 0; line < step.size; ++line) {
           for (int64_t n = 0; n < at.used; ++n) sums[line] += value(index, at)[line * at.width + n];
         }
@@ -755,8 +770,11 @@ class Penalty {
         const std::vector<T>& change = role == kCommon ? common_adjoints_[index] : means_[index];
         for (int64_t row = 0; row < kernel.rows; ++row) {
           T* const to = into + row * kernel.columns;
-          if (!more) std::fill_n(to, kernel.columns, T(0));
-          add_times(line[row], change.data(), kernel.columns, to);
+          if (more) {
+            add_times(line[row], change.data(), kernel.columns, to);
+          } else {
+            for (int64_t n = 0; n < kernel.columns; ++n) to[n] = line[row] * change[n];
+          }
         }
         if (role == kCommon) totals_[index] = times(line, kernel);
         if (role == kFolded) {
@@ -764,8 +782,8 @@ class Penalty {
           totals_[leaky_of_[index]] = times(common_[source], kernel);
           for (int64_t n = 0; n < step.size; ++n) {
             T sum = 0;
-            for (int64_t first = 0; first < batch_; first += kGroup) {
-              const Lines at = lines_of(first / kGroup);
+            for (int64_t first = 0; first < batch_; first += group_) {
+              const Lines at = lines_of(first / group_);
               const T* factors = bends(leaky_of_[index], at) + n * at.width;
               for (int64_t sample = 0; sample < at.used; ++sample) sum += factors[sample];
             }
@@ -807,7 +825,7 @@ class Penalty {
 
   const CriticGraph& graph_;
   const Critic<T>& critic_;
-  const int64_t batch_, groups_;
+  const int64_t batch_, group_, groups_;  // samples, of a group at most, and groups
   const std::vector<Between<T>>* inputs_ = nullptr;
   std::vector<int64_t> offsets_, bone_offsets_, sign_offsets_, pull_offsets_;
   std::vector<char> spread_;  // whether a step's lines are used
@@ -826,28 +844,12 @@ class Penalty {
 }  // namespace
 
 template <class T>
-int64_t gradient_penalty_state(const CriticGraph& graph, const Critic<T>& critic, int64_t batch) {
-  return Penalty<T>(graph, critic, batch).state_size();
+std::unique_ptr<GradientPenalty<T>> GradientPenalty<T>::make(const CriticGraph& graph, const Critic<T>& critic,
+                                                             int64_t batch) {
+  return std::make_unique<Penalty<T>>(graph, critic, batch);
 }
 
-template <class T>
-double gradient_penalty(const CriticGraph& graph, const Critic<T>& critic, const std::vector<Between<T>>& inputs,
-                        int64_t batch, T* state) {
-  return Penalty<T>(graph, critic, batch).value(inputs, state);
-}
-
-template <class T>
-void gradient_penalty_gradients(const CriticGraph& graph, const Critic<T>& critic, int64_t batch, const T* state,
-                                T upstream, const std::vector<T*>& of_kernels) {
-  Penalty<T>(graph, critic, batch).gradients(const_cast<T*>(state), upstream, of_kernels);  // is only read
-}
-
-#define POSEKIT_INSTANTIATE(T)                                                                                         \
-  template int64_t gradient_penalty_state(const CriticGraph&, const Critic<T>&, int64_t);                              \
-  template double gradient_penalty(const CriticGraph&, const Critic<T>&, const std::vector<Between<T>>&, int64_t, T*); \
-  template void gradient_penalty_gradients(const CriticGraph&, const Critic<T>&, int64_t, const T*, T,                 \
-                                           const std::vector<T*>&);
-POSEKIT_INSTANTIATE(float)
-POSEKIT_INSTANTIATE(double)
+template class GradientPenalty<float>;
+template class GradientPenalty<double>;
 
 }  // namespace posekit

@@ -3,6 +3,7 @@
 #define POSEKIT_GRADIENT_PENALTY_H_
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace posekit {
@@ -46,19 +47,20 @@ struct Critic {
   std::vector<double> slopes;  // none of them negative
 };
 
-// Numbers that `gradient_penalty` leaves for `gradient_penalty_gradients`.
+// One computation; `graph` and `critic` outlive it.
 template <class T>
-int64_t gradient_penalty_state(const CriticGraph& graph, const Critic<T>& critic, int64_t batch);
+class GradientPenalty {
+ public:
+  static std::unique_ptr<GradientPenalty> make(const CriticGraph& graph, const Critic<T>& critic, int64_t batch);
+  virtual ~GradientPenalty() = default;
 
-// Returns the penalty and fills the state.
-template <class T>
-double gradient_penalty(const CriticGraph& graph, const Critic<T>& critic, const std::vector<Between<T>>& inputs,
-                        int64_t batch, T* state);
-
-// The gradients of the kernels, times `upstream`.
-template <class T>
-void gradient_penalty_gradients(const CriticGraph& graph, const Critic<T>& critic, int64_t batch, const T* state,
-                                T upstream, const std::vector<T*>& of_kernels);
+  // Numbers that `value` leaves for `gradients`.
+  virtual int64_t state_size() const = 0;
+  // Returns the penalty and fills the state.
+  virtual double value(const std::vector<Between<T>>& inputs, T* state) = 0;
+  // The gradients of the kernels, times `upstream`.
+  virtual void gradients(const T* state, T upstream, const std::vector<T*>& of_kernels) = 0;
+};
 
 }  // namespace posekit
 

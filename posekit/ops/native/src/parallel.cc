@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -16,6 +17,26 @@ namespace {
 
 constexpr int kMostThreads = 256;
 
+// How long a thread looks out for what is about to come before it sleeps: to be woken takes about as long.
+constexpr std::chrono::microseconds kLookOut{30};
+
+// Returns whether `come` was true within that time.
+template <class Come>
+bool look_out(const Come& come) {
+  const auto until = std::chrono::steady_clock::now() + kLookOut;
+  do {
+    for (int turn = 0; turn < 16; ++turn) {
+      if (come()) return true;
+#if defined(__x86_64__) || defined(__i386__)
+      __builtin_ia32_pause();
+#elif defined(__aarch64__)
+      asm volatile("yield");
+#endif
+    }
+  } while (std::chrono::steady_clock::now() < until);
+  return false;
+}
+
 std::atomic<int> threads{std::max(1, std::min(static_cast<int>(std::thread::hardware_concurrency()), kMostThreads))};
 
 struct Job {
@@ -23,7 +44,7 @@ struct Job {
   const std::function<void(int64_t, int64_t)>* work;
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
-  int helpers = 0;  // workers inside run(), guarded by the pool's mutex
+  std::atomic<int> helpers{0};  // workers inside run(); changes under the pool's mutex alone
   std::exception_ptr error;
 
   void run() {
@@ -41,20 +62,29 @@ class Pool {
   void run(Job* job) {
     const int64_t pieces = (job->count + job->grain - 1) / job->grain;
     int wanted;
+    bool asleep = false;
     {
       std::unique_lock<std::mutex> lock(mutex_);
       wanted = static_cast<int>(std::min<int64_t>(pieces, threads.load())) - 1;
       if (wanted > 0) {
         start(wanted);
         jobs_.push_back(job);
+        ++posted_;
+        asleep = sleeping_ > 0;
       }
     }
-    if (wanted > 0) wake_.notify_all();
+    if (asleep) wake_.notify_all();
     attempt(job);
     if (wanted > 0) {
       std::unique_lock<std::mutex> lock(mutex_);
       jobs_.erase(std::find(jobs_.begin(), jobs_.end(), job));
-      done_.wait(lock, [job] { return job->helpers == 0; });
+      const auto left = [job] { return job->helpers.load() == 0; };
+      if (!left()) {
+        lock.unlock();
+        look_out(left);
+        lock.lock();
+        done_.wait(lock, left);
+      }
     }
     if (job->error) std::rethrow_exception(job->error);
   }
@@ -73,16 +103,27 @@ class Pool {
     }
   }
 
+  // A job that can do with one more thread.
+  Job* open_job() const {
+    for (Job* job : jobs_) {
+      if (job->helpers.load() < threads.load() - 1 && job->next.load() < job->count) return job;
+    }
+    return nullptr;
+  }
+
   void loop() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      Job* job = nullptr;
-      wake_.wait(lock, [this, &job] {
-        for (Job* other : jobs_) {
-          if (other->helpers < threads.load() - 1 && other->next.load() < other->count) job = other;
-        }
-        return job != nullptr;
-      });
+      Job* job = open_job();
+      if (!job) {
+        const uint64_t seen = posted_.load();
+        lock.unlock();
+        look_out([this, seen] { return posted_.load() != seen; });
+        lock.lock();
+        ++sleeping_;
+        wake_.wait(lock, [this, &job] { return (job = open_job()) != nullptr; });
+        --sleeping_;
+      }
       ++job->helpers;
       lock.unlock();
       attempt(job);
@@ -94,7 +135,8 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   std::deque<Job*> jobs_;
-  int workers_ = 0;
+  std::atomic<uint64_t> posted_{0};  // jobs so far; changes under the mutex alone
+  int workers_ = 0, sleeping_ = 0;
 };
 
 std::atomic<Pool*> current{nullptr};

@@ -7,8 +7,14 @@
 namespace posekit {
 namespace {
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw InvalidInput("gradient penalty: " + message);
+void require(bool condition, const char* message) {
+  if (!condition) throw InvalidInput(std::string("gradient penalty: ") + message);
+}
+
+// The message is put together where it is needed only.
+template <class Message>
+void require(bool condition, const Message& message) {
+  if (!condition) throw InvalidInput("gradient penalty: " + message());
 }
 
 // Reads one number after the other.
@@ -60,16 +66,19 @@ CriticGraph read_graph(Reader& plan, const Critic<T>& critic, const std::vector<
     if (step.kind == CriticStep::kInput) step.size = sizes[step.index];
     if (step.kind == CriticStep::kDense) {
       const Matrix<T>& kernel = critic.kernels[step.index];
-      require(kernel.rows == step.size, "a kernel of " + std::to_string(kernel.rows) + " rows does not fit " +
-                                            std::to_string(step.size) + " numbers");
+      require(kernel.rows == step.size, [&] {
+        return "a kernel of " + std::to_string(kernel.rows) + " rows does not fit " + std::to_string(step.size) +
+               " numbers";
+      });
       step.size = kernel.columns;
     }
     if (step.kind == CriticStep::kGram) {
       const Matrix<T>& matrix = critic.grams[step.index];
-      require(graph.steps[step.sources[0]].kind == CriticStep::kInput && matrix.columns > 0 &&
-                  step.size % matrix.columns == 0,
-              "inner products of " + std::to_string(step.size) + " numbers as " + std::to_string(matrix.columns) +
-                  " points");
+      const bool fits = matrix.columns > 0 && step.size % matrix.columns == 0;
+      require(fits && graph.steps[step.sources[0]].kind == CriticStep::kInput, [&] {
+        return "inner products of " + std::to_string(step.size) + " numbers as " + std::to_string(matrix.columns) +
+               " points";
+      });
       step.size = matrix.rows * matrix.rows;
     }
   }
@@ -105,12 +114,16 @@ struct Given {
     std::vector<int64_t> sizes;
     for (int index = 0; index < inputs; ++index) {
       const Tensor &real = held[index], &fake = held[inputs + index], &factors = held[2 * inputs + index];
-      require(real.shape() == fake.shape(), "real samples have the shape " + real.shape_text() + ", fake ones " +
-                                                fake.shape_text());
-      require(real.rank() > 0 && real.dim(0) == batch, "inputs have the shapes " + held[0].shape_text() + " and " +
-                                                           real.shape_text() + ", which are not of one batch");
-      require(factors.size() == real.size() || factors.size() == batch,
-              "coefficients of shape " + factors.shape_text() + " do not fit samples of shape " + real.shape_text());
+      require(real.shape() == fake.shape(), [&] {
+        return "real samples have the shape " + real.shape_text() + ", fake ones " + fake.shape_text();
+      });
+      require(real.rank() > 0 && real.dim(0) == batch, [&] {
+        return "inputs have the shapes " + held[0].shape_text() + " and " + real.shape_text() +
+               ", which are not of one batch";
+      });
+      require(factors.size() == real.size() || factors.size() == batch, [&] {
+        return "coefficients of shape " + factors.shape_text() + " do not fit samples of shape " + real.shape_text();
+      });
       sizes.push_back(1);
       for (int axis = 1; axis < real.rank(); ++axis) sizes.back() *= real.dim(axis);
       points.push_back({real.template data<T>(), fake.template data<T>(), factors.template data<T>(),
@@ -124,7 +137,7 @@ struct Given {
   }
 
   static Matrix<T> matrix(const Tensor& tensor) {
-    require(tensor.rank() == 2, "a kernel has the shape " + tensor.shape_text());
+    require(tensor.rank() == 2, [&] { return "a kernel has the shape " + tensor.shape_text(); });
     return {tensor.data<T>(), tensor.dim(0), tensor.dim(1)};
   }
 
@@ -140,10 +153,9 @@ struct Given {
 template <class T>
 void value(Call& call) {
   const Given<T> given(call, 0);
-  const int64_t size = gradient_penalty_state(given.graph, given.critic, given.batch);
-  const Tensor state = call.output<T>(1, {size});
-  *call.output<T>(0, {}).template data<T>() = static_cast<T>(
-      gradient_penalty(given.graph, given.critic, given.points, given.batch, state.data<T>()));
+  const auto penalty = GradientPenalty<T>::make(given.graph, given.critic, given.batch);
+  const Tensor state = call.output<T>(1, {penalty->state_size()});
+  *call.output<T>(0, {}).template data<T>() = static_cast<T>(penalty->value(given.points, state.data<T>()));
 }
 
 template <class T>
@@ -151,15 +163,18 @@ void gradients(Call& call) {
   const T upstream = call.input(0).scalar<T>();
   const Tensor state = call.input(1);
   const Given<T> given(call, 2);
-  const int64_t size = gradient_penalty_state(given.graph, given.critic, given.batch);
-  require(state.size() == size, "a state of shape " + state.shape_text() + " is not one of " + std::to_string(size));
+  const auto penalty = GradientPenalty<T>::make(given.graph, given.critic, given.batch);
+  const int64_t size = penalty->state_size();
+  require(state.size() == size, [&] {
+    return "a state of shape " + state.shape_text() + " is not one of " + std::to_string(size);
+  });
   std::vector<Tensor> results;
   std::vector<T*> of_kernels;
   for (size_t index = 0; index < given.critic.kernels.size(); ++index) {
     results.push_back(call.output<T>(static_cast<int>(index), given.first_kernel[index].shape()));
     of_kernels.push_back(results.back().template data<T>());
   }
-  gradient_penalty_gradients(given.graph, given.critic, given.batch, state.data<T>(), upstream, of_kernels);
+  penalty->gradients(state.data<T>(), upstream, of_kernels);
 }
 
 Registration here([] {

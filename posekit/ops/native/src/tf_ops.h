@@ -33,6 +33,7 @@ struct TypeOf<bool> : std::integral_constant<TF_DataType, TF_BOOL> {};
 class Tensor {
  public:
   Tensor(TF_Tensor* tensor) : tensor_(tensor) {
+    shape_.reserve(TF_NumDims(tensor));
     for (int axis = 0; axis < TF_NumDims(tensor); ++axis) shape_.push_back(TF_Dim(tensor, axis));
   }
   Tensor(Tensor&& other) : tensor_(other.tensor_), shape_(std::move(other.shape_)) { other.tensor_ = nullptr; }
