@@ -14,12 +14,16 @@ import tensorflow as tf
 from posekit.ops import native
 from posekit.ops.native import build
 
-GRADIENTS = ("PosekitMeshReprojectionGradient", "PosekitLocallyConnectedRowsGrad", "PosekitLocallyConnectedKernelGrad")
-OPS = ("PosekitNearestNeighbors", "PosekitMeshReprojection", "PosekitLocallyConnected", *GRADIENTS)
+NAMES = (
+    *("NearestNeighbors", "MeshReprojection", "MeshReprojectionGradient", "GradientPenalty", "GradientPenaltyGrad"),
+    *("LocallyConnected", "LocallyConnectedRowsGrad", "LocallyConnectedKernelGrad"),
+)
+OPS = tuple(f"Posekit{name}" for name in NAMES)
 # What a kernel reads on the host.
 ON_HOST = {
     "PosekitNearestNeighbors": {"point_splits", "reference_splits"},
     **{op: {"max_norm"} for op in OPS if "LocallyConnected" in op},
+    **{op: {"plan", "slopes"} for op in OPS if "GradientPenalty" in op},
 }
 needs_nvcc = pytest.mark.skipif(
     build.nvcc() is None or build.compiler() is None, reason="no CUDA compiler (nvcc), or no C++ compiler"

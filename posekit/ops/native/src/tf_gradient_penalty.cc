@@ -1,158 +1,12 @@
 // Gradient penalty of piecewise linear critics: TensorFlow ops.
-#include <algorithm>
-
-#include "gradient_penalty.h"
-#include "tf_ops.h"
+#include "tf_gradient_penalty.h"
 
 namespace posekit {
 namespace {
 
-void require(bool condition, const char* message) {
-  if (!condition) throw InvalidInput(std::string("gradient penalty: ") + message);
-}
-
-// The message is put together where it is needed only.
-template <class Message>
-void require(bool condition, const Message& message) {
-  if (!condition) throw InvalidInput("gradient penalty: " + message());
-}
-
-// Reads one number after the other.
-class Reader {
- public:
-  explicit Reader(const Tensor& plan) : next_(plan.data<int32_t>()), left_(plan.size()) {}
-
-  int number() {
-    require(left_ > 0, "the plan ends early");
-    --left_;
-    return *next_++;
-  }
-
-  int below(size_t limit) {
-    const int value = number();
-    require(value >= 0 && static_cast<size_t>(value) < limit, "the plan names what does not exist");
-    return value;
-  }
-
-  std::vector<int> list(size_t limit) {
-    std::vector<int> values(below(1 << 16));
-    for (int& value : values) value = below(limit);
-    return values;
-  }
-
- private:
-  const int32_t* next_;
-  int64_t left_;
-};
-
-// What follows the counts in the plan; the sizes of all steps follow from inputs and kernels.
-template <class T>
-CriticGraph read_graph(Reader& plan, const Critic<T>& critic, const std::vector<int64_t>& sizes) {
-  CriticGraph graph;
-  graph.batch_mean = plan.below(2);
-  graph.steps.resize(plan.below(1 << 16));
-  for (size_t index = 0; index < graph.steps.size(); ++index) {
-    CriticStep& step = graph.steps[index];
-    step.kind = static_cast<CriticStep::Kind>(plan.below(5));
-    const size_t limits[] = {sizes.size(), critic.kernels.size(), critic.slopes.size(), 1, critic.grams.size()};
-    step.index = plan.below(limits[step.kind]);
-    step.bias = plan.below(critic.biases.size() + 1) - 1;  // 0 for none
-    step.sources = plan.list(index);
-    require(step.kind == CriticStep::kInput ? step.sources.empty()
-                                            : !step.sources.empty() && (step.kind == CriticStep::kConcat ||
-                                                                        step.sources.size() == 1),
-            "a step has too many or too few sources");
-    for (int source : step.sources) step.size += graph.steps[source].size;
-    if (step.kind == CriticStep::kInput) step.size = sizes[step.index];
-    if (step.kind == CriticStep::kDense) {
-      const Matrix<T>& kernel = critic.kernels[step.index];
-      require(kernel.rows == step.size, [&] {
-        return "a kernel of " + std::to_string(kernel.rows) + " rows does not fit " + std::to_string(step.size) +
-               " numbers";
-      });
-      step.size = kernel.columns;
-    }
-    if (step.kind == CriticStep::kGram) {
-      const Matrix<T>& matrix = critic.grams[step.index];
-      const bool fits = matrix.columns > 0 && step.size % matrix.columns == 0;
-      require(fits && graph.steps[step.sources[0]].kind == CriticStep::kInput, [&] {
-        return "inner products of " + std::to_string(step.size) + " numbers as " + std::to_string(matrix.columns) +
-               " points";
-      });
-      step.size = matrix.rows * matrix.rows;
-    }
-  }
-  graph.outputs = plan.list(graph.steps.size());
-  graph.terms = plan.list(graph.steps.size());
-  for (int term : graph.terms) {
-    const auto kind = graph.steps[term].kind;
-    require(kind == CriticStep::kInput || (kind == CriticStep::kGram && graph.batch_mean), "a term is no input");
-  }
-  return graph;
-}
-
-// The inputs of both ops, from the plan on.
-template <class T>
-struct Given {
-  Given(Call& call, int at) : plan(call.input(at)), slopes(call.input(at + 1)) {
-    Reader reader(plan);  // begins with the lengths of the lists of inputs
-    const int inputs = reader.below(1 << 16), kernels = reader.below(1 << 16), biases = reader.below(1 << 16);
-    const int grams = reader.below(1 << 16);
-    require(inputs > 0, "there is no input");
-    for (int index = 0; index < 3 * inputs + kernels + biases + grams; ++index) {
-      held.push_back(call.input(at + 2 + index));
-    }
-    critic.slopes.assign(slopes.data<double>(), slopes.data<double>() + slopes.size());
-    for (double slope : critic.slopes) require(slope >= 0, "a slope is negative");
-    first_kernel = held.data() + 3 * inputs;
-    const Tensor* next = first_kernel;
-    for (int index = 0; index < kernels; ++index) critic.kernels.push_back(matrix(*next++));
-    for (int index = 0; index < biases; ++index) critic.biases.push_back((next++)->template data<T>());
-    for (int index = 0; index < grams; ++index) critic.grams.push_back(matrix(*next++));
-
-    batch = held[0].rank() ? held[0].dim(0) : 0;
-    std::vector<int64_t> sizes;
-    for (int index = 0; index < inputs; ++index) {
-      const Tensor &real = held[index], &fake = held[inputs + index], &factors = held[2 * inputs + index];
-      require(real.shape() == fake.shape(), [&] {
-        return "real samples have the shape " + real.shape_text() + ", fake ones " + fake.shape_text();
-      });
-      require(real.rank() > 0 && real.dim(0) == batch, [&] {
-        return "inputs have the shapes " + held[0].shape_text() + " and " + real.shape_text() +
-               ", which are not of one batch";
-      });
-      require(factors.size() == real.size() || factors.size() == batch, [&] {
-        return "coefficients of shape " + factors.shape_text() + " do not fit samples of shape " + real.shape_text();
-      });
-      sizes.push_back(1);
-      for (int axis = 1; axis < real.rank(); ++axis) sizes.back() *= real.dim(axis);
-      points.push_back({real.template data<T>(), fake.template data<T>(), factors.template data<T>(),
-                        factors.size() == real.size()});
-    }
-    graph = read_graph(reader, critic, sizes);
-    for (const CriticStep& step : graph.steps) {
-      require(step.kind != CriticStep::kDense || step.bias < 0 || first_kernel[kernels + step.bias].size() == step.size,
-              "a bias does not fit its kernel");
-    }
-  }
-
-  static Matrix<T> matrix(const Tensor& tensor) {
-    require(tensor.rank() == 2, [&] { return "a kernel has the shape " + tensor.shape_text(); });
-    return {tensor.data<T>(), tensor.dim(0), tensor.dim(1)};
-  }
-
-  Tensor plan, slopes;
-  std::vector<Tensor> held;
-  const Tensor* first_kernel;
-  int64_t batch;
-  Critic<T> critic;
-  std::vector<Between<T>> points;
-  CriticGraph graph;
-};
-
 template <class T>
 void value(Call& call) {
-  const Given<T> given(call, 0);
+  const GivenCritic<T> given(call, 0);
   const auto penalty = GradientPenalty<T>::make(given.graph, given.critic, given.batch);
   const Tensor state = call.output<T>(1, {penalty->state_size()});
   *call.output<T>(0, {}).template data<T>() = static_cast<T>(penalty->value(given.points, state.data<T>()));
@@ -162,7 +16,7 @@ template <class T>
 void gradients(Call& call) {
   const T upstream = call.input(0).scalar<T>();
   const Tensor state = call.input(1);
-  const Given<T> given(call, 2);
+  const GivenCritic<T> given(call, 2);
   const auto penalty = GradientPenalty<T>::make(given.graph, given.critic, given.batch);
   const int64_t size = penalty->state_size();
   require(state.size() == size, [&] {
