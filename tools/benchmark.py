@@ -672,6 +672,16 @@ def _op_renderer(side, height, width):
     return _timed_alone(_chosen(side, lambda: rasterize(vertices, body.faces, focal, center, size)))
 
 
+def op_renderer_batch(side, sizes):
+    """Rasteriser, 16 meshes of 6282 vertices at 224 x 224, all at once; one after the other."""
+    body = _body()
+    vertices = body.v_template * (1, -1, -1) + np.linspace(-0.2, 0.2, 16)[:, None, None] + (0, 0, 3)
+    view = body.faces, 1.5 * 224, (112, 112), (224, 224)
+    if side == "one_by_one":
+        return _timed_alone(lambda: [rasterize(mesh, *view) for mesh in vertices])
+    return _timed_alone(_chosen(side, lambda: rasterize(vertices, *view)))
+
+
 def _pyrender(**mesh):
     """Depth images by pyrender, on OSMesa unless PYOPENGL_PLATFORM names another."""
     with tempfile.TemporaryDirectory(prefix="posekit-benchmark-") as folder:
@@ -730,6 +740,7 @@ ROWS = {
         "decode_fast_8": Row(op_decode_fast_8, ("original", "plain", "posekit"), same_work=False),
         "decode_fast_20": Row(op_decode_fast_20, ("original", "plain", "posekit"), same_work=False),
         "renderer_224": Row(op_renderer_224, ("pyrender", "plain", "posekit"), same_work=False, needs="pyrender"),
+        "renderer_batch": Row(op_renderer_batch, ("one_by_one", "plain", "posekit")),
         "renderer_720": Row(op_renderer_720, ("pyrender", "plain", "posekit"), same_work=False, needs="pyrender"),
     },
     "hmr": {

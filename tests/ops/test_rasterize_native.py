@@ -112,7 +112,7 @@ def test_arrays_that_lie_otherwise_in_memory(both):
     [
         {"vertices_cam": TRIANGLE * np.nan},
         {"vertices_cam": np.where(TRIANGLE == 2, np.inf, TRIANGLE)},
-        {"vertices_cam": TRIANGLE[None]},
+        {"vertices_cam": TRIANGLE[None, None]},
         {"faces": [[0, 1, 3]]},
         {"faces": [[-1, 1, 2]]},
         {"faces": [[0.0, 1.0, 2.0]]},
@@ -163,3 +163,29 @@ def test_drawing_needs_no_tensorflow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=300)
     assert not done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("native_choice", ["0", ""])
+def test_a_batch_is_its_meshes_one_by_one(monkeypatch, native_choice):
+    monkeypatch.setenv("POSEKIT_NATIVE", native_choice)
+    meshes = np.stack([turned_body(angle, away)[0] for angle, away in ((0.3, 3.0), (2.0, -4.0), (1.0, 2.0))])
+    faces = sample_body().faces
+    focal, center = np.array([[40.0, 44.0], [30.0, 30.0], [35.0, 31.0]]), np.array([[20.0, 15.0], [3.0, 4.0], [9, 9.5]])
+    bent = (0.1, -0.05, 0.01, 0.02, 0.0)
+    for lens in ((focal, center), (40.0, (20, 15)), (focal, (20, 15)), (40.0, center)):
+        batch = rasterize(meshes, faces, *lens, (31, 42), 0.2, 9.0, bent)
+        each = [np.broadcast_to(part, (3, 2)) for part in lens]
+        alone = [plain.rasterize(mesh, faces, *own, (31, 42), 0.2, 9.0, bent) for mesh, *own in zip(meshes, *each)]
+        assert len(batch) == 3 and not len(alone[1].pixels)
+        for ours, theirs in zip(batch, alone):
+            for field in dataclasses.fields(theirs):
+                np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name))
+    assert rasterize(meshes[:0], faces, 40.0, (20, 15), (31, 42)) == []
+
+
+def test_a_batch_has_a_lens_for_each_mesh_or_one_for_all():
+    meshes = np.stack([TRIANGLE] * 3)
+    with pytest.raises(ValueError, match="focal is given for 2 meshes of 3; give one for each, or one for all"):
+        rasterize(meshes, [[0, 1, 2]], [[30.0, 30.0]] * 2, (4, 4), (9, 9))
+    with pytest.raises(ValueError, match="pass a number or"):
+        rasterize(meshes, [[0, 1, 2]], [[30.0, 30.0, 1.0]] * 3, (4, 4), (9, 9))

@@ -472,28 +472,47 @@ struct Result {
 
 }  // namespace
 
-// Finds what is seen of vertices [sizes[0], 3] and faces [sizes[1], 3] in a picture of height sizes[2] and width
-// sizes[3]; `camera` holds the focal lengths, the principal point, near and far. Gives the number of covered pixels,
-// and a result for posekit_rasterize_take, until which vertices and faces must stay.
+// Finds what is seen of `batch` meshes with vertices [batch, sizes[0], 3] and common faces [sizes[1], 3], each in a
+// picture of its own of height sizes[2] and width sizes[3]; `cameras` [batch, 6] holds focal lengths, principal point,
+// near and far. Gives the numbers of covered pixels [batch], and results [batch] for posekit_rasterize_take, until which
+// vertices and faces must stay.
 POSEKIT_EXPORT int posekit_rasterize(const double* vertices, const int64_t* faces, const int64_t* sizes,
-                                     const double* camera, int64_t* covered, void** result) {
+                                     const double* cameras, int64_t batch, int64_t* covered, void** results) {
   return posekit::guarded([&] {
-    *result = nullptr;
-    auto made = std::make_unique<Result>();
-    made->problem = {vertices, sizes[0], faces, sizes[1], sizes[2], sizes[3],
-                     {camera[0], camera[1]}, {camera[2], camera[3]}, camera[4], camera[5]};
-    made->visible = posekit::find_visible(made->problem);
-    *covered = made->visible.covered;
-    *result = made.release();
+    std::vector<std::unique_ptr<Result>> made(batch);
+    posekit::parallel_for(batch, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t mesh = begin; mesh < end; ++mesh) {
+        const double* const camera = cameras + 6 * mesh;
+        made[mesh] = std::make_unique<Result>();
+        made[mesh]->problem = {vertices + 3 * sizes[0] * mesh, sizes[0], faces, sizes[1], sizes[2], sizes[3],
+                               {camera[0], camera[1]}, {camera[2], camera[3]}, camera[4], camera[5]};
+        made[mesh]->visible = posekit::find_visible(made[mesh]->problem);
+      }
+    });
+    for (int64_t mesh = 0; mesh < batch; ++mesh) {
+      covered[mesh] = made[mesh]->visible.covered;
+      results[mesh] = made[mesh].release();
+    }
   });
 }
 
-// Writes what was found and frees it; writes nothing where `pixels` is null.
-POSEKIT_EXPORT int posekit_rasterize_take(void* result, int64_t* pixels, int32_t* triangles, double* weights,
-                                          double* depths) {
+// Writes what was found one mesh behind the other, and frees it; writes nothing where `pixels` is null.
+POSEKIT_EXPORT int posekit_rasterize_take(void** results, int64_t batch, int64_t* pixels, int32_t* triangles,
+                                          double* weights, double* depths) {
   return posekit::guarded([&] {
-    const std::unique_ptr<Result> taken(static_cast<Result*>(result));
-    if (!taken || !pixels) return;
-    posekit::describe_visible(taken->problem, taken->visible, pixels, triangles, weights, depths);
+    std::vector<std::unique_ptr<Result>> taken;
+    std::vector<int64_t> first{0};
+    for (int64_t mesh = 0; mesh < batch; ++mesh) {
+      taken.emplace_back(static_cast<Result*>(results[mesh]));
+      first.push_back(first.back() + taken.back()->visible.covered);
+    }
+    if (!pixels) return;
+    posekit::parallel_for(batch, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t mesh = begin; mesh < end; ++mesh) {
+        const int64_t at = first[mesh];
+        posekit::describe_visible(taken[mesh]->problem, taken[mesh]->visible, pixels + at, triangles + at,
+                                  weights + 3 * at, depths + at);
+      }
+    });
   });
 }
