@@ -203,7 +203,7 @@ def value_and_gradients(critic, variables, *arguments, watched=(), **options):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("batch", [1, 7, 24, 70])
+@pytest.mark.parametrize("batch", [0, 1, 7, 24, 70])
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-10)])
 @pytest.mark.parametrize("graph", [False, True])
 def test_any_recognised_critic_equals_tapes(path, mode, batch, dtype, tolerance, graph):

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import os
+import resource
 import subprocess
 import sys
 
@@ -189,3 +190,32 @@ def test_a_batch_has_a_lens_for_each_mesh_or_one_for_all():
         rasterize(meshes, [[0, 1, 2]], [[30.0, 30.0]] * 2, (4, 4), (9, 9))
     with pytest.raises(ValueError, match="pass a number or"):
         rasterize(meshes, [[0, 1, 2]], [[30.0, 30.0, 1.0]] * 3, (4, 4), (9, 9))
+
+
+@needs_compiler
+def test_without_further_threads_the_caller_does_the_work():
+    code = (
+        "import resource, threading\n"
+        "import numpy as np\n"
+        "from posekit.ops import native, rasterize\n"
+        "lens = dict(focal=200.0, center=(100, 100), size=(200, 200))\n"
+        "triangle = np.array([[-1, -1, 2.0], [2, -1, 3.0], [0, 2, 2.5]])\n"
+        "native.kernels().posekit_set_num_threads(8)\n"
+        "in_use = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (in_use + (1 << 28),) * 2)\n"
+        "try:\n"
+        "    threading.Thread(target=print).start()\n"
+        "    raise SystemExit('threads start')\n"
+        "except RuntimeError:\n"
+        "    print(len(rasterize([triangle] * 8, [[0, 1, 2]], **lens)[7].pixels))\n"
+    )
+
+    def large_stacks():  # of threads, for which there is no room
+        resource.setrlimit(resource.RLIMIT_STACK, (1 << 30, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+
+    environment = os.environ | {"POSEKIT_NATIVE": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=environment, preexec_fn=large_stacks, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and int(done.stdout) > 1000, done.stdout + done.stderr

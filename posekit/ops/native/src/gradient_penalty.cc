@@ -128,6 +128,12 @@ class Penalty : public GradientPenalty<T> {
   }
 
   void gradients(const T* state, T upstream, const std::vector<T*>& of_kernels) override {
+    if (batch_ == 0) {
+      for (size_t index = 0; index < of_kernels.size(); ++index) {
+        std::fill_n(of_kernels[index], critic_.kernels[index].rows * critic_.kernels[index].columns, T(0));
+      }
+      return;
+    }
     place(const_cast<T*>(state));  // is only read
     const Scratch<T> tangents(lines_ * samples());
     values_ = tangents.data();
@@ -670,8 +676,8 @@ class Penalty : public GradientPenalty<T> {
   // Calls use(row, sums) for every line of the sum over samples of left * right^T, where `left` and `right` give the
   // lines of a group; on any thread.
   template <class Left, class Right, class Use>
-  void multiply_up(int64_t rows, int64_t columns, const Left& left, const Right& right,
-                   const Use& use) {
+  void multiply_up(int64_t rows, int64_t columns, const Left& left, const Right& right, const Use& use) {
+    if (columns == 0) return;
     // The right side, with the samples one below the other, and a little room for whole vectors.
     const int64_t wide = padded<T>(columns);
     const Scratch<T> turned(groups_ * group_ * wide);
@@ -687,12 +693,14 @@ class Penalty : public GradientPenalty<T> {
         }
       }
     });
-    const int64_t grain = std::max<int64_t>(1, (1 << 19) / (columns * batch_) / kTileRows) * kTileRows;
+    const int64_t work = columns * std::max<int64_t>(1, batch_);
+    const int64_t grain = std::max<int64_t>(1, (1 << 19) / work / kTileRows) * kTileRows;
     parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
       const Scratch<T> sums(kTileRows * wide);
       for (int64_t row = begin; row < end; row += kTileRows) {
         const int64_t count = std::min<int64_t>(kTileRows, end - row);
-        for (int64_t group = 0; group < groups_; ++group) {
+        // Of no samples, the sums are zeros.
+        for (int64_t group = 0; group < std::max<int64_t>(1, groups_); ++group) {
           const Lines at = lines_of(group);
           add_product<T, false>(count, left(at) + row * at.width, at.width, at.used,
                                 turned.data() + group * group_ * wide, wide, sums.data(), wide, wide, group > 0);

@@ -10,6 +10,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace posekit {
@@ -61,8 +62,7 @@ class Pool {
  public:
   void run(Job* job) {
     const int64_t pieces = (job->count + job->grain - 1) / job->grain;
-    int wanted;
-    bool asleep = false;
+    int wanted, asleep = 0;
     {
       std::unique_lock<std::mutex> lock(mutex_);
       wanted = static_cast<int>(std::min<int64_t>(pieces, threads.load())) - 1;
@@ -70,10 +70,11 @@ class Pool {
         start(wanted);
         jobs_.push_back(job);
         ++posted_;
-        asleep = sleeping_ > 0;
+        asleep = std::min(wanted, sleeping_);
       }
     }
-    if (asleep) wake_.notify_all();
+    // Whoever does not sleep finds the job by itself.
+    for (; asleep > 0; --asleep) wake_.notify_one();
     attempt(job);
     if (wanted > 0) {
       std::unique_lock<std::mutex> lock(mutex_);
@@ -91,7 +92,11 @@ class Pool {
 
  private:
   void start(int wanted) {
-    for (; workers_ < wanted; ++workers_) std::thread([this] { loop(); }).detach();
+    try {
+      for (; workers_ < wanted; ++workers_) std::thread([this] { loop(); }).detach();
+    } catch (const std::system_error&) {
+      // The system gives no more threads: those that there are do the work.
+    }
   }
 
   void attempt(Job* job) {
