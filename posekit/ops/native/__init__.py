@@ -10,7 +10,6 @@ compiled kernels or an error, `0` or unset for TensorFlow's own.
 """
 
 import contextlib
-import contextvars
 import ctypes
 import os
 import pathlib
@@ -38,7 +37,7 @@ _CUDA_FUNCTIONS = ("decode_paf",)
 _BUILT = pathlib.Path(__file__).parent / "lib"
 _lock = threading.RLock()
 _loaded = {}  # name of a library -> what was loaded, or the reason why not
-_disabled = contextvars.ContextVar("posekit_native_disabled", default=False)
+_disabled = []  # one entry for each open `disabled`; a list grows and shrinks in one step, in whatever thread
 
 
 class NativeError(RuntimeError):
@@ -62,9 +61,9 @@ def ops():
     """Compiled ops for TensorFlow's tensors.
 
     Returns:
-        Module with a function for each op, or None where the plain path is to run: in a program that XLA compiles, in
-        a model that Keras exports, where a GPU is at hand and `POSEKIT_CUDA` is not 1, or where there is no compiled
-        library. Ops without a kernel for GPUs run on the CPU.
+        Module with a function for each op, or None where the plain path is to run: while a program is traced that XLA
+        compiles (see `refuse_xla`) or a model that Keras exports, within `disabled`, where a GPU is at hand and
+        `POSEKIT_CUDA` is not 1, or where there is no compiled library. Ops without a kernel for GPUs run on the CPU.
 
     Raises:
         NativeError: If `POSEKIT_NATIVE` is 1 and there is no compiled library, or `POSEKIT_CUDA` is 1, a GPU is at hand
@@ -80,7 +79,7 @@ def _ops():
     if not _wanted():
         return None
     on_gpu, cuda_wanted = _on_gpu(), _choice("POSEKIT_CUDA") == "1"
-    if (on_gpu and not cuda_wanted) or _in_foreign_graph():
+    if (on_gpu and not cuda_wanted) or _in_xla() or _in_export():
         return None
     if on_gpu:
         _library(_build.CUDA_OPS)
@@ -89,18 +88,40 @@ def _ops():
 
 @contextlib.contextmanager
 def disabled():
-    """Within this context the plain path runs: for graphs that leave posekit, such as exported models.
+    """Within this context the plain path runs, in every thread: for graphs that leave posekit, such as exported models.
+
+    `tf.distribute` traces each replica in a thread of its own, and Keras has threads too, so what this context reaches
+    is the whole process. What is traced meanwhile keeps the plain path.
+
+    Exports by `posekit`, `keras.Model.export` and TensorFlow Lite need it not: they are recognised. For
+    `tf.saved_model.save`, which also writes functions traced earlier, build and call the model within this context.
 
     Example:
         >>> with disabled():
         ...     ops() is None
         True
     """
-    token = _disabled.set(True)
+    _disabled.append(True)
     try:
         yield
     finally:
-        _disabled.reset(token)
+        _disabled.pop()
+
+
+def refuse_xla(op):
+    """For ops whose plain path XLA cannot compile either, as the sizes of what they compute depend on their values.
+
+    Args:
+        op: Name of the op.
+
+    Raises:
+        ValueError: If a program for XLA is being traced.
+    """
+    if _in_xla():
+        raise ValueError(
+            f"{op} cannot be compiled by XLA: how much it computes depends on the values. Compile the model, or the "
+            "tf.function that calls it, with jit_compile=False."
+        )
 
 
 def check(code):
@@ -163,7 +184,7 @@ def status():
 
 def _reason(library, function):
     """Why an op does not run compiled, or nothing."""
-    if _disabled.get():
+    if _disabled:
         return "switched off here"
     try:
         if not _wanted():
@@ -196,7 +217,7 @@ def _cuda_state(op):
 
 
 def _wanted():
-    return not _disabled.get() and _choice("POSEKIT_NATIVE") != "0"
+    return not _disabled and _choice("POSEKIT_NATIVE") != "0"
 
 
 def _choice(variable):
@@ -283,19 +304,24 @@ def _on_gpu():
     return bool(tf and tf.config.list_physical_devices("GPU"))
 
 
-def _in_foreign_graph():
-    """Whether what is being traced will be compiled by XLA, which knows no ops but its own, or exported by Keras.
+def _in_xla():
+    """Whether what is being traced will be compiled by XLA, which knows no ops but its own.
 
-    Neither TensorFlow nor Keras tells what it traces for; the frames that trace do.
+    TensorFlow notes it at the graph that it traces, which threads of replicas and graphs within this one share.
     """
+    tf = sys.modules.get("tensorflow")
+    if not tf or tf.executing_eagerly():
+        return False
+    return tf.__internal__.get_enclosing_xla_context() is not None
+
+
+def _in_export():
+    """Whether what is being traced will be exported by Keras, which does not tell: the frames that trace do."""
     tf = sys.modules.get("tensorflow")
     if not tf or tf.executing_eagerly():
         return False
     frame = sys._getframe(1)
     while frame is not None:
-        traced = frame.f_locals.get("self") if frame.f_code.co_name == "_initialize" else None
-        if getattr(traced, "_jit_compile", False):
-            return True
         if frame.f_globals.get("__name__", "").startswith("keras.src.export."):
             return True
         frame = frame.f_back
