@@ -52,6 +52,7 @@ _MANY = 3000  # candidates of one map beyond which it is smoothed as a whole
 _PAIRS = 1 << 14  # of joints that are looked at together
 _FEW = 200  # pairs that are looked at in one go
 _MOST = 500  # peaks of a joint that limbs are sought for
+_MOST_PEOPLE = 1 << 16  # that there may be room for; so many are never found
 _CROSS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # a pixel and its neighbours: y, x
 _CROSS_SHAPE = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 _FAST_UPSAMPLING = 2
@@ -191,7 +192,7 @@ def decode_paf_batch(
     Args:
         heatmaps: `[batch, height, width, joints + 1]` tensor, read in single precision.
         pafs: `[batch, height, width, 2 limbs]` tensor.
-        max_people: People that there is room for; of more, those with the highest scores are kept.
+        max_people: People that there is room for, at most 65536; of more, those with the highest scores are kept.
         mode: As for `decode_paf`, and so are all others.
         skeleton: `Skeleton`.
         peak_threshold: As for `decode_paf`.
@@ -208,7 +209,9 @@ def decode_paf_batch(
         int32 `[batch]`.
 
     Raises:
-        ValueError: As `decode_paf`; or `tf.errors.InvalidArgumentError` for what shows only when the program runs.
+        ValueError: As `decode_paf`; if `max_people` is out of range; or while a program for XLA is traced, which cannot
+            compile this: use `jit_compile=False`. What shows only when the program runs is a
+            `tf.errors.InvalidArgumentError`.
 
     Example:
         >>> import tensorflow as tf
@@ -218,8 +221,9 @@ def decode_paf_batch(
     """
     import tensorflow as tf  # not for those who decode NumPy arrays
 
-    if max_people < 0 or max_people != int(max_people):
-        raise ValueError(f"max_people is {max_people}; it must be a whole number, such as 64.")
+    native.refuse_xla("decode_paf_batch")
+    if not 0 <= max_people <= _MOST_PEOPLE or max_people != int(max_people):
+        raise ValueError(f"max_people is {max_people}; it must be a whole number from 0 to {_MOST_PEOPLE}, such as 64.")
     options = _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling)
     heatmaps, pafs = (tf.stop_gradient(tf.cast(maps, tf.float32)) for maps in (heatmaps, pafs))
     if heatmaps.shape.rank is None or pafs.shape.rank is None:  # shows when the program runs
@@ -238,7 +242,7 @@ def decode_paf_batch(
             size = None
         ends, order, opens = _tables(skeleton)
         gaussian, profiles = _kernels()
-        numbers = [MODES.index(mode), upsampling, *(size or (0, 0)), *options[2:7], most]
+        numbers = [MODES.index(mode), upsampling, *(size or (0, 0)), *options[2:7], most, joints]
         found = library.posekit_decode_paf(
             heatmaps, pafs, ends, order, opens.astype(bool), gaussian, profiles[mode], np.array(numbers, np.float64)
         )

@@ -274,13 +274,22 @@ def test_what_cannot_be_decoded_within_programs(monkeypatch, choice):
     assert decode_paf_batch(heatmaps[:0], pafs[:0])["keypoints"].shape == (0, 64, 18, 2)
     with pytest.raises(ValueError, match=r"\(2, 6, 7, 19\) and fields of shape \(2, 5, 7, 38\)"):
         decode_paf_batch(heatmaps, pafs[:, :5])
-    with pytest.raises(ValueError, match="max_people is -1"):
-        decode_paf_batch(heatmaps, pafs, max_people=-1)
+    for people in (-1, 2.5, 2**16 + 1, 2**60, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"max_people is {people}; it must be a whole number from 0 to 65536"):
+            decode_paf_batch(heatmaps, pafs, max_people=people)
+    assert decode_paf_batch(heatmaps, pafs, max_people=2**16)["scores"].shape == (2, 2**16, 18)
     with pytest.raises(ValueError, match="mode='fast' takes the network's own maps"):
         decode_paf_batch(heatmaps, pafs, upsampling=8)
     program = tf.function(decode_paf_batch).get_concrete_function(*(tf.TensorSpec(None, tf.float32) for _ in range(2)))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"2, 6, 7, 19\D+2, 5, 7, 38"):
         program(tf.constant(heatmaps), tf.constant(pafs[:, :5]))
+    for channels, others in ((5, 38), (20, 38), (19, 36), (19, 40)):
+        maps = tf.zeros([2, 6, 7, channels]), tf.zeros([2, 6, 7, others])
+        told = rf"2, 6, 7, {channels}\D+2, 6, 7, {others}\D.* skeleton .*width, 19\D.*width, 38\D"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=told):
+            program(*maps)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"2, 0, 7, 19\D+2, 0, 7, 38"):
+        program(tf.zeros([2, 0, 7, 19]), tf.zeros([2, 0, 7, 38]))
     heatmaps[1, 2, 3, 4] = np.nan
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="Heatmaps hold 1 values"):
         decode_paf_batch(heatmaps, pafs)

@@ -36,31 +36,34 @@ std::vector<int64_t> chosen(const PafProblem& problem, const PafPeople& image, i
 void decode(Call& call) {
   const Tensor heatmaps = call.input(0), fields = call.input(1), ends = call.input(2), order = call.input(3),
                opens = call.input(4), gaussian = call.input(5), profiles = call.input(6), options = call.input(7);
-  if (options.size() != 10 || gaussian.size() != 2 * kPafRadius + 1 || profiles.rank() != 2 ||
+  if (options.size() != 11 || gaussian.size() != 2 * kPafRadius + 1 || profiles.rank() != 2 ||
       profiles.dim(1) != kPafTaps || ends.rank() != 2 || ends.dim(1) != 2 || order.size() != opens.size()) {
     throw InvalidInput("options " + options.shape_text() + ", kernel " + gaussian.shape_text() + ", profiles " +
                        profiles.shape_text() + ", limbs " + ends.shape_text() + ", order " + order.shape_text() +
-                       " and opens " + opens.shape_text() + " must be [10], [25], [times, 7], [limbs, 2], [steps] twice");
+                       " and opens " + opens.shape_text() + " must be [11], [25], [times, 7], [limbs, 2], [steps] twice");
   }
   const double* option = options.data<double>();
   const bool exact = option[0] == kPafExact;
-  const int64_t limbs = ends.dim(0), most = static_cast<int64_t>(option[9]);
+  const int64_t limbs = ends.dim(0), most = static_cast<int64_t>(option[9]), joints = static_cast<int64_t>(option[10]);
   if (heatmaps.rank() != 4 || fields.rank() != 4 || heatmaps.dim(0) != fields.dim(0) ||
-      heatmaps.dim(1) != fields.dim(1) || heatmaps.dim(2) != fields.dim(2) || heatmaps.dim(3) < 2 ||
-      fields.dim(3) != 2 * limbs || most < 0) {
+      heatmaps.dim(1) != fields.dim(1) || heatmaps.dim(2) != fields.dim(2) ||
+      heatmaps.dim(1) < 1 || heatmaps.dim(2) < 1 || heatmaps.dim(3) != joints + 1 || fields.dim(3) != 2 * limbs) {
     throw InvalidInput("heatmaps of shape " + heatmaps.shape_text() + " and fields of shape " + fields.shape_text() +
-                       " must be [batch, height, width, joints + 1] and [batch, height, width, " +
-                       std::to_string(2 * limbs) + "] of the same batch, height and width");
+                       ": a skeleton of " + std::to_string(joints) + " joints and " + std::to_string(limbs) +
+                       " limbs needs [batch, height, width, " + std::to_string(joints + 1) +
+                       "] and [batch, height, width, " + std::to_string(2 * limbs) +
+                       "] of the same batch, height and width");
   }
-  const int joints = static_cast<int>(heatmaps.dim(3)) - 1;
+  if (most < 0) throw InvalidInput("room for " + std::to_string(most) + " people; it must be 0 or more");
   const int64_t times = exact ? static_cast<int64_t>(option[1]) : profiles.dim(0), enlarged = exact ? times : 1;
   const int64_t high = option[2] > 0 ? static_cast<int64_t>(option[2]) : heatmaps.dim(1) * enlarged;
   const int64_t wide = option[3] > 0 ? static_cast<int64_t>(option[3]) : heatmaps.dim(2) * enlarged;
   std::vector<uint8_t> opening(opens.data<bool>(), opens.data<bool>() + opens.size());
-  const PafProblem problem{heatmaps.dim(0), heatmaps.dim(1), heatmaps.dim(2), joints, static_cast<int>(limbs),
-                           static_cast<int>(order.size()), ends.data<int32_t>(), order.data<int32_t>(), opening.data(),
-                           gaussian.data<double>(), profiles.data<float>(), static_cast<int>(option[0]), times, high,
-                           wide, option[4], option[5], option[6], option[7], option[8]};
+  const PafProblem problem{heatmaps.dim(0), heatmaps.dim(1), heatmaps.dim(2), static_cast<int>(joints),
+                           static_cast<int>(limbs), static_cast<int>(order.size()), ends.data<int32_t>(),
+                           order.data<int32_t>(), opening.data(), gaussian.data<double>(), profiles.data<float>(),
+                           static_cast<int>(option[0]), times, high, wide, option[4], option[5], option[6], option[7],
+                           option[8]};
   const std::vector<PafPeople> images = decode_paf(problem, maps_of(heatmaps), maps_of(fields));
 
   const Tensor keypoints = call.output<float>(0, {problem.batch, most, joints, 2});

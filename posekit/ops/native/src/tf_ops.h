@@ -2,6 +2,7 @@
 #ifndef POSEKIT_TF_OPS_H_
 #define POSEKIT_TF_OPS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
@@ -29,6 +30,24 @@ struct TypeOf<int64_t> : std::integral_constant<TF_DataType, TF_INT64> {};
 template <>
 struct TypeOf<bool> : std::integral_constant<TF_DataType, TF_BOOL> {};
 
+inline std::string text_of(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t axis = 0; axis < shape.size(); ++axis) text += (axis ? ", " : "") + std::to_string(shape[axis]);
+  return text + "]";
+}
+
+// Bytes of an array of `width` bytes a number. TensorFlow ends the process where they cannot be counted.
+inline size_t size_in_bytes(const std::vector<int64_t>& shape, int64_t width) {
+  int64_t bytes = width;
+  bool fits = true, empty = false;
+  for (int64_t extent : shape) {
+    fits = fits && extent >= 0 && !__builtin_mul_overflow(bytes, std::max<int64_t>(extent, 1), &bytes);
+    empty = empty || extent == 0;
+  }
+  if (!fits) throw InvalidInput("there is no output of shape " + text_of(shape) + ": its size cannot be counted");
+  return empty ? 0 : static_cast<size_t>(bytes);
+}
+
 // An input or output of one call of an op.
 class Tensor {
  public:
@@ -50,11 +69,7 @@ class Tensor {
     return product;
   }
   const std::vector<int64_t>& shape() const { return shape_; }
-  std::string shape_text() const {
-    std::string text = "[";
-    for (size_t axis = 0; axis < shape_.size(); ++axis) text += (axis ? ", " : "") + std::to_string(shape_[axis]);
-    return text + "]";
-  }
+  std::string shape_text() const { return text_of(shape_); }
   // Rows of sliced tensors need not lie at multiples of more than their own size.
   template <class T>
   T* data() const {
@@ -101,10 +116,8 @@ class Call {
   template <class T>
   Tensor output(int index, const std::vector<int64_t>& shape) {
     Status status;
-    int64_t size = 1;
-    for (int64_t extent : shape) size *= extent;
     TF_Tensor* tensor = TF_AllocateOutput(context_, index, TypeOf<T>::value, shape.data(),
-                                          static_cast<int>(shape.size()), size * sizeof(T), status);
+                                          static_cast<int>(shape.size()), size_in_bytes(shape, sizeof(T)), status);
     if (!status.ok()) throw std::bad_alloc();
     return Tensor(tensor);
   }
