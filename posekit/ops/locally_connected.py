@@ -132,10 +132,11 @@ def _compiled_gradient(op, upstream, _):
 
 
 # What compiled gradients compute is differentiated in the plain form. Its derivative by the kernel includes the way
-# through the norm and the output, so none is left for those.
+# through the norm and the output, so none is left for those. A tape follows only what was made where it stands, which
+# inputs of an op in a tf.cond or a loop are not: hence the identities.
 @tf.RegisterGradient("PosekitLocallyConnectedRowsGrad")
 def _second_gradient_of_rows(op, change):
-    upstream, _, kernel, mask, _, limit = op.inputs
+    upstream, _, kernel, mask, _, limit = map(tf.identity, op.inputs)
     rows = tf.zeros([tf.shape(upstream)[0], kernel.shape[0]], kernel.dtype)
     with tf.GradientTape() as tape:
         tape.watch([upstream, kernel, mask])
@@ -146,7 +147,7 @@ def _second_gradient_of_rows(op, change):
 
 @tf.RegisterGradient("PosekitLocallyConnectedKernelGrad")
 def _second_gradient_of_kernel(op, *changes):
-    upstream, _, rows, bias, _, kernel, mask, _, limit = op.inputs
+    upstream, _, rows, bias, _, kernel, mask, _, limit = map(tf.identity, op.inputs)
     sources = [upstream, rows, kernel, mask, bias]
     with tf.GradientTape() as tape:
         tape.watch(sources)
@@ -157,7 +158,7 @@ def _second_gradient_of_kernel(op, *changes):
 
 def _plain_gradients(upstream, rows, kernel, mask, bias, limit):
     """Gradients of rows, kernel, mask and bias; a `limit` of 0 is none."""
-    joints, sources = mask.shape[0], [rows, kernel, mask, bias]
+    joints, sources = mask.shape[0], [tf.identity(part) for part in (rows, kernel, mask, bias)]
     max_norm = tf.where(limit > 0, tf.cast(limit, kernel.dtype), kernel.dtype.max)
     with tf.GradientTape() as tape:
         tape.watch(sources)
@@ -185,6 +186,9 @@ def _product(rows, kernel, mask, bias, max_norm, blocks, multiply):
     passes over the large kernel. With n = |W| above the limit, ds/dW = -s * W / n ** 2. Beside the products, a training
     step passes over the kernel four times: for the norm, the mask, the gradient's mask and the shrinking.
     """
+
+    # The gradient may be asked for outside of a tf.cond, where only what was made within is at hand.
+    kernel, mask, bias = (tf.identity(part) for part in (kernel, mask, bias))
 
     @tf.custom_gradient
     def product(rows, kernel, mask, bias):
@@ -299,6 +303,11 @@ def _check(inputs, kernel, mask, bias, support, max_norm, form):
     if inputs.rank != 3 or inputs[1] is None or inputs[2] is None:
         raise ValueError(f"Inputs of shape {inputs} are not [batch, joints, in] with known joints and features.")
     joints, features = inputs[1:]
+    if not joints or not features or (kernel.rank == 2 and kernel[1] == 0):
+        raise ValueError(
+            f"Inputs of shape {inputs} and a kernel of shape {kernel} leave nothing to compute; there must be a joint, "
+            "a feature and a unit at least."
+        )
     for name, shape in (("mask", mask), ("support", mask if support is None else support.shape)):
         if tuple(shape) != (joints, joints):
             raise ValueError(f"The {name} has the shape {shape}; inputs of {joints} joints need ({joints}, {joints}).")

@@ -37,6 +37,7 @@ def mesh_reprojection(silhouettes, vertices_px):
 
     Raises:
         ValueError: If a shape or dtype does not fit.
+        tf.errors.InvalidArgumentError: If batches do not fit whose sizes are known only when a graph runs.
 
     Example:
         >>> image = tf.constant([[0.0, 0.0], [0.0, 1.0]])[tf.newaxis]
@@ -56,6 +57,7 @@ def mesh_reprojection(silhouettes, vertices_px):
     if compiled is not None:
         return _compiled(compiled, silhouettes, vertices_px)
 
+    vertices_px = _with_the_batch_of(vertices_px, silhouettes)
     batch, per_image = tf.shape(vertices_px)[0], tf.shape(vertices_px)[1]
     image_of_pixel, pixels = _pixels(silhouettes, vertices_px.dtype)
     counts = tf.math.bincount(image_of_pixel, minlength=batch, maxlength=batch)
@@ -69,6 +71,16 @@ def mesh_reprojection(silhouettes, vertices_px):
     target = tf.reshape(tf.gather(pixels, tf.maximum(nearest_pixel, 0)), [batch, per_image, 2])
     has_pixel = tf.reshape(nearest_pixel >= 0, [batch, per_image])
     return _sums(vertices_px, image_of_pixel, pixels[:-1], nearest_vertex, target, has_pixel)
+
+
+def _with_the_batch_of(vertices_px, silhouettes):
+    """The vertices; sizes that only the running graph knows are compared there."""
+    if vertices_px.shape[0] is not None and silhouettes.shape[0] is not None:
+        return vertices_px
+    sizes = tf.shape(silhouettes), tf.shape(vertices_px)
+    told = ["silhouettes of shape", sizes[0], "and vertices of shape", sizes[1], "do not fit: give one mesh per image"]
+    with tf.control_dependencies([tf.debugging.Assert(tf.equal(sizes[0][0], sizes[1][0]), told)]):
+        return tf.identity(vertices_px)
 
 
 def _pixels(silhouettes, dtype):
@@ -106,46 +118,76 @@ def _sums(vertices_px, image_of_pixel, pixels, nearest_vertex, target, has_pixel
 
 
 def _compiled(ops, silhouettes, vertices_px):
-    @tf.custom_gradient
-    def sums(vertices_px):
-        *values, nearest_vertex, nearest_pixel = ops.posekit_mesh_reprojection(silhouettes, vertices_px)
-        for value in values:
-            value.set_shape(vertices_px.shape[:1])
-        nearest_vertex.set_shape([None])
-        nearest_pixel.set_shape(vertices_px.shape[:2])
-
-        @tf.custom_gradient
-        def first(vertices_px, *factors):
-            gradient = ops.posekit_mesh_reprojection_gradient(
-                silhouettes, vertices_px, nearest_vertex, nearest_pixel, *factors
-            )
-            gradient.set_shape(vertices_px.shape)
-
-            def second(upstream):
-                arguments = [vertices_px, *factors]
-                with tf.GradientTape() as outer:
-                    outer.watch(arguments)
-                    with tf.GradientTape() as inner:
-                        inner.watch(vertices_px)
-                        values = _sums_of_pairs(silhouettes, vertices_px, nearest_vertex, nearest_pixel)
-                    plain = inner.gradient(values, vertices_px, output_gradients=factors)
-                return outer.gradient(plain, arguments, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-
-            return gradient, second
-
-        return tuple(values), lambda *factors: first(vertices_px, *factors)
-
-    return sums(vertices_px)
+    *sums, nearest_vertex, nearest_pixel = ops.posekit_mesh_reprojection(silhouettes, vertices_px)
+    for value in sums:
+        value.set_shape(vertices_px.shape[:1])
+    nearest_vertex.set_shape([None])
+    nearest_pixel.set_shape(vertices_px.shape[:2])
+    return tuple(sums)
 
 
-def _sums_of_pairs(silhouettes, vertices_px, nearest_vertex, nearest_pixel):
-    """The sums in plain TensorFlow, by the pairs that the compiled op found: for gradients of its gradient."""
+@tf.RegisterGradient("PosekitMeshReprojection")
+def _compiled_gradient(op, of_mesh, of_pixels, *_):
+    silhouettes, vertices_px = op.inputs
+    *_, nearest_vertex, nearest_pixel = op.outputs
+    known = silhouettes, vertices_px, nearest_vertex, nearest_pixel, of_mesh, of_pixels
+    # The pairs are found; what is left has a plain form for whoever has switched the compiled one off since.
+    compiled = native.ops()
+    gradient = _plain_gradient(*known) if compiled is None else compiled.posekit_mesh_reprojection_gradient(*known)
+    gradient.set_shape(vertices_px.shape)
+    return None, gradient
+
+
+@tf.RegisterGradient("PosekitMeshReprojectionGradient")
+def _second_gradient(op, change):
+    """Of a vertex v with the pixel s, factor * (v - s) / |v - s|, and of the signs, which only their factors move."""
+    silhouettes, vertices_px, nearest_vertex, nearest_pixel, _, of_pixels = op.inputs
+    image_of_pixel, vertex, signs, direction, inverse = _pairs(silhouettes, vertices_px, nearest_vertex, nearest_pixel)
+    along = tf.reduce_sum(direction * change, axis=2)
+    across = change - direction * along[..., tf.newaxis]
+    of_vertices = across * (inverse * of_pixels[:, tf.newaxis])[..., tf.newaxis]
+    of_each = tf.reduce_sum(signs * tf.gather(tf.reshape(change, [-1, 2]), vertex), axis=1)
+    of_each = tf.cast(of_each, tf.float64)  # as in `_sums`
+    of_mesh_factors = tf.math.unsorted_segment_sum(of_each, image_of_pixel, tf.shape(vertices_px)[0])
+    of_pixel_factors = tf.reduce_sum(along, axis=1)
+    of_vertices.set_shape(vertices_px.shape)
+    return None, of_vertices, None, None, tf.cast(of_mesh_factors, vertices_px.dtype), of_pixel_factors
+
+
+def _plain_gradient(silhouettes, vertices_px, nearest_vertex, nearest_pixel, of_mesh, of_pixels):
+    """What the compiled gradient computes."""
+    image_of_pixel, vertex, signs, direction, _ = _pairs(silhouettes, vertices_px, nearest_vertex, nearest_pixel)
+    signs *= tf.gather(of_mesh, image_of_pixel)[:, tf.newaxis]
+    from_pixels = tf.math.unsorted_segment_sum(signs, vertex, tf.size(vertices_px) // 2)
+    return tf.reshape(from_pixels, tf.shape(vertices_px)) + direction * of_pixels[:, tf.newaxis, tf.newaxis]
+
+
+def _pairs(silhouettes, vertices_px, nearest_vertex, nearest_pixel):
+    """What gradients are made of, differentiable with respect to the vertices.
+
+    Args:
+        silhouettes: Boolean `[batch, height, width]`.
+        vertices_px: `[batch, vertices, 2]`.
+        nearest_vertex: Int32 `[pixels]` positions within the image's vertices, -1 for none.
+        nearest_pixel: Int32 `[batch, vertices]` positions y * width + x, -1 for none.
+
+    Returns:
+        Of the pixels that have a vertex: `[pairs]` images, `[pairs]` positions among the vertices of all images and
+        `[pairs, 2]` signs of the way from the pixel; of the vertices, `[batch, vertices, 2]` unit vectors from their
+        pixels and `[batch, vertices]` inverse distances, 0 where both coincide or there is none.
+    """
     image_of_pixel, pixels = _pixels(silhouettes, vertices_px.dtype)
-    in_batch = tf.where(nearest_vertex >= 0, nearest_vertex + image_of_pixel * tf.shape(vertices_px)[1], -1)
+    paired = nearest_vertex >= 0
+    image_of_pixel, pixels = tf.boolean_mask(image_of_pixel, paired), tf.boolean_mask(pixels, paired)
+    vertex = tf.boolean_mask(nearest_vertex, paired) + image_of_pixel * tf.shape(vertices_px)[1]
+    signs = tf.sign(tf.gather(tf.reshape(vertices_px, [-1, 2]), vertex) - pixels)
     # An image without columns has no pixel to be divided.
     width = tf.maximum(tf.shape(silhouettes)[2], 1)
     target = tf.cast(tf.stack([nearest_pixel % width, nearest_pixel // width], axis=2), vertices_px.dtype)
-    return _sums(vertices_px, image_of_pixel, pixels, in_batch, target, nearest_pixel >= 0)
+    apart = tf.where(nearest_pixel[..., tf.newaxis] >= 0, vertices_px - target, 0)
+    lengths = safe_sqrt(tf.reduce_sum(tf.square(apart), axis=2))
+    inverse = tf.math.divide_no_nan(tf.ones_like(lengths), lengths)
+    return image_of_pixel, vertex, signs, apart * inverse[..., tf.newaxis], inverse
 
 
 def _check(silhouettes, vertices_px):

@@ -46,10 +46,12 @@ def nearest_neighbors(points, references):
         `(indices, distances)`: int32 positions in `references` (of the same batch element) and Euclidean distances,
         both shaped as `points` without the last axis (ragged where `points` is). Without any reference the index is -1
         and the distance infinite. A point that is not finite gets some valid index and a distance that is not finite;
-        references that are not finite are chosen last.
+        references that are not finite are chosen last. Coordinates count as finite up to about 1e19 in float32 (1e154
+        in float64), beyond which their squares overflow: distances become infinite and the choice arbitrary.
 
     Raises:
-        ValueError: If ranks, dtypes or the number of coordinates do not fit.
+        ValueError: If ranks, dtypes, the number of coordinates or batches do not fit.
+        tf.errors.InvalidArgumentError: If batches do not fit whose sizes are known only when a graph runs.
 
     Example:
         >>> indices, distances = nearest_neighbors(tf.constant([[0.0, 0.0]]), tf.constant([[3.0, 4.0], [9.0, 9.0]]))
@@ -68,6 +70,7 @@ def nearest_neighbors(points, references):
     if points.shape.rank == 2:
         indices, distances = nearest_neighbors(points[tf.newaxis], references[tf.newaxis])
         return indices[0], distances[0]
+    points = _with_the_batch_of(points, references)
     ragged = points if isinstance(points, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(points)
     others = references if isinstance(references, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(references)
     flat, flat_others = _flat(ragged), _flat(others)
@@ -147,28 +150,23 @@ def _check(points, references):
         )
 
 
+def _with_the_batch_of(points, references):
+    """The points; sizes that only the running graph knows are compared there."""
+    if points.shape[0] is not None and references.shape[0] is not None:
+        return points
+    sizes = [part.bounding_shape() if isinstance(part, tf.RaggedTensor) else tf.shape(part, tf.int64)
+             for part in (points, references)]  # fmt: skip
+    told = ["points of shape", sizes[0], "and references of shape", sizes[1], "do not fit: both need the same batch"]
+    with tf.control_dependencies([tf.debugging.Assert(tf.equal(sizes[0][0], sizes[1][0]), told)]):
+        return tf.identity(points)
+
+
 def _compiled(ops, points, references):
     flat, splits = _rows(points)
     flat_others, other_splits = _rows(references)
-
-    @tf.custom_gradient
-    def search(flat, flat_others):
-        indices, distances = ops.posekit_nearest_neighbors(flat, splits, flat_others, other_splits)
-        indices.set_shape(flat.shape[:1])
-        distances.set_shape(flat.shape[:1])
-
-        def gradient(_, upstream):
-            starts = tf.repeat(other_splits[:-1], splits[1:] - splits[:-1])
-            chosen = tf.where(indices >= 0, indices + tf.cast(starts, tf.int32), -1)
-            with tf.GradientTape() as tape:
-                tape.watch([flat, flat_others])
-                lengths = _distances(flat, flat_others, chosen)
-            gradients = tape.gradient(lengths, [flat, flat_others], upstream)
-            return [tf.convert_to_tensor(value) for value in gradients]
-
-        return (indices, distances), gradient
-
-    indices, distances = search(flat, flat_others)
+    indices, distances = ops.posekit_nearest_neighbors(flat, splits, flat_others, other_splits)
+    indices.set_shape(flat.shape[:1])
+    distances.set_shape(flat.shape[:1])
     if isinstance(points, tf.RaggedTensor):
         return points.with_flat_values(indices), points.with_flat_values(distances)
     if points.shape.rank == 2:
@@ -178,6 +176,23 @@ def _compiled(ops, points, references):
     indices.set_shape(points.shape[:2])
     distances.set_shape(points.shape[:2])
     return indices, distances
+
+
+@tf.RegisterGradient("PosekitNearestNeighbors")
+def _compiled_gradient(op, _, upstream):
+    """Along the lines between the pairs; where a pair coincides, and where there is none, zero."""
+    points, splits, references, other_splits = op.inputs
+    indices, distances = op.outputs
+    first = tf.repeat(other_splits[:-1], splits[1:] - splits[:-1])
+    chosen = tf.where(indices >= 0, first + tf.cast(indices, tf.int64), -1)
+    apart = points - _chosen(references, chosen)
+    directed = tf.logical_and(chosen >= 0, tf.not_equal(distances, 0))
+    factors = tf.where(directed, upstream / tf.where(directed, distances, 1), 0)
+    of_points = apart * factors[:, tf.newaxis]
+    of_references = -tf.math.unsorted_segment_sum(of_points, chosen, tf.shape(references)[0])
+    of_points.set_shape(points.shape)
+    of_references.set_shape(references.shape)
+    return of_points, None, of_references, None
 
 
 def _rows(points):
@@ -196,12 +211,16 @@ def _flat(ragged):
 
 
 def _distances(points, references, chosen):
-    count = tf.shape(references)[0]
-    # One spare row keeps the lookup valid where a row, or the whole batch, has no reference.
-    padded = tf.concat([references, tf.zeros([1, references.shape[-1]], references.dtype)], axis=0)
-    apart = points - tf.gather(padded, tf.where(chosen >= 0, chosen, count))
+    apart = points - _chosen(references, chosen)
     distances = safe_sqrt(tf.reduce_sum(tf.square(apart), axis=1))
     return tf.where(chosen >= 0, distances, tf.constant(np.inf, points.dtype))
+
+
+def _chosen(references, chosen):
+    """References at positions, zeros where these are negative."""
+    # One spare row keeps the lookup valid where a row, or the whole batch, has no reference.
+    padded = tf.concat([references, tf.zeros([1, references.shape[-1]], references.dtype)], axis=0)
+    return tf.gather(padded, tf.where(chosen >= 0, chosen, tf.shape(references, chosen.dtype)[0]))
 
 
 @functools.cache

@@ -294,6 +294,9 @@ def test_the_form_follows_the_crossover():
     "change, message",
     [
         ({"inputs": np.zeros((5, 12))}, r"\(5, 12\) are not \[batch, joints, in\]"),
+        ({"inputs": np.zeros((5, 4, 0)), "kernel": np.zeros((0, 8))}, r"\(5, 4, 0\).*a feature and a unit at least"),
+        ({"inputs": np.zeros((5, 0, 3))}, r"\(5, 0, 3\).*there must be a joint"),
+        ({"kernel": np.zeros((12, 0))}, r"\(12, 0\) leave nothing to compute"),
         ({"inputs": np.zeros((5, 3, 3))}, r"inputs of 3 joints need \(3, 3\)"),
         ({"inputs": np.zeros((5, 4, 2))}, r"\(12, 8\); inputs of 4 joints with 2 features need \(8, "),
         ({"kernel": np.zeros((12, 9))}, r"\(12, 9\)"),

@@ -247,6 +247,13 @@ def test_unknown_sizes_in_a_graph():
         np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
+def test_batches_that_disagree_when_the_graph_runs_are_named():
+    call = tf.function(mesh_reprojection, input_signature=[tf.TensorSpec([None, 4, 4]), tf.TensorSpec([None, 5, 2])])
+    for images, meshes in ((2, 3), (3, 2), (0, 1)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"\[{images},? 4,? 4\].*\[{meshes},? 5,? 2\]"):
+            call(np.ones((images, 4, 4), np.float32), np.ones((meshes, 5, 2), np.float32))
+
+
 def test_second_derivatives():
     silhouettes, vertices = make_case(np.float64, size=12, vertices=6)
 

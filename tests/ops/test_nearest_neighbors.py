@@ -154,6 +154,23 @@ def test_unknown_sizes_in_a_graph():
         np.testing.assert_array_equal(call(points, references)[0], nearest_neighbors(points, references)[0])
 
 
+def test_batches_that_disagree_when_the_graph_runs_are_named(path):
+    dense = [tf.TensorSpec([None, 4, 2]), tf.TensorSpec([None, 5, 2])]
+    ragged = [tf.RaggedTensorSpec([None, None, 2], ragged_rank=1)] * 2
+    for signature in (dense, ragged):
+        call = tf.function(nearest_neighbors, input_signature=signature)
+        for rows, others in ((2, 3), (3, 2)):
+            given = np.ones((rows, 4, 2), np.float32), np.ones((others, 5, 2), np.float32)
+            if signature is ragged:
+                given = (tf.RaggedTensor.from_tensor(part) for part in given)
+            told = {
+                "plain": rf"\[{rows} 4 2\].*\[{others} 5 2\]",
+                "compiled": rf"{rows} rows.*{others} rows.*\[{rows * 4}, 2\].*\[{others * 5}, 2\]",
+            }[path]
+            with pytest.raises(tf.errors.InvalidArgumentError, match=told):
+                call(*given)
+
+
 def test_original_choices():
     values = load_fixture("hmr_mesh_loss")
     np.testing.assert_array_equal(nearest_neighbors(values["nn_A"], values["nn_B"])[0], values["nn_AB"])
