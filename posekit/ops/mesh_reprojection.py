@@ -36,7 +36,8 @@ def mesh_reprojection(silhouettes, vertices_px):
         is not finite makes its image's value not finite.
 
     Raises:
-        ValueError: If a shape or dtype does not fit.
+        ValueError: If a shape or dtype does not fit; or while a program for XLA is traced, which cannot compile this:
+            use `jit_compile=False`.
         tf.errors.InvalidArgumentError: If batches do not fit whose sizes are known only when a graph runs.
 
     Example:
@@ -53,6 +54,7 @@ def mesh_reprojection(silhouettes, vertices_px):
     if silhouettes.shape.rank == 4:
         silhouettes = tf.squeeze(silhouettes, axis=3)
     silhouettes = silhouettes if silhouettes.dtype == tf.bool else silhouettes > 0
+    native.refuse_xla("mesh_reprojection")
     compiled = native.ops()
     if compiled is not None:
         return _compiled(compiled, silhouettes, vertices_px)

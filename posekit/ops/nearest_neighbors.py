@@ -50,7 +50,8 @@ def nearest_neighbors(points, references):
         in float64), beyond which their squares overflow: distances become infinite and the choice arbitrary.
 
     Raises:
-        ValueError: If ranks, dtypes, the number of coordinates or batches do not fit.
+        ValueError: If ranks, dtypes, the number of coordinates or batches do not fit; or while a program for XLA is
+            traced, which cannot compile this: use `jit_compile=False`.
         tf.errors.InvalidArgumentError: If batches do not fit whose sizes are known only when a graph runs.
 
     Example:
@@ -64,6 +65,7 @@ def nearest_neighbors(points, references):
     """
     points, references = _as_tensor(points, "points"), _as_tensor(references, "references")
     _check(points, references)
+    native.refuse_xla("nearest_neighbors")
     compiled = native.ops()
     if compiled is not None:
         return _compiled(compiled, points, references)

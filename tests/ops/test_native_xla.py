@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from posekit.ops import decode_paf_batch, gradient_penalty, locally_connected, native
+from posekit.ops import (
+    decode_paf_batch,
+    gradient_penalty,
+    locally_connected,
+    mesh_reprojection,
+    native,
+    nearest_neighbors,
+)
 from posekit.ops.native import build
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
@@ -69,11 +76,32 @@ def test_programs_beside_one_for_xla_keep_the_compiled_ops():
         assert not any(name.startswith("Posekit") for name in op_types(tf.function(layer), inputs))
 
 
-def test_decoding_is_refused_for_xla(path):
-    maps = tf.zeros([1, 4, 4, 19]), tf.zeros([1, 4, 4, 38])
-    with pytest.raises(ValueError, match=r"decode_paf_batch cannot be compiled by XLA.*jit_compile=False"):
-        tf.function(decode_paf_batch, jit_compile=True)(*maps)
-    assert tf.function(decode_paf_batch)(*maps)["counts"].numpy().tolist() == [0]
+@needs_ops
+def test_saved_models_need_no_posekit_where_the_ops_are_switched_off(tmp_path):
+    for name, context in (("compiled", contextlib.nullcontext()), ("plain", native.disabled())):
+        module = tf.Module()
+        module.layer = tf.function(layer)
+        module.layer(tf.ones([2, 3, 2]))
+        with context:
+            tf.saved_model.save(module, str(tmp_path / name))
+        assert (b"Posekit" in (tmp_path / name / "saved_model.pb").read_bytes()) == (name == "compiled")
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes"),
+    [
+        (nearest_neighbors, ([4, 2], [5, 2])),
+        (mesh_reprojection, ([1, 4, 4], [1, 5, 2])),
+        (decode_paf_batch, ([1, 4, 4, 19], [1, 4, 4, 38])),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_depends_on_values_is_refused_for_xla(path, op, shapes):
+    inputs = [tf.ones(shape) for shape in shapes]
+    for program in (op, lambda *inputs: tf.function(op)(*inputs)):
+        with pytest.raises(ValueError, match=rf"{op.__name__} cannot be compiled by XLA.*jit_compile=False"):
+            tf.function(program, jit_compile=True)(*inputs)
+    tf.nest.map_structure(np.testing.assert_array_equal, tf.function(op)(*inputs), op(*inputs))
 
 
 def test_the_gradient_penalty_is_compiled_by_xla(path):
