@@ -93,8 +93,8 @@ def disabled():
     `tf.distribute` traces each replica in a thread of its own, and Keras has threads too, so what this context reaches
     is the whole process. What is traced meanwhile keeps the plain path.
 
-    Exports by `posekit`, `keras.Model.export` and TensorFlow Lite need it not: they are recognised. For
-    `tf.saved_model.save`, which also writes functions traced earlier, build and call the model within this context.
+    Exports by `posekit`, `keras.Model.export` and TensorFlow Lite need it not: they are recognised. Call
+    `tf.saved_model.save` within this context, and take concrete functions that it saves within it as well.
 
     Example:
         >>> with disabled():
