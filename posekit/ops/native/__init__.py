@@ -36,6 +36,17 @@ _CUDA_FUNCTIONS = ("decode_paf",)
 # Libraries that were built beforehand, by tools/build_ops.py, stand here or in $POSEKIT_NATIVE_DIR.
 _BUILT = pathlib.Path(__file__).parent / "lib"
 _lock = threading.RLock()
+
+
+def _renew_lock():
+    """In a child of fork(): the thread that held the lock stayed behind."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
 _loaded = {}  # name of a library -> what was loaded, or the reason why not
 _disabled = []  # one entry for each open `disabled`; a list grows and shrinks in one step, in whatever thread
 
@@ -274,6 +285,8 @@ def _path(name, compile_too=True):
     chosen = os.environ.get("POSEKIT_NATIVE_DIR")
     for folder in (pathlib.Path(chosen) if chosen else None, _BUILT):
         if folder is not None and (folder / file).exists():
+            if not _whole(folder, file):
+                raise _build.BuildError(f"{folder} has libraries that are damaged; build them anew: tools/build_ops.py")
             return folder.resolve() / file
     if chosen:
         raise _build.BuildError(f"{chosen} (POSEKIT_NATIVE_DIR) has no {file}")
@@ -281,7 +294,7 @@ def _path(name, compile_too=True):
         cached = _build.cached_cuda() / file
     else:
         cached = _build.cached_cuda_ops() if name == _build.CUDA_OPS else _build.cached() / file
-    if cached.exists() or not compile_too:
+    if _whole(cached.parent, file) or not compile_too:
         return cached
     if name == _build.CUDA_OPS:
         logging.warning("posekit compiles its CUDA kernels, once, in about a minute (POSEKIT_CUDA=0: without).")
@@ -290,12 +303,20 @@ def _path(name, compile_too=True):
     return _build.build(cached.parent, with_ops=name == _build.OPS) / file
 
 
+def _whole(folder, file):
+    """Whether a library is there and undamaged, and the one that it loads from beside it."""
+    return _build.whole(folder / file) and (file != _build.OPS or _build.whole(folder / _build.KERNELS))
+
+
 def _threads():
     """As many threads as TensorFlow gives to one operation, if it is there; else one for each processor."""
     tf = sys.modules.get("tensorflow")
     chosen = tf.config.threading.get_intra_op_parallelism_threads() if tf else 0
     if not chosen:
-        chosen = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
+        told = os.environ.get("TF_NUM_INTRAOP_THREADS") or "0"
+        if not told.isdecimal():
+            raise ValueError(f"TF_NUM_INTRAOP_THREADS is {told!r}; give a whole number, or leave it out")
+        chosen = int(told)
     return chosen or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 

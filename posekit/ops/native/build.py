@@ -15,6 +15,7 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -33,7 +34,8 @@ _FOR_EVERY_DEVICE = ("c_api.cc", "parallel.cc", "tf_ops.cc")
 # No -ffast-math: not-a-number must stay what it is. No contraction either, but where a file asks for it: a fused
 # multiplication and addition rounds otherwise than the two, and decoding must equal the original to the last bit.
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-pthread", "-Wall")
-_PATIENCE_S = 600
+_PATIENCE_S, _PATIENCE_VERSION_S = 600, 30
+_ROOM = 16 << 20  # bytes that a build needs at least
 
 
 class BuildError(RuntimeError):
@@ -90,6 +92,30 @@ def cached(portable=False):
     return cache_folder() / "native" / key(portable)
 
 
+def whole(path):
+    """Whether a library is there to its last byte: to load a part of one, of a copy that was cut off, ends Python.
+
+    Args:
+        path: `pathlib.Path`.
+
+    Returns:
+        True or False.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+        size = path.stat().st_size
+    except OSError:
+        return False
+    if not sys.platform.startswith("linux"):
+        return size > 0
+    if len(head) < 64 or head[:5] != b"\x7fELF\x02":
+        return False
+    order = "little" if head[5] == 1 else "big"
+    table, entry, count = (int.from_bytes(head[at : at + width], order) for at, width in ((40, 8), (58, 2), (60, 2)))
+    return size >= table + entry * count  # the table of sections comes last
+
+
 def build(folder=None, portable=False, sanitize=None, with_ops=True):
     """Compiles the CPU libraries that are not there yet.
 
@@ -114,10 +140,10 @@ def build(folder=None, portable=False, sanitize=None, with_ops=True):
     # Whatever symbol is missing shows when a library is loaded, not when it is called.
     link = ["-shared", "-pthread", "-Wl,-z,now", *(flag for flag in flags if flag.startswith("-fsanitize"))]
     sources = sorted(SOURCES.glob("*.cc"))
-    if not (folder / KERNELS).exists():
+    if not whole(folder / KERNELS):
         plain = [source for source in sources if not source.name.startswith("tf_")]
         _build_one(folder / KERNELS, plain, flags, [*link, f"-Wl,-soname,{KERNELS}"])
-    if with_ops and not (folder / OPS).exists():
+    if with_ops and not whole(folder / OPS):
         include, libraries = _tensorflow()
         registering = [source for source in sources if source.name.startswith("tf_")]
         beside = [folder / KERNELS, "-Wl,-rpath,$ORIGIN"]
@@ -139,7 +165,7 @@ def build_cuda(folder=None, architectures=CUDA_ARCHITECTURES):
         BuildError: If there is no nvcc, it fails, or the folder cannot be written.
     """
     folder = cached_cuda(architectures) if folder is None else pathlib.Path(folder).resolve()
-    if not (folder / CUDA).exists():
+    if not whole(folder / CUDA):
         codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
         codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
         flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC", *codes]
@@ -164,7 +190,7 @@ def build_cuda_ops(folder=None, architectures=CUDA_ARCHITECTURES):
     """
     path = cached_cuda_ops(architectures) if folder is None else pathlib.Path(folder).resolve() / cuda_ops_name()
     kernels = build_cuda(folder, architectures)
-    if not path.exists():
+    if not whole(path):
         try:
             flags, libraries = _cuda_ops_flags(), _tensorflow()[1]
         except ImportError as error:
@@ -242,6 +268,8 @@ def _flags(portable):
 
 def _compiler():
     tool = compiler()
+    if tool is None and os.environ.get("CXX"):
+        raise BuildError(f"CXX is {os.environ['CXX']!r}, which cannot be run; give a compiler alone, without arguments")
     if tool is None:
         raise BuildError("no C++ compiler was found; install g++, or set CXX")
     return tool
@@ -256,7 +284,7 @@ def _nvcc():
 
 @functools.cache
 def _compiler_version(tool):
-    return _run([tool, "--version"])
+    return _run([tool, "--version"], _PATIENCE_VERSION_S)
 
 
 @functools.cache
@@ -303,17 +331,25 @@ def _compile(tool, flags, work, source):
     return made
 
 
-def _run(command):
+def _run(command, patience_s=_PATIENCE_S):
     command = [str(part) for part in command]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S)
+        # In a session of its own, so that all its children can be ended with it.
+        with subprocess.Popen(command, start_new_session=True, **pipes) as process:
+            try:
+                told = process.communicate(timeout=patience_s)
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} did not run: {error}") from None
-    if done.returncode:
-        told = (done.stderr or done.stdout).strip().splitlines()
-        cause = next((line for line in told if "error" in line.lower()), told[-1] if told else "no message")
-        raise BuildError(f"{command[0]} ended with {done.returncode}: {cause}")
-    return done.stdout
+    if process.returncode:
+        lines = (told[1] or told[0]).strip().splitlines()
+        cause = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")
+        raise BuildError(f"{command[0]} ended with {process.returncode}: {cause}")
+    return told[0]
 
 
 @contextlib.contextmanager
@@ -326,7 +362,15 @@ def _unfinished(library):
         raise BuildError(f"{library.parent} cannot be written ({error.strerror}); set POSEKIT_CACHE") from None
     try:
         yield work / library.name
+        if not whole(work / library.name):
+            raise BuildError(f"the compiler ended without an error, but wrote no {library.name}")
+        with open(work / library.name, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(work / library.name, library)
+    except BuildError as error:
+        if shutil.disk_usage(work).free >= _ROOM:
+            raise
+        raise BuildError(f"{library.parent} is full; make room there or set POSEKIT_CACHE ({error})") from None
     except OSError as error:
         raise BuildError(f"{library} cannot be written ({error.strerror}); set POSEKIT_CACHE") from None
     finally:
