@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import sys
 
 import cv2
 import numpy as np
@@ -295,6 +296,14 @@ def test_what_cannot_be_decoded_within_programs(monkeypatch, choice):
         decode_paf_batch(heatmaps, pafs)
     with pytest.raises(tf.errors.InvalidArgumentError, match="Heatmaps hold 1 values"):
         program(tf.constant(heatmaps), tf.constant(pafs))
+
+
+@pytest.mark.parametrize("most", [2**60, 2**62])
+def test_outputs_whose_size_overflows_are_refused(monkeypatch, most):
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
+    monkeypatch.setattr(sys.modules[decode_paf.__module__], "_MOST_PEOPLE", most)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"no output of shape .1, {most}, 18, 2"):
+        decode_paf_batch(tf.zeros([1, 4, 4, 19]), tf.zeros([1, 4, 4, 38]), max_people=most)
 
 
 @pytest.mark.parametrize("choice", ["0", "1"])
