@@ -92,9 +92,8 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
         return penalty_of_gradients(model.gradients(points, terms), mode)
     coefficients = [_for_each(factor, part) for factor, part in zip(coefficients, real)]
     weights = [[tf.convert_to_tensor(part) for part in parts] for parts in (model.kernels, model.biases, model.grams)]
-    penalty, _ = compiled.posekit_gradient_penalty(
-        model.encode(mode == "batch_mean", terms), model.slopes, real, fake, coefficients, *weights
-    )
+    plan = model.encode(mode == "batch_mean", terms)
+    penalty, _ = compiled.posekit_gradient_penalty(real, fake, coefficients, *weights, plan, model.slopes)
     penalty.set_shape([])
     return penalty
 
@@ -155,62 +154,69 @@ def _derived_penalty(model, real, fake, mode, derive, coefficients):
 
 
 class _Given:
-    """The inputs of the compiled ops, from the plan on, sorted."""
+    """What the compiled ops compute with, sorted.
 
-    def __init__(self, inputs):
-        self.plan, self.slopes, *given = inputs
-        self.numbers = tf.get_static_value(self.plan)
-        count, kernels, biases, _ = self.numbers[:4]
-        self.points, given = given[: 3 * count], given[3 * count :]
+    Args:
+        op: One of them.
+        inputs: Its inputs, from the points on.
+    """
+
+    def __init__(self, op, inputs):
+        self.plan, self.slopes = list(op.get_attr("plan")), list(op.get_attr("slopes"))
+        count, kernels, biases, _ = self.plan[:4]
+        self.points, given = list(inputs[: 3 * count]), list(inputs[3 * count :])
         self.weights, self.biases, self.grams = given[:kernels], given[kernels:][:biases], given[kernels + biases :]
         self.rest = [None] * (len(self.biases) + len(self.grams))
 
-    def penalty(self, points, weights):
-        """The plain form."""
-        known = tuple(self.biases), tuple(tf.get_static_value(self.slopes)), tuple(self.grams)
-        model, batch_mean, terms = PiecewiseLinear.decode(self.numbers, tuple(weights), *known)
-        mode, count = MODES[0] if batch_mean else MODES[1], len(points) // 3
-        between = interpolate(points[:count], points[count : 2 * count], mode, points[2 * count :])
-        return penalty_of_gradients(model.gradients(between, terms), mode)
+    def sides(self):
+        """Real points, fake ones and coefficients."""
+        third = len(self.points) // 3
+        return self.points[:third], self.points[third : 2 * third], self.points[2 * third :]
+
+    def gradients(self, upstream):
+        """The plain form: gradients of the points and of the weights, and what they were computed from."""
+        # A tape follows only what was made where it stands, which inputs of an op in a branch or a loop are not.
+        points, weights = ([tf.identity(part) for part in parts] for parts in (self.points, self.weights))
+        known = tuple(self.biases), tuple(self.slopes), tuple(self.grams)
+        model, batch_mean, terms = PiecewiseLinear.decode(self.plan, tuple(weights), *known)
+        mode, third = MODES[0] if batch_mean else MODES[1], len(points) // 3
+        with tf.GradientTape() as tape:
+            tape.watch([points, weights])
+            between = interpolate(points[:third], points[third : 2 * third], mode, points[2 * third :])
+            penalty = penalty_of_gradients(model.gradients(between, terms), mode)
+        return tape.gradient(penalty, [points, weights], output_gradients=upstream)
 
 
 @tf.RegisterGradient("PosekitGradientPenalty")
 def _compiled_gradient(op, upstream, _):
-    given, compiled = _Given(op.inputs), native.ops()
+    given, compiled = _Given(op, op.inputs), native.ops()
+    of_points, of_weights = [None] * len(given.points), None
     skipped = getattr(op, "skip_input_indices", None) or ()  # in a graph, what nobody asks for is not computed
-    points_too = given.grams and not set(range(2, 2 + len(given.points))) <= set(skipped)
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch([given.points, given.weights])
-        plain = given.penalty(given.points, given.weights) if points_too or compiled is None else None
-    if compiled is None:  # switched off since
-        of_weights = tape.gradient(plain, given.weights, output_gradients=upstream)
-    else:
-        third = len(given.points) // 3
-        sides = given.points[:third], given.points[third : 2 * third], given.points[2 * third :]
+    points_too = given.grams and not set(range(len(given.points))) <= set(skipped)
+    if points_too or compiled is None:  # switched off since
+        of_points, of_weights = given.gradients(upstream)
+    if compiled is not None:
         of_weights = compiled.posekit_gradient_penalty_grad(
-            upstream, op.outputs[1], given.plan, given.slopes, *sides, given.weights, given.biases, given.grams
+            upstream, op.outputs[1], *given.sides(), given.weights, given.biases, given.grams, given.plan, given.slopes
         )
         for gradient, weight in zip(of_weights, given.weights):
             gradient.set_shape(weight.shape)
-    of_points = [None] * len(given.points)
-    if points_too:
-        of_points = tape.gradient(plain, given.points, output_gradients=upstream)
-    return [None, None, *of_points, *of_weights, *given.rest]
+    return [*of_points, *of_weights, *given.rest]
 
 
 # What compiled gradients compute is differentiated in the plain form.
 @tf.RegisterGradient("PosekitGradientPenaltyGrad")
 def _second_gradient(op, *changes):
-    upstream, given = op.inputs[0], _Given(op.inputs[2:])
-    sources = [upstream, *given.points, *given.weights]
-    with tf.GradientTape() as outer:
-        outer.watch(sources)
-        with tf.GradientTape() as tape:
-            tape.watch(given.weights)
-            value = given.penalty(given.points, given.weights)
-        found = tape.gradient(value, given.weights, output_gradients=upstream)
-    of_upstream, *of_others = outer.gradient(found, sources, output_gradients=changes)
-    return [of_upstream, None, None, None, *of_others, *given.rest]
+    given = _Given(op, op.inputs[2:])
+    upstream = tf.identity(op.inputs[0])
+    given.points, given.weights = ([tf.identity(part) for part in parts] for parts in (given.points, given.weights))
+    with tf.GradientTape() as tape:
+        tape.watch([upstream, given.points, given.weights])
+        _, found = given.gradients(upstream)
+    of_upstream, of_points, of_weights = tape.gradient(
+        found, [upstream, given.points, given.weights], output_gradients=changes
+    )
+    return [of_upstream, None, *of_points, *of_weights, *given.rest]
 
 
 def _fits(model, real, derive):

@@ -186,7 +186,6 @@ def _product(rows, kernel, mask, bias, max_norm, blocks, multiply):
     passes over the large kernel. With n = |W| above the limit, ds/dW = -s * W / n ** 2. Beside the products, a training
     step passes over the kernel four times: for the norm, the mask, the gradient's mask and the shrinking.
     """
-
     # The gradient may be asked for outside of a tf.cond, where only what was made within is at hand.
     kernel, mask, bias = (tf.identity(part) for part in (kernel, mask, bias))
 

@@ -132,18 +132,18 @@ class PiecewiseLinear:
             terms: Indices of the steps whose gradients are penalised.
 
         Returns:
-            int32 array.
+            List of integers.
         """
         lengths = [self.num_inputs, len(self.kernels), len(self.biases), len(self.grams)]
         numbers = [*lengths, int(batch_mean), len(self.steps)]
         for step in self.steps:
             numbers += [step.kind, step.index, step.bias, len(step.sources), *step.sources]
-        return np.array([*numbers, len(self.outputs), *self.outputs, len(terms), *terms], np.int32)
+        return [*numbers, len(self.outputs), *self.outputs, len(terms), *terms]
 
     @classmethod
     def decode(cls, numbers, kernels, biases, slopes, grams):
         """Reverses `encode`; returns `(steps, batch_mean, terms)`."""
-        numbers = iter(np.asarray(numbers).tolist())
+        numbers = iter(numbers)
         batch_mean, count = [next(numbers) for _ in range(6)][4:]
         steps = []
         for _ in range(count):

@@ -94,9 +94,10 @@ class Gpu {
   std::vector<Tensor> held_;
 };
 
-template <class T, void (*body)(Call&)>
+template <class T, auto body>
 void gpu_kernel(const char* op, std::initializer_list<const char*> on_host = {}) {
-  register_kernel(op, "GPU", "T", TypeOf<T>::value, compute<body>, on_host);
+  using Functions = Kernel<body>;
+  register_kernel(op, "GPU", "T", TypeOf<T>::value, Functions::create, Functions::compute, Functions::destroy, on_host);
 }
 
 }  // namespace posekit

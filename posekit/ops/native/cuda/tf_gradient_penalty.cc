@@ -1,4 +1,4 @@
-// PosekitGradientPenalty and its gradients on a GPU. Plan and slopes, which say what there is to do, come from the host.
+// PosekitGradientPenalty and its gradients on a GPU.
 #include "tf_gradient_penalty.h"
 
 #include "tf_gpu.h"
@@ -10,7 +10,7 @@ namespace {
 template <class T>
 struct Lists {
   explicit Lists(const GivenCritic<T>& given)
-      : plan(given.plan.template data<int32_t>()), slopes(given.slopes.template data<double>()), batch(given.batch),
+      : plan(given.plan.numbers.data()), slopes(given.plan.slopes.data()), batch(given.batch),
         sizes(given.points.size()) {
     for (const CriticStep& step : given.graph.steps) {
       if (step.kind == CriticStep::kInput) sizes[step.index] = static_cast<int32_t>(step.size);
@@ -44,8 +44,8 @@ struct Lists {
 };
 
 template <class T>
-void value(Call& call) {
-  const GivenCritic<T> given(call, 0);
+void value(Call& call, const CriticPlan& plan) {
+  const GivenCritic<T> given(call, plan, 0);
   const Lists<T> lists(given);
   const Tensor penalty = call.output<T>(0, {}), state = call.output<T>(1, {lists.state_size});
   Gpu gpu(call);
@@ -57,9 +57,9 @@ void value(Call& call) {
 }
 
 template <class T>
-void gradients(Call& call) {
+void gradients(Call& call, const CriticPlan& plan) {
   const Tensor upstream = call.input(0), state = call.input(1);
-  const GivenCritic<T> given(call, 2);
+  const GivenCritic<T> given(call, plan, 2);
   const Lists<T> lists(given);
   if (upstream.size() != 1) throw InvalidInput("upstream is a single number, not of shape " + upstream.shape_text());
   if (state.size() != lists.state_size) {
@@ -80,10 +80,10 @@ void gradients(Call& call) {
 }
 
 Registration here([] {
-  gpu_kernel<float, value<float>>("PosekitGradientPenalty", {"plan", "slopes"});
-  gpu_kernel<double, value<double>>("PosekitGradientPenalty", {"plan", "slopes"});
-  gpu_kernel<float, gradients<float>>("PosekitGradientPenaltyGrad", {"plan", "slopes"});
-  gpu_kernel<double, gradients<double>>("PosekitGradientPenaltyGrad", {"plan", "slopes"});
+  gpu_kernel<float, value<float>>("PosekitGradientPenalty");
+  gpu_kernel<double, value<double>>("PosekitGradientPenalty");
+  gpu_kernel<float, gradients<float>>("PosekitGradientPenaltyGrad");
+  gpu_kernel<double, gradients<double>>("PosekitGradientPenaltyGrad");
 });
 
 }  // namespace

@@ -5,18 +5,18 @@ namespace posekit {
 namespace {
 
 template <class T>
-void value(Call& call) {
-  const GivenCritic<T> given(call, 0);
+void value(Call& call, const CriticPlan& plan) {
+  const GivenCritic<T> given(call, plan, 0);
   const auto penalty = GradientPenalty<T>::make(given.graph, given.critic, given.batch);
   const Tensor state = call.output<T>(1, {penalty->state_size()});
   *call.output<T>(0, {}).template data<T>() = static_cast<T>(penalty->value(given.points, state.data<T>()));
 }
 
 template <class T>
-void gradients(Call& call) {
+void gradients(Call& call, const CriticPlan& plan) {
   const T upstream = call.input(0).scalar<T>();
   const Tensor state = call.input(1);
-  const GivenCritic<T> given(call, 2);
+  const GivenCritic<T> given(call, plan, 2);
   const auto penalty = GradientPenalty<T>::make(given.graph, given.critic, given.batch);
   const int64_t size = penalty->state_size();
   require(state.size() == size, [&] {
@@ -33,16 +33,18 @@ void gradients(Call& call) {
 
 Registration here([] {
   define_op("PosekitGradientPenalty",
-            {"T: {float, double}", "inputs: int >= 1", "weights: int >= 1", "offsets: int >= 0", "matrices: int >= 0"},
-            {"plan: int32", "slopes: double", "real: inputs * T", "fake: inputs * T", "coefficients: inputs * T",
-             "kernels: weights * T", "biases: offsets * T", "grams: matrices * T"},
+            {"T: {float, double}", "inputs: int >= 1", "weights: int >= 1", "offsets: int >= 0", "matrices: int >= 0",
+             "plan: list(int)", "slopes: list(float)"},
+            {"real: inputs * T", "fake: inputs * T", "coefficients: inputs * T", "kernels: weights * T",
+             "biases: offsets * T", "grams: matrices * T"},
             {"penalty: T", "state: T"});
   cpu_kernel<float, value<float>>("PosekitGradientPenalty");
   cpu_kernel<double, value<double>>("PosekitGradientPenalty");
   define_op("PosekitGradientPenaltyGrad",
-            {"T: {float, double}", "inputs: int >= 1", "weights: int >= 1", "offsets: int >= 0", "matrices: int >= 0"},
-            {"upstream: T", "state: T", "plan: int32", "slopes: double", "real: inputs * T", "fake: inputs * T",
-             "coefficients: inputs * T", "kernels: weights * T", "biases: offsets * T", "grams: matrices * T"},
+            {"T: {float, double}", "inputs: int >= 1", "weights: int >= 1", "offsets: int >= 0", "matrices: int >= 0",
+             "plan: list(int)", "slopes: list(float)"},
+            {"upstream: T", "state: T", "real: inputs * T", "fake: inputs * T", "coefficients: inputs * T",
+             "kernels: weights * T", "biases: offsets * T", "grams: matrices * T"},
             {"of_kernels: weights * T"});
   cpu_kernel<float, gradients<float>>("PosekitGradientPenaltyGrad");
   cpu_kernel<double, gradients<double>>("PosekitGradientPenaltyGrad");

@@ -1,4 +1,4 @@
-// Inputs of the ops of the gradient penalty, on any device, checked. Plan and slopes are on the host.
+// Attributes and inputs of the ops of the gradient penalty, on any device, checked.
 #ifndef POSEKIT_TF_GRADIENT_PENALTY_H_
 #define POSEKIT_TF_GRADIENT_PENALTY_H_
 
@@ -20,7 +20,7 @@ void require(bool condition, const Message& message) {
 // Reads one number after the other.
 class PlanReader {
  public:
-  explicit PlanReader(const Tensor& plan) : next_(plan.data<int32_t>()), left_(plan.size()) {}
+  explicit PlanReader(const std::vector<int32_t>& plan) : next_(plan.data()), left_(plan.size()) {}
 
   int number() {
     require(left_ > 0, "the plan ends early");
@@ -42,73 +42,66 @@ class PlanReader {
 
  private:
   const int32_t* next_;
-  int64_t left_;
+  size_t left_;
 };
 
-// What follows the counts in the plan; the sizes of all steps follow from inputs and kernels.
-template <class T>
-CriticGraph read_graph(PlanReader& plan, const Critic<T>& critic, const std::vector<int64_t>& sizes) {
-  CriticGraph graph;
-  graph.batch_mean = plan.below(2);
-  graph.steps.resize(plan.below(1 << 16));
-  for (size_t index = 0; index < graph.steps.size(); ++index) {
-    CriticStep& step = graph.steps[index];
-    step.kind = static_cast<CriticStep::Kind>(plan.below(5));
-    const size_t limits[] = {sizes.size(), critic.kernels.size(), critic.slopes.size(), 1, critic.grams.size()};
-    step.index = plan.below(limits[step.kind]);
-    step.bias = plan.below(critic.biases.size() + 1) - 1;  // 0 for none
-    step.sources = plan.list(index);
-    require(step.kind == CriticStep::kInput ? step.sources.empty()
-                                            : !step.sources.empty() && (step.kind == CriticStep::kConcat ||
-                                                                        step.sources.size() == 1),
-            "a step has too many or too few sources");
-    for (int source : step.sources) step.size += graph.steps[source].size;
-    if (step.kind == CriticStep::kInput) step.size = sizes[step.index];
-    if (step.kind == CriticStep::kDense) {
-      const Matrix<T>& kernel = critic.kernels[step.index];
-      require(kernel.rows == step.size, [&] {
-        return "a kernel of " + std::to_string(kernel.rows) + " rows does not fit " + std::to_string(step.size) +
-               " numbers";
-      });
-      step.size = kernel.columns;
+// What the attributes say: a critic without its numbers, and how many of these there are. It begins with the lengths of
+// the lists of inputs, which are attributes too.
+struct CriticPlan {
+  explicit CriticPlan(const Construction& made) : numbers(made.integers("plan")) {
+    for (float slope : made.floats("slopes")) slopes.push_back(slope);
+    for (double slope : slopes) require(slope >= 0, "a slope is negative");
+    PlanReader plan(numbers);
+    inputs = plan.below(1 << 16), kernels = plan.below(1 << 16), biases = plan.below(1 << 16);
+    grams = plan.below(1 << 16);
+    require(inputs == made.number("inputs") && kernels == made.number("weights") && biases == made.number("offsets") &&
+                grams == made.number("matrices"),
+            "the plan is of another number of inputs");
+    graph.batch_mean = plan.below(2);
+    graph.steps.resize(plan.below(1 << 16));
+    for (size_t index = 0; index < graph.steps.size(); ++index) {
+      CriticStep& step = graph.steps[index];
+      step.kind = static_cast<CriticStep::Kind>(plan.below(5));
+      const size_t limits[] = {static_cast<size_t>(inputs), static_cast<size_t>(kernels), slopes.size(), 1,
+                               static_cast<size_t>(grams)};
+      step.index = plan.below(limits[step.kind]);
+      step.bias = plan.below(biases + 1) - 1;  // 0 for none
+      step.sources = plan.list(index);
+      require(step.kind == CriticStep::kInput ? step.sources.empty()
+                                              : !step.sources.empty() && (step.kind == CriticStep::kConcat ||
+                                                                          step.sources.size() == 1),
+              "a step has too many or too few sources");
+      require(step.kind != CriticStep::kGram || graph.steps[step.sources[0]].kind == CriticStep::kInput,
+              "inner products are of inputs only");
     }
-    if (step.kind == CriticStep::kGram) {
-      const Matrix<T>& matrix = critic.grams[step.index];
-      const bool fits = matrix.columns > 0 && step.size % matrix.columns == 0;
-      require(fits && graph.steps[step.sources[0]].kind == CriticStep::kInput, [&] {
-        return "inner products of " + std::to_string(step.size) + " numbers as " + std::to_string(matrix.columns) +
-               " points";
-      });
-      step.size = matrix.rows * matrix.rows;
+    graph.outputs = plan.list(graph.steps.size());
+    graph.terms = plan.list(graph.steps.size());
+    for (int term : graph.terms) {
+      const auto kind = graph.steps[term].kind;
+      require(kind == CriticStep::kInput || (kind == CriticStep::kGram && graph.batch_mean), "a term is no input");
     }
   }
-  graph.outputs = plan.list(graph.steps.size());
-  graph.terms = plan.list(graph.steps.size());
-  for (int term : graph.terms) {
-    const auto kind = graph.steps[term].kind;
-    require(kind == CriticStep::kInput || (kind == CriticStep::kGram && graph.batch_mean), "a term is no input");
-  }
-  return graph;
-}
 
-// The inputs of both ops, from the plan on.
+  std::vector<int32_t> numbers;
+  std::vector<double> slopes;
+  int inputs, kernels, biases, grams;
+  CriticGraph graph;  // without sizes
+};
+
+// The inputs of both ops, from the points on.
 template <class T>
 struct GivenCritic {
-  GivenCritic(Call& call, int at) : plan(call.input(at)), slopes(call.input(at + 1)) {
-    PlanReader reader(plan);  // begins with the lengths of the lists of inputs
-    const int inputs = reader.below(1 << 16), kernels = reader.below(1 << 16), biases = reader.below(1 << 16);
-    const int grams = reader.below(1 << 16);
-    require(inputs > 0, "there is no input");
-    for (int index = 0; index < 3 * inputs + kernels + biases + grams; ++index) {
-      held.push_back(call.input(at + 2 + index));
+  GivenCritic(Call& call, const CriticPlan& plan, int at) : plan(plan), graph(plan.graph) {
+    const int inputs = plan.inputs, kernels = plan.kernels;
+    for (int index = 0; index < 3 * inputs + kernels + plan.biases + plan.grams; ++index) {
+      held.push_back(call.input(at + index));
     }
-    critic.slopes.assign(slopes.data<double>(), slopes.data<double>() + slopes.size());
-    for (double slope : critic.slopes) require(slope >= 0, "a slope is negative");
+    critic.slopes = plan.slopes;
     first_kernel = held.data() + 3 * inputs;
     const Tensor* next = first_kernel;
     for (int index = 0; index < kernels; ++index) critic.kernels.push_back(matrix(*next++));
-    for (int index = 0; index < biases; ++index) critic.biases.push_back((next++)->template data<T>());
-    for (int index = 0; index < grams; ++index) critic.grams.push_back(matrix(*next++));
+    for (int index = 0; index < plan.biases; ++index) critic.biases.push_back((next++)->template data<T>());
+    for (int index = 0; index < plan.grams; ++index) critic.grams.push_back(matrix(*next++));
 
     batch = held[0].rank() ? held[0].dim(0) : 0;
     std::vector<int64_t> sizes;
@@ -129,10 +122,30 @@ struct GivenCritic {
       points.push_back({real.template data<T>(), fake.template data<T>(), factors.template data<T>(),
                         factors.size() == real.size()});
     }
-    graph = read_graph(reader, critic, sizes);
-    for (const CriticStep& step : graph.steps) {
-      require(step.kind != CriticStep::kDense || step.bias < 0 || first_kernel[kernels + step.bias].size() == step.size,
+    for (CriticStep& step : graph.steps) measure(step, sizes);
+  }
+
+  // The size of a step follows from inputs, kernels and the steps before it.
+  void measure(CriticStep& step, const std::vector<int64_t>& sizes) const {
+    for (int source : step.sources) step.size += graph.steps[source].size;
+    if (step.kind == CriticStep::kInput) step.size = sizes[step.index];
+    if (step.kind == CriticStep::kDense) {
+      const Matrix<T>& kernel = critic.kernels[step.index];
+      require(kernel.rows == step.size, [&] {
+        return "a kernel of " + std::to_string(kernel.rows) + " rows does not fit " + std::to_string(step.size) +
+               " numbers";
+      });
+      step.size = kernel.columns;
+      require(step.bias < 0 || first_kernel[plan.kernels + step.bias].size() == step.size,
               "a bias does not fit its kernel");
+    }
+    if (step.kind == CriticStep::kGram) {
+      const Matrix<T>& matrix = critic.grams[step.index];
+      require(matrix.columns > 0 && step.size % matrix.columns == 0, [&] {
+        return "inner products of " + std::to_string(step.size) + " numbers as " + std::to_string(matrix.columns) +
+               " points";
+      });
+      step.size = matrix.rows * matrix.rows;
     }
   }
 
@@ -141,7 +154,7 @@ struct GivenCritic {
     return {tensor.data<T>(), tensor.dim(0), tensor.dim(1)};
   }
 
-  Tensor plan, slopes;
+  const CriticPlan& plan;
   std::vector<Tensor> held;
   const Tensor* first_kernel;
   int64_t batch;

@@ -30,8 +30,9 @@ void define_op(const char* name, std::initializer_list<const char*> attributes,
 }
 
 void register_kernel(const char* op, const char* device, const char* attribute, TF_DataType type,
-                     void (*compute)(void*, TF_OpKernelContext*), std::initializer_list<const char*> on_host) {
-  TF_KernelBuilder* builder = TF_NewKernelBuilder(op, device, nullptr, compute, nullptr);
+                     void* (*create)(TF_OpKernelConstruction*), void (*compute)(void*, TF_OpKernelContext*),
+                     void (*destroy)(void*), std::initializer_list<const char*> on_host) {
+  TF_KernelBuilder* builder = TF_NewKernelBuilder(op, device, create, compute, destroy);
   for (const char* input : on_host) TF_KernelBuilder_HostMemory(builder, input);
   Status status;
   if (attribute) TF_KernelBuilder_TypeConstraint(builder, attribute, type, status);

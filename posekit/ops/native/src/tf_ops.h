@@ -126,29 +126,104 @@ class Call {
   TF_OpKernelContext* context_;
 };
 
-template <void (*body)(Call&)>
-void compute(void*, TF_OpKernelContext* context) {
-  const int code = guarded([context] {
-    Call call(context);
-    body(call);
-  });
+// The making of a kernel, when the attributes of its op are at hand.
+class Construction {
+ public:
+  explicit Construction(TF_OpKernelConstruction* context) : context_(context) {}
+
+  int32_t number(const char* attribute) const {
+    Status status;
+    int32_t value = 0;
+    TF_OpKernelConstruction_GetAttrInt32(context_, attribute, &value, status);
+    if (!status.ok()) throw std::runtime_error(status.message());
+    return value;
+  }
+
+  std::vector<int32_t> integers(const char* attribute) const {
+    return list<int32_t>(attribute, TF_OpKernelConstruction_GetAttrInt32List);
+  }
+
+  std::vector<float> floats(const char* attribute) const {
+    return list<float>(attribute, TF_OpKernelConstruction_GetAttrFloatList);
+  }
+
+ private:
+  template <class T>
+  std::vector<T> list(const char* attribute,
+                      void (*get)(TF_OpKernelConstruction*, const char*, T*, int, TF_Status*)) const {
+    Status status;
+    int32_t size = 0, bytes = 0;
+    TF_OpKernelConstruction_GetAttrSize(context_, attribute, &size, &bytes, status);
+    std::vector<T> values(size);
+    if (status.ok()) get(context_, attribute, values.data(), size, status);
+    if (!status.ok()) throw std::runtime_error(status.message());
+    return values;
+  }
+
+  TF_OpKernelConstruction* context_;
+};
+
+// Runs `body`, and hands what it throws to TensorFlow.
+template <class Context, class Body>
+void reporting(Context* context, void (*failure)(Context*, TF_Status*), const Body& body) {
+  const int code = guarded(body);
   if (code == kOk) return;
   Status status;
   const TF_Code codes[] = {TF_OK, TF_INVALID_ARGUMENT, TF_RESOURCE_EXHAUSTED, TF_INTERNAL};
   TF_SetStatus(status, codes[code], last_error().c_str());
-  TF_OpKernelContext_Failure(context, status);
+  failure(context, status);
 }
+
+// The functions of a kernel whose calls run `body`.
+template <auto body>
+struct Kernel;
+
+template <void (*body)(Call&)>
+struct Kernel<body> {
+  static constexpr void* (*create)(TF_OpKernelConstruction*) = nullptr;
+  static constexpr void (*destroy)(void*) = nullptr;
+
+  static void compute(void*, TF_OpKernelContext* context) {
+    reporting(context, TF_OpKernelContext_Failure, [context] {
+      Call call(context);
+      body(call);
+    });
+  }
+};
+
+// With a state, State(const Construction&), made with the kernel and shared by its calls, of which several may run at
+// once.
+template <class State, void (*body)(Call&, const State&)>
+struct Kernel<body> {
+  static void* create(TF_OpKernelConstruction* context) {
+    State* state = nullptr;
+    reporting(context, TF_OpKernelConstruction_Failure, [&] { state = new State(Construction(context)); });
+    return state;
+  }
+
+  static void destroy(void* state) { delete static_cast<State*>(state); }
+
+  static void compute(void* state, TF_OpKernelContext* context) {
+    reporting(context, TF_OpKernelContext_Failure, [=] {
+      Call call(context);
+      body(call, *static_cast<const State*>(state));
+    });
+  }
+};
 
 // Defines an op; give `attributes` such as "T: {float, double}" and inputs and outputs such as "points: T".
 void define_op(const char* name, std::initializer_list<const char*> attributes,
                std::initializer_list<const char*> inputs, std::initializer_list<const char*> outputs);
 // `attribute` may be null for an op of one type only. `on_host` are the inputs that a GPU's op takes from the host.
 void register_kernel(const char* op, const char* device, const char* attribute, TF_DataType type,
-                     void (*compute)(void*, TF_OpKernelContext*), std::initializer_list<const char*> on_host = {});
+                     void* (*create)(TF_OpKernelConstruction*), void (*compute)(void*, TF_OpKernelContext*),
+                     void (*destroy)(void*), std::initializer_list<const char*> on_host = {});
 
-template <class T, void (*body)(Call&)>
+// `body` takes a Call&, and a const State& if there is one.
+template <class T, auto body>
 void cpu_kernel(const char* op, const char* attribute = "T") {
-  register_kernel(op, "CPU", attribute, TypeOf<T>::value, compute<body>);
+  using Functions = Kernel<body>;
+  register_kernel(op, "CPU", attribute, TypeOf<T>::value, Functions::create, Functions::compute, Functions::destroy);
 }
 
 // Runs a function when the library is loaded: `static Registration here([] { define_op(...); cpu_kernel<...>(...); });`
