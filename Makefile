@@ -46,16 +46,16 @@ test-versions: $(VENV)/.installed $(OLDEST)/.installed
 		POSEKIT_NATIVE=1 POSEKIT_NATIVE_DIR=$(CURDIR)/build/versions $$python -m pytest -q tests/ops || exit 1; done
 
 # The compiled ops under the compiler's sanitizers. Python and TensorFlow are not compiled with them: their leaks are
-# not looked for, nor their races. nvcc does not run under them.
-SANITIZED := tests/ops --ignore=tests/ops/test_cuda_build.py
+# not looked for, nor their races. Compilers do not run under them. Reports are in build/address and build/thread.
+SANITIZED := tests/ops --ignore-glob='*/test_cuda_build.py' --ignore-glob='*/test_native*.py'
 test-sanitize: $(VENV)/.installed
 	rm -rf build/address build/thread
 	for kind in address thread; do $(RUN) tools/build_ops.py --sanitize=$$kind --output_dir=build/$$kind || exit 1; done
 	POSEKIT_NATIVE=1 POSEKIT_NATIVE_DIR=$(CURDIR)/build/address \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
-		ASAN_OPTIONS=detect_leaks=0 $(RUN) -m pytest -q $(SANITIZED)
+		ASAN_OPTIONS=detect_leaks=0,log_path=$(CURDIR)/build/address/report $(RUN) -m pytest -q $(SANITIZED)
 	POSEKIT_NATIVE=1 POSEKIT_NATIVE_DIR=$(CURDIR)/build/thread LD_PRELOAD=$$(g++ -print-file-name=libtsan.so) \
-		TSAN_OPTIONS="ignore_noninstrumented_modules=1 exitcode=66" $(RUN) -m pytest -q $(SANITIZED)
+		TSAN_OPTIONS="ignore_noninstrumented_modules=1 exitcode=66 log_path=$(CURDIR)/build/thread/report" $(RUN) -m pytest -q $(SANITIZED)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(DEMO) build dist *.egg-info

@@ -424,17 +424,28 @@ def _floats(maps):
 def _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling):
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; choose from {', '.join(MODES)}.")
-    if not stride > 0:
-        raise ValueError(f"stride is {stride}; it must be above 0, such as 8.")
-    if upsampling < 1 or upsampling != int(upsampling):
-        raise ValueError(f"upsampling is {upsampling}; it must be a whole number above 0, such as 8.")
     if peak_threshold is None:
         peak_threshold = PEAK_THRESHOLDS[mode]
     if min_score is None:
         min_score = MIN_SCORES[mode]
+    for name, value in (("peak_threshold", peak_threshold), ("paf_threshold", paf_threshold), ("min_parts", min_parts),
+                        ("min_score", min_score), ("stride", stride), ("upsampling", upsampling)):  # fmt: skip
+        if not _is_number(value):
+            raise ValueError(f"{name} is {value!r:.80}; it must be a number.")
+    if not stride > 0:
+        raise ValueError(f"stride is {stride}; it must be above 0, such as 8.")
+    if upsampling < 1 or upsampling != int(upsampling):
+        raise ValueError(f"upsampling is {upsampling}; it must be a whole number above 0, such as 8.")
     return _Options(
         mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, int(upsampling), None
     )  # fmt: skip
+
+
+def _is_number(value):
+    try:
+        return not math.isnan(value)
+    except TypeError:
+        return False
 
 
 def _check_shapes(heatmaps, pafs, skeleton, ranks):

@@ -23,7 +23,6 @@ OPS = tuple(f"Posekit{name}" for name in NAMES)
 ON_HOST = {
     "PosekitNearestNeighbors": {"point_splits", "reference_splits"},
     **{op: {"max_norm"} for op in OPS if "LocallyConnected" in op},
-    **{op: {"plan", "slopes"} for op in OPS if "GradientPenalty" in op},
 }
 needs_nvcc = pytest.mark.skipif(
     build.nvcc() is None or build.compiler() is None, reason="no CUDA compiler (nvcc), or no C++ compiler"
@@ -92,6 +91,29 @@ print(*(row["op"] + "=" + row["cuda"] + "=" + row["implementation"] for row in n
     states = dict(state.split("=", 1) for state in states.split())
     others = {"decode_paf": "compiled=compiled", "rasterize": "none=compiled"}
     assert states == {**{op: "registered=compiled" for op in registered}, **others}
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
+def test_gradients_of_the_penalty_run_where_its_state_is():
+    code = """
+import keras, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], 2 * [tf.config.LogicalDeviceConfiguration()])
+from posekit.ops import gradient_penalty
+critic = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.LeakyReLU(), keras.layers.Dense(1)])
+
+def gradient():
+    with tf.GradientTape() as tape:
+        with tf.device("CPU:1"):
+            penalty = gradient_penalty(critic, [tf.ones([2, 4])], [tf.zeros([2, 4])])
+    return tape.gradient(penalty, critic.trainable_weights[0])
+
+print(gradient().device.endswith("CPU:1"))
+graph = tf.function(gradient).get_concrete_function().graph
+print({op.type: "CPU:1" in op.device for op in graph.get_operations() if op.type.startswith("PosekitGradientPenalty")})
+"""
+    found = run_python(code, POSEKIT_NATIVE=1).splitlines()
+    assert found == ["True", "{'PosekitGradientPenalty': True, 'PosekitGradientPenaltyGrad': True}"]
 
 
 @needs_nvcc
@@ -173,7 +195,7 @@ def fake_compiler(folder, name, text):
 
 
 def test_a_compiler_that_fails_leaves_nothing_and_says_why_in_a_line(tmp_path, monkeypatch):
-    works = 'case "$*" in *--version*) echo 1;; *-shared*) for last; do :; done; echo > "$last";; esac'
+    works = 'case "$*" in *--version*) echo 1;; *-shared*) for last; do :; done; cp /bin/sh "$last";; esac'
     fails = 'case "$*" in *--version*) echo 1;; *) echo "x: error: no space" >&2; echo more >&2; exit 1;; esac'
     monkeypatch.setenv("NVCC", fake_compiler(tmp_path, "nvcc-fails", fails))
     with pytest.raises(build.BuildError, match="no space$"):

@@ -293,4 +293,8 @@ def test_bad_maps_are_refused():
         decode_paf(heatmaps, pafs, mode="quick")
     with pytest.raises(ValueError, match="stride"):
         decode_paf(heatmaps, pafs, stride=0)
+    for name in ("peak_threshold", "paf_threshold", "min_parts", "min_score", "stride", "upsampling"):
+        for value in ("x", float("nan"), [1, 2], *([] if name in ("peak_threshold", "min_score") else [None])):
+            with pytest.raises(ValueError, match=f"{name} is .*; it must be a number"):
+                decode_paf(heatmaps, pafs, **{name: value})
     assert len(decode_paf(heatmaps + np.float32(3e38), pafs)) == 0  # finite, though their sum is not

@@ -10,6 +10,7 @@ namespace posekit {
 enum PafMode { kPafExact = 0, kPafFast = 1, kPafTfPose = 2 };
 
 constexpr int kPafRadius = 12;  // of the exact smoothing: its kernel has 25 numbers
+constexpr int kPafMostTimes = 16;  // smoothed values across a cell, at most
 constexpr int kPafTaps = 7;     // cells that each profile of the other smoothings weighs
 constexpr int kPafEnlarged = 8;
 

@@ -271,6 +271,7 @@ class Penalty : public GradientPenalty<T> {
       if (!common[index] || !linear) {
         for (int source : step.sources) common[source] = false;
         if (common[index] && step.kind == CriticStep::kLeaky && alone(index, consumers)) {
+          room(index);  // zeros, where nobody looks at it
           roles_[index] = kFolded;
           leaky_of_[step.sources[0]] = index;
         }
@@ -828,6 +829,10 @@ class Penalty : public GradientPenalty<T> {
                common_adjoints_[leaky].data(), kernel.columns, into + line, sums.data());
       }
       totals_[leaky] = sums;
+    }
+    for (size_t index = 0; index < of_kernels.size(); ++index) {
+      const Matrix<T>& unused = critic_.kernels[index];
+      if (!begun[index]) std::fill_n(of_kernels[index], unused.rows * unused.columns, T(0));
     }
   }
 

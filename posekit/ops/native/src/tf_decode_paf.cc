@@ -37,10 +37,12 @@ void decode(Call& call) {
   const Tensor heatmaps = call.input(0), fields = call.input(1), ends = call.input(2), order = call.input(3),
                opens = call.input(4), gaussian = call.input(5), profiles = call.input(6), options = call.input(7);
   if (options.size() != 11 || gaussian.size() != 2 * kPafRadius + 1 || profiles.rank() != 2 ||
-      profiles.dim(1) != kPafTaps || ends.rank() != 2 || ends.dim(1) != 2 || order.size() != opens.size()) {
+      profiles.dim(1) != kPafTaps || profiles.dim(0) > kPafMostTimes || ends.rank() != 2 || ends.dim(1) != 2 ||
+      order.size() != opens.size()) {
     throw InvalidInput("options " + options.shape_text() + ", kernel " + gaussian.shape_text() + ", profiles " +
                        profiles.shape_text() + ", limbs " + ends.shape_text() + ", order " + order.shape_text() +
-                       " and opens " + opens.shape_text() + " must be [11], [25], [times, 7], [limbs, 2], [steps] twice");
+                       " and opens " + opens.shape_text() +
+                       " must be [11], [25], [up to 16, 7], [limbs, 2], [steps] twice");
   }
   const double* option = options.data<double>();
   const bool exact = option[0] == kPafExact;
