@@ -196,9 +196,12 @@ def _compiled_gradient(op, upstream, _):
     if points_too or compiled is None:  # switched off since
         of_points, of_weights = given.gradients(upstream)
     if compiled is not None:
-        of_weights = compiled.posekit_gradient_penalty_grad(
-            upstream, op.outputs[1], *given.sides(), given.weights, given.biases, given.grams, given.plan, given.slopes
-        )
+        state = op.outputs[1]
+        weights = given.weights, given.biases, given.grams
+        with tf.device(state.device):  # a GPU keeps another state than the CPU
+            of_weights = compiled.posekit_gradient_penalty_grad(
+                upstream, state, *given.sides(), *weights, given.plan, given.slopes
+            )
         for gradient, weight in zip(of_weights, given.weights):
             gradient.set_shape(weight.shape)
     return [*of_points, *of_weights, *given.rest]
