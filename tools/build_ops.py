@@ -20,7 +20,7 @@ flags.DEFINE_bool("portable", False, "for any processor of this architecture, no
 flags.DEFINE_bool("cuda", False, "compile the CUDA kernels, and what registers them with TensorFlow, which takes nvcc")
 flags.DEFINE_list("cuda_architectures", list(build.CUDA_ARCHITECTURES), "compute capabilities to compile for")
 flags.DEFINE_enum("sanitize", None, ["address", "thread", "undefined"], "compile with this sanitizer")
-flags.DEFINE_bool("status", False, "print which ops run compiled, and why not")
+flags.DEFINE_bool("status", False, "print which ops run compiled, and why not; compiles them if they never were")
 
 
 def main(argv):

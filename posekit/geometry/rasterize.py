@@ -275,7 +275,7 @@ def check_arguments(vertices_cam, faces, focal, center, size, near, far, distort
     """
     vertices, faces = check_mesh(vertices_cam, faces)
     size = _check_size(size)
-    if not (0.0 < near < far):
+    if near is None or far is None or not (0.0 < near < far):
         raise ValueError(f"near={near}, far={far}: depths must satisfy 0 < near < far; pass for example near=0.1.")
     focal, center = _check_lens(focal, center)
     if distortion is not None:
@@ -284,7 +284,7 @@ def check_arguments(vertices_cam, faces, focal, center, size, near, far, distort
 
 
 def _check_size(size):
-    size = tuple(size)
+    size = tuple(size) if np.iterable(size) else (size,)
     if len(size) != 2 or not all(int(side) == side and side > 0 for side in size):
         raise ValueError(f"size={size}: pass (height, width) as two positive integers.")
     return int(size[0]), int(size[1])

@@ -118,7 +118,8 @@ def decode_paf(
         heatmaps: Float `[height, width, joints + 1]`; the last one, the background, is not looked at. Or a batch
             `[batch, height, width, joints + 1]`.
         pafs: Float `[height, width, 2 limbs]` x and y of each limb in turn; or a batch.
-        mode: `"exact"`: the original's result, of maps as large as the image (`posekit.codecs.paf.average_maps`).
+        mode: `"exact"`: the original's result, of maps as large as the image (`posekit.codecs.paf.average_maps`); in
+            the network's own small maps it finds nobody unless `upsampling` enlarges them.
             `"fast"`: of the network's own small maps, with peaks between their cells. `"tf_pose"`: tf-pose-estimation's
             result, of the network's own maps too.
         skeleton: `Skeleton` with the joints of the heatmaps and the limbs of the fields.
@@ -424,6 +425,8 @@ def _floats(maps):
 def _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling):
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; choose from {', '.join(MODES)}.")
+    if not isinstance(skeleton, Skeleton):
+        raise ValueError(f"skeleton is {skeleton!r:.80}; give a Skeleton, such as posekit.skeletons.OPENPOSE18.")
     if peak_threshold is None:
         peak_threshold = PEAK_THRESHOLDS[mode]
     if min_score is None:

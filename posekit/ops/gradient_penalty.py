@@ -299,6 +299,9 @@ def check_mode(mode):
 
 
 def _check_lengths(real, fake, coefficients):
+    for name, given in (("real", real), ("fake", fake), ("coefficients", coefficients)):
+        if not isinstance(given, (list, tuple)) and (given is not None or name != "coefficients"):
+            raise ValueError(f"{name} is a {type(given).__name__}; give a list with a tensor for each input.")
     if len(real) != len(fake) or not real or (coefficients is not None and len(coefficients) != len(real)):
         raise ValueError(
             f"{len(real)} real inputs, {len(fake)} fake inputs and "

@@ -83,6 +83,9 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
     Follows: CHUNYUWANG/lcn-pose/network/models_att.py:cgcnn.mask_weights.
     """
     inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
+    if not (inputs.dtype.is_floating and kernel.dtype.is_floating):
+        raise ValueError(f"inputs are {inputs.dtype.name}, the kernel is {kernel.dtype.name}; cast both to float32.")
+    support = None if support is None else np.asarray(support, bool)
     mask = tf.cast(mask, kernel.dtype)
     bias = tf.zeros(kernel.shape[1:], kernel.dtype) if bias is None else tf.cast(bias, kernel.dtype)
     _check(inputs.shape, kernel.shape, mask.shape, bias.shape, support, max_norm, form)

@@ -241,6 +241,8 @@ TRIANGLE = np.array([[0.0, 0.0, 2.0], [1.0, 0.0, 2.0], [0.0, 1.0, 2.0]])
         ({"near": 3.0, "far": 2.0}, "near"),
         ({"size": (0, 4)}, "size"),
         ({"size": (4, 4, 3)}, "size"),
+        ({"size": 9}, "size"),
+        ({"far": None}, "far"),
         ({"focal": 0.0}, "focal"),
         ({"focal": (1, 2, 3)}, "focal"),
         ({"center": (np.nan, 0)}, "center"),

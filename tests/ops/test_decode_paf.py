@@ -293,6 +293,8 @@ def test_bad_maps_are_refused():
         decode_paf(heatmaps, pafs, mode="quick")
     with pytest.raises(ValueError, match="stride"):
         decode_paf(heatmaps, pafs, stride=0)
+    with pytest.raises(ValueError, match="skeleton is 'OPENPOSE18'; give a Skeleton"):
+        decode_paf(heatmaps, pafs, skeleton="OPENPOSE18")
     for name in ("peak_threshold", "paf_threshold", "min_parts", "min_score", "stride", "upsampling"):
         for value in ("x", float("nan"), [1, 2], *([] if name in ("peak_threshold", "min_score") else [None])):
             with pytest.raises(ValueError, match=f"{name} is .*; it must be a number"):

@@ -313,3 +313,9 @@ def test_wrong_arguments_are_refused(change, message):
     given = {"inputs": inputs, "kernel": kernel, "mask": mask, "bias": bias, **change}
     with pytest.raises(ValueError, match=message):
         locally_connected(**given)
+
+
+@pytest.mark.parametrize(("inputs", "kernel"), [("int64", "float32"), ("float32", "int32"), ("bool", "float32")])
+def test_whole_numbers_are_refused(inputs, kernel):
+    with pytest.raises(ValueError, match=f"inputs are {inputs}, the kernel is {kernel}; cast both to float32"):
+        locally_connected(np.ones((2, 3, 1), inputs), np.ones((3, 3), kernel), np.eye(3))

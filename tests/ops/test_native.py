@@ -112,6 +112,10 @@ def test_demanding_what_is_not_there_is_an_error(tmp_path):
     code = "from posekit.ops import native\ntry:\n native.kernels()\nexcept native.NativeError as e:\n print(e)"
     done = run_python(code, CXX="there-is-none", POSEKIT_CACHE=str(tmp_path), POSEKIT_NATIVE="1", POSEKIT_NATIVE_DIR="")
     assert "tools/build_ops.py" in done.stdout and "which cannot be run; give a compiler alone" in done.stdout
+    assert "plain" not in done.stderr and "runs without" not in done.stderr
+    code = "from posekit.ops import native; print({row['implementation'] for row in native.status()})"
+    done = run_python(code, CXX="there-is-none", POSEKIT_CACHE=str(tmp_path), POSEKIT_NATIVE="1", POSEKIT_NATIVE_DIR="")
+    assert done.stdout.strip() == "{'none'}"
 
 
 @needs_compiler

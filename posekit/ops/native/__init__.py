@@ -168,8 +168,9 @@ def status():
     Builds the compiled ops if they are not there yet.
 
     Returns:
-        List of dicts of strings, which prints as a table, with the keys `"op"`, `"implementation"` (`"compiled"`, or
-        `"plain"`: TensorFlow's own kernels or NumPy), `"device"` (the device type on which it runs by default),
+        List of dicts of strings, which prints as a table, with the keys `"op"`, `"implementation"` (`"compiled"`;
+        `"plain"`: TensorFlow's own kernels or NumPy; or `"none"`, where `POSEKIT_NATIVE=1` demands what there is not),
+        `"device"` (the device type on which it runs by default),
         `"cuda"` (its CUDA kernels: `"none"`; `"no nvcc"`, or `"nvcc found"`, where they are not compiled; `"compiled"`;
         or `"registered"`, with TensorFlow in this process) and `"reason"`, why it is not compiled.
 
@@ -184,7 +185,7 @@ def status():
         rows.append(
             {
                 "op": op,
-                "implementation": "plain" if reason else "compiled",
+                "implementation": ("plain" if _tolerant() else "none") if reason else "compiled",
                 "device": "GPU" if library == _build.OPS and _on_gpu() else "CPU",
                 "cuda": _cuda_state(op),
                 "reason": reason,
@@ -225,6 +226,11 @@ def _cuda_state(op):
     except _build.BuildError:
         pass
     return "nvcc found" if _build.nvcc() else "no nvcc"
+
+
+def _tolerant():
+    """Whether the plain path runs where there is no compiled one."""
+    return bool(_disabled) or os.environ.get("POSEKIT_NATIVE") != "1"
 
 
 def _wanted():
@@ -274,7 +280,7 @@ def _load(name):
         return loaded
     except Exception as error:  # whatever stands in the way, the plain path is there
         reason = str(error).partition("\n")[0] or type(error).__name__
-        if name != _build.CUDA_OPS and reason not in _loaded.values():
+        if name != _build.CUDA_OPS and _tolerant() and reason not in _loaded.values():
             logging.warning("posekit runs without compiled ops, which takes longer: %s", reason)
         return reason
 
@@ -299,7 +305,7 @@ def _path(name, compile_too=True):
     if name == _build.CUDA_OPS:
         logging.warning("posekit compiles its CUDA kernels, once, in about a minute (POSEKIT_CUDA=0: without).")
         return _build.build_cuda_ops()
-    logging.warning("posekit compiles its native ops, once, in some ten seconds (POSEKIT_NATIVE=0: without).")
+    logging.warning("posekit compiles its native ops, once, in ten seconds to a minute (POSEKIT_NATIVE=0: without).")
     return _build.build(cached.parent, with_ops=name == _build.OPS) / file
 
 
