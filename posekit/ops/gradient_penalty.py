@@ -61,7 +61,8 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
         Scalar penalty, without weight.
 
     Raises:
-        ValueError: If `mode` is unknown or the lists differ in length.
+        ValueError: If `mode` is unknown, the lists differ in length, or tensors do not fit or are not of real numbers.
+        tf.errors.InvalidArgumentError: If shapes do not fit that are known only when a graph runs.
 
     Example:
         >>> points = [tf.constant([[3.0, 4.0]])]
@@ -74,8 +75,7 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
         Differs: gradient zero (not NaN) where a gradient vanishes.
     """
     check_mode(mode)
-    _check_lengths(real, fake, coefficients)
-    real, fake = ([tf.convert_to_tensor(part) for part in side] for side in (real, fake))
+    real, fake = _pairs(real, fake, coefficients)
     coefficients = _draw(real, mode, seed) if coefficients is None else coefficients
     model = read_model(critic, real[0].dtype)
     if model is None or not _fits(model, real, derive):
@@ -253,13 +253,15 @@ def interpolate(real, fake, mode="batch_mean", coefficients=None, seed=None):
         List of tensors shaped as `real`.
 
     Raises:
-        ValueError: If `mode` is unknown or the lists differ in length.
+        ValueError: If `mode` is unknown, the lists differ in length, or tensors do not fit or are not of real numbers.
+        tf.errors.InvalidArgumentError: If shapes do not fit that are known only when a graph runs.
     """
     check_mode(mode)
-    _check_lengths(real, fake, coefficients)
+    real, fake = _pairs(real, fake, coefficients)
     if coefficients is None:
         coefficients = _draw(real, mode, seed)
-    return [tf.convert_to_tensor(b) + c * (tf.convert_to_tensor(a) - b) for a, b, c in zip(real, fake, coefficients)]
+    real = [_of_the_shape_of(b, a) for a, b in zip(real, fake)]
+    return [b + c * (a - b) for a, b, c in zip(real, fake, coefficients)]
 
 
 def penalty_of_gradients(gradients, mode="batch_mean"):
@@ -296,6 +298,34 @@ def check_mode(mode):
     """
     if mode not in MODES:
         raise ValueError(f"Gradient penalty mode {mode!r} is unknown; allowed are {list(MODES)}.")
+
+
+def _pairs(real, fake, coefficients):
+    """Real and fake inputs as tensors of the same shapes and types."""
+    _check_lengths(real, fake, coefficients)
+    real, fake = ([tf.convert_to_tensor(part) for part in side] for side in (real, fake))
+    for one, other in zip(real, fake):
+        if not one.dtype.is_floating or one.dtype != other.dtype:
+            types = one.dtype.name, other.dtype.name
+            raise ValueError(f"A real input is {types[0]}, the fake one {types[1]}; cast both to float32.")
+        if one.shape.rank == 0 or not one.shape.is_compatible_with(other.shape):
+            raise ValueError(
+                f"A real input has the shape {one.shape}, the fake one {other.shape}; both must be [batch, ...] of the "
+                "same sizes."
+            )
+        if not one.shape[:1].is_compatible_with(real[0].shape[:1]):
+            raise ValueError(f"Inputs have the shapes {real[0].shape} and {one.shape}; all must be of the same batch.")
+    return real, fake
+
+
+def _of_the_shape_of(fake, real):
+    """The real input; shapes that only the running graph knows are compared there: they must not be broadcast."""
+    if real.shape.is_fully_defined() and fake.shape.is_fully_defined():
+        return real
+    sizes = tf.shape(real), tf.shape(fake)
+    told = ["A real input has the shape", sizes[0], "the fake one", sizes[1], "both must be the same"]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.equal(*sizes)), told)]):
+        return tf.identity(real)
 
 
 def _check_lengths(real, fake, coefficients):

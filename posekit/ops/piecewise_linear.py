@@ -187,6 +187,7 @@ class _Reader:
         for index, tensor in enumerate(self.model.inputs):
             self.found[id(tensor)] = self._add(Step(INPUT, index))
         outputs = tuple(self._visit(tensor) for tensor in self.model.outputs)
+        self._require(all(self.steps[output].kind != INPUT for output in outputs))
         kernels, biases = (tuple(variable for _, variable in kept.values()) for kept in (self.kernels, self.biases))
         return PiecewiseLinear(tuple(self.steps), outputs, kernels, biases, tuple(self.slopes))
 

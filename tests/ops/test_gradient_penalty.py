@@ -309,14 +309,94 @@ def test_other_critics_are_left_to_tapes():
         assert read_model(model, "float32") is None
 
 
-def test_coefficients_and_shapes_that_disagree_are_named(path):
+def test_shapes_that_disagree_are_named(path):
     critic = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     real = [tf.ones([3, 2])]
-    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="3, ?2.*4, ?2|Incompatible shapes"):
-        gradient_penalty(critic, real, [tf.ones([4, 2])])
+    for scored in critic, nested(critic):
+        for size in 1, 4:
+            with pytest.raises(ValueError, match=rf"shape \(3, 2\), the fake one \({size}, 2\); both must be"):
+                gradient_penalty(scored, real, [tf.ones([size, 2])])
+    with pytest.raises(ValueError, match=r"shapes \(3, 2\) and \(1, 2\); all must be of the same batch"):
+        gradient_penalty(quadratic, [*real, real[0][:1]], [*real, real[0][:1]])
+    with pytest.raises(ValueError, match=r"both must be \[batch, ...\]"):
+        gradient_penalty(critic, [tf.constant(1.0)], [tf.constant(1.0)])
     with pytest.raises(ValueError, match="2 points; the bones are between 14"):
         gradient_penalty(Critic(), [tf.ones([3, 2, 3]), *real, *real], [tf.ones([3, 2, 3]), *real, *real],
                          derive=with_bones)  # fmt: skip
+
+
+def test_shapes_that_a_running_graph_finds_different_are_named(path):
+    critic, shape = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), tf.TensorSpec([None, 2])
+    for scored in critic, nested(critic):
+        call = tf.function(lambda *given, scored=scored: gradient_penalty(scored, *([part] for part in given)))
+        call = call.get_concrete_function(shape, shape)
+        assert np.isfinite(call(tf.ones([3, 2]), tf.zeros([3, 2])))
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"shape\]? \[3,? 2\].*fake ones?\]? \[1,? 2\]"):
+            call(tf.ones([3, 2]), tf.ones([1, 2]))
+
+
+@pytest.mark.parametrize("dtypes", [("int32", "int32"), ("float32", "float64"), ("float32", "int64")])
+def test_types_that_do_not_fit_are_named(path, dtypes):
+    critic = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    real, fake = ([tf.ones([3, 2], dtype)] for dtype in dtypes)
+    for scored in critic, nested(critic):
+        with pytest.raises(ValueError, match=f"real input is {dtypes[0]}, the fake one {dtypes[1]}; cast both"):
+            gradient_penalty(scored, real, fake)
+    with pytest.raises(ValueError, match=f"real input is {dtypes[0]}, the fake one {dtypes[1]}; cast both"):
+        interpolate(real, fake)
+
+
+def test_a_critic_that_hands_an_input_through(path):
+    points = keras.Input((2,))
+    critic = keras.Model(points, [keras.layers.Dense(1)(points), points])
+    real, fake = [tf.ones([3, 2])], [tf.zeros([3, 2])]
+    assert read_model(critic, "float32") is None
+    expected = (1 - np.linalg.norm(1 + critic.layers[-1].kernel.numpy())) ** 2
+    np.testing.assert_allclose(gradient_penalty(Summed(critic), real, fake), expected, rtol=1e-5)
+
+
+# A critic of 6 numbers with layers of 4 and 1: inputs, kernels, biases, matrices; batch_mean, steps; outputs; terms.
+COUNTS, STEPS, ENDS = [1, 2, 1, 0], [1, 4, 0, 0, 0, 0, 1, 0, 1, 1, 0, 2, 0, 0, 1, 1, 1, 1, 0, 1, 2], [1, 3, 1, 0]
+INPUT = [0, 0, 0, 0]
+
+
+def doublings(count):
+    """A plan that puts two copies of everything together again and again."""
+    steps = sum(([3, 0, 0, 2, index, index] for index in range(count)), INPUT)
+    return [*COUNTS, 1, 1 + count, *steps, 1, count, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "plan, message",
+    [
+        ([1, 1, *COUNTS[2:], *STEPS, *ENDS], "plan names 1 kernels, the op was given 2"),
+        ([1, 3, *COUNTS[2:], *STEPS, *ENDS], "plan names 3 kernels, the op was given 2"),
+        ([2, *COUNTS[1:], *STEPS, *ENDS], "plan names 2 inputs, the op was given 1"),
+        ([1, 2, 0, 0, *STEPS, *ENDS], "plan names 0 biases, the op was given 1"),
+        ([1, 2, 1, 7, *STEPS, *ENDS], "plan names 7 matrices of inner products, the op was given 0"),
+        ([1, -1, *COUNTS[2:], *STEPS, *ENDS], "plan names -1 kernels, the op was given 2"),
+        ([*COUNTS, *STEPS[:-1]], "the plan ends early"),
+        ([*COUNTS, *STEPS, 1, 3, 2, 0, 0], "a term is named twice"),
+        ([*COUNTS, *STEPS, 1, 0, 1, 0], "an output is an input"),
+        ([*COUNTS, 1, 2, *INPUT, *INPUT, 0, 1, 0], "two steps take the same input"),
+        *[(doublings(count), "a step has more than [0-9]+ numbers a sample") for count in (45, 61, 63, 70)],
+    ],
+)
+def test_compiled_ops_name_what_is_wrong_with_a_plan(compiled_ops, plan, message):
+    points = 3 * [[tf.ones([5, 6])]]
+    critic = [tf.ones([6, 4]), tf.ones([4, 1])], [tf.ones([4])], []
+    options = {"plan": plan, "slopes": [0.2]}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        compiled_ops.posekit_gradient_penalty(*points, *critic, **options)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        compiled_ops.posekit_gradient_penalty_grad(1.0, tf.zeros([130]), *points, *critic, **options)
+
+
+@pytest.mark.parametrize("shape", [[0, 1 << 40, 1 << 40], [0, 1 << 62], [1 << 62, 0]])
+def test_compiled_ops_refuse_sizes_that_cannot_be_counted(compiled_ops, shape):
+    points, options = 3 * [[tf.zeros(shape)]], {"plan": [1, 1, 0, 0, 1, 1, *INPUT, 0, 1, 0], "slopes": []}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="gradient penalty: .*(more than|too many)"):
+        compiled_ops.posekit_gradient_penalty(*points, [tf.ones([1, 1])], [], [], **options)
 
 
 def test_the_compiled_op_is_used_where_it_is_there(path):

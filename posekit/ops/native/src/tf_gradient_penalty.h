@@ -17,6 +17,28 @@ void require(bool condition, const Message& message) {
   if (!condition) throw InvalidInput("gradient penalty: " + message());
 }
 
+// Numbers of a sample that a step has at most. More fit into no memory, and what is counted with them into no integer.
+constexpr int64_t kMostNumbers = int64_t{1} << 40;
+
+inline int64_t limited(bool overflow, int64_t count) {
+  require(!overflow && count <= kMostNumbers, [&] {
+    return "a step has more than " + std::to_string(kMostNumbers) + " numbers a sample";
+  });
+  return count;
+}
+
+inline int64_t limited_sum(int64_t a, int64_t b) {
+  int64_t sum = 0;
+  const bool overflow = __builtin_add_overflow(a, b, &sum);
+  return limited(overflow, sum);
+}
+
+inline int64_t limited_product(int64_t a, int64_t b) {
+  int64_t product = 0;
+  const bool overflow = __builtin_mul_overflow(a, b, &product);
+  return limited(overflow, product);
+}
+
 // Reads one number after the other.
 class PlanReader {
  public:
@@ -50,14 +72,19 @@ class PlanReader {
 struct CriticPlan {
   explicit CriticPlan(const Construction& made) : numbers(made.integers("plan")) {
     for (float slope : made.floats("slopes")) slopes.push_back(slope);
-    for (double slope : slopes) require(slope >= 0, "a slope is negative");
+    for (double slope : slopes) require(slope >= 0, "a slope is negative or no number");
     PlanReader plan(numbers);
-    inputs = plan.below(1 << 16), kernels = plan.below(1 << 16), biases = plan.below(1 << 16);
-    grams = plan.below(1 << 16);
-    require(inputs == made.number("inputs") && kernels == made.number("weights") && biases == made.number("offsets") &&
-                grams == made.number("matrices"),
-            "the plan is of another number of inputs");
+    const auto count = [&](const char* what, const char* attribute) {
+      const int named = plan.number(), given = made.number(attribute);
+      require(named == given, [&] {
+        return "the plan names " + std::to_string(named) + ' ' + what + ", the op was given " + std::to_string(given);
+      });
+      return given;
+    };
+    inputs = count("inputs", "inputs"), kernels = count("kernels", "weights"), biases = count("biases", "offsets");
+    grams = count("matrices of inner products", "matrices");
     graph.batch_mean = plan.below(2);
+    std::vector<bool> taken(inputs);
     graph.steps.resize(plan.below(1 << 16));
     for (size_t index = 0; index < graph.steps.size(); ++index) {
       CriticStep& step = graph.steps[index];
@@ -71,13 +98,23 @@ struct CriticPlan {
                                               : !step.sources.empty() && (step.kind == CriticStep::kConcat ||
                                                                           step.sources.size() == 1),
               "a step has too many or too few sources");
+      if (step.kind == CriticStep::kInput) {
+        require(!taken[step.index], "two steps take the same input");
+        taken[step.index] = true;
+      }
       require(step.kind != CriticStep::kGram || graph.steps[step.sources[0]].kind == CriticStep::kInput,
               "inner products are of inputs only");
     }
     graph.outputs = plan.list(graph.steps.size());
     graph.terms = plan.list(graph.steps.size());
+    for (int output : graph.outputs) {
+      require(graph.steps[output].kind != CriticStep::kInput, "an output is an input");
+    }
+    std::vector<bool> named(graph.steps.size());
     for (int term : graph.terms) {
       const auto kind = graph.steps[term].kind;
+      require(!named[term], "a term is named twice");
+      named[term] = true;
       require(kind == CriticStep::kInput || (kind == CriticStep::kGram && graph.batch_mean), "a term is no input");
     }
   }
@@ -118,16 +155,22 @@ struct GivenCritic {
         return "coefficients of shape " + factors.shape_text() + " do not fit samples of shape " + real.shape_text();
       });
       sizes.push_back(1);
-      for (int axis = 1; axis < real.rank(); ++axis) sizes.back() *= real.dim(axis);
+      for (int axis = 1; axis < real.rank(); ++axis) sizes.back() = limited_product(sizes.back(), real.dim(axis));
       points.push_back({real.template data<T>(), fake.template data<T>(), factors.template data<T>(),
                         factors.size() == real.size()});
     }
-    for (CriticStep& step : graph.steps) measure(step, sizes);
+    int64_t lines = 64;  // of what is kept: a number of each sample
+    for (CriticStep& step : graph.steps) lines += measure(step, sizes);
+    require(batch <= (int64_t{1} << 56) / lines, [&] {
+      return std::to_string(batch) + " samples of " + std::to_string(lines) + " numbers are too many";
+    });
   }
 
-  // The size of a step follows from inputs, kernels and the steps before it.
-  void measure(CriticStep& step, const std::vector<int64_t>& sizes) const {
-    for (int source : step.sources) step.size += graph.steps[source].size;
+  // The size of a step follows from inputs, kernels and the steps before it. Returns how many numbers of a sample are
+  // kept of it at most.
+  int64_t measure(CriticStep& step, const std::vector<int64_t>& sizes) const {
+    int64_t kept = 0;
+    for (int source : step.sources) step.size = limited_sum(step.size, graph.steps[source].size);
     if (step.kind == CriticStep::kInput) step.size = sizes[step.index];
     if (step.kind == CriticStep::kDense) {
       const Matrix<T>& kernel = critic.kernels[step.index];
@@ -135,7 +178,7 @@ struct GivenCritic {
         return "a kernel of " + std::to_string(kernel.rows) + " rows does not fit " + std::to_string(step.size) +
                " numbers";
       });
-      step.size = kernel.columns;
+      step.size = limited(false, kernel.columns);
       require(step.bias < 0 || first_kernel[plan.kernels + step.bias].size() == step.size,
               "a bias does not fit its kernel");
     }
@@ -145,8 +188,10 @@ struct GivenCritic {
         return "inner products of " + std::to_string(step.size) + " numbers as " + std::to_string(matrix.columns) +
                " points";
       });
-      step.size = matrix.rows * matrix.rows;
+      kept = limited_product(matrix.rows, step.size / matrix.columns);
+      step.size = limited_product(matrix.rows, matrix.rows);
     }
+    return kept + 3 * step.size;
   }
 
   static Matrix<T> matrix(const Tensor& tensor) {
