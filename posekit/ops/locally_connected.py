@@ -63,9 +63,12 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
         kernel: `[joints * in, joints * out]`.
         mask: `[joints, joints]`: the weight of a block, from the joint of the row to the joint of the column.
         bias: `[joints * out]` or None.
-        max_norm: Largest norm of the kernel as a whole: a longer one is scaled down. None leaves it.
+        max_norm: Largest norm of the kernel as a whole: a longer one is scaled down. None leaves it, and so does
+            infinity. The plain forms sum squares in the kernel's type, the compiled one in double precision: a float32
+            kernel beyond 1.8e19 counts as infinitely long in the plain ones, which leaves the bias alone.
         support: Boolean `[joints, joints]` NumPy array, false where the mask counts as 0 whatever it holds; None for
-            true everywhere.
+            true everywhere. Without `max_norm` these blocks of the kernel may hold anything, NaN too. Where the mask
+            itself is 0, NaN in the kernel reaches the output of the forms other than `"dense"`.
         form: `"dense"`, `"by_joint"` or `"compiled"` (float32 and float64 only, see `posekit.ops.native`); None for
             the fastest one.
 
@@ -91,6 +94,8 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
     _check(inputs.shape, kernel.shape, mask.shape, bias.shape, support, max_norm, form)
     if support is not None:
         mask = tf.where(support, mask, tf.zeros_like(mask))
+    if max_norm is not None and max_norm >= float(kernel.dtype.max):
+        max_norm = None
     joints, features = inputs.shape[1:]
     blocks = [joints, features, joints, kernel.shape[1] // joints]
     rows = tf.reshape(inputs, [-1, joints * features])
@@ -238,12 +243,15 @@ def _dense(rows, blocks, factors):
     """
     joints, features, _, units = blocks.shape
     factors = factors[:, tf.newaxis, :, tf.newaxis]
-    masked = tf.cast(tf.reshape(blocks * factors, [joints * features, joints * units]), rows.dtype)
+    # What is not finite where there is no neighbour must not get in, nor out in the gradient.
+    masked = tf.math.multiply_no_nan(blocks, factors)
+    masked = tf.cast(tf.reshape(masked, [joints * features, joints * units]), rows.dtype)
 
     def backward(upstream):
         of_rows = tf.matmul(upstream, masked, transpose_b=True)
         of_masked = tf.reshape(tf.cast(tf.matmul(rows, upstream, transpose_a=True), blocks.dtype), blocks.shape)
-        return of_rows, of_masked * factors, tf.reduce_sum(of_masked * blocks, axis=[1, 3])
+        of_blocks = tf.math.multiply_no_nan(of_masked, factors)
+        return of_rows, of_blocks, tf.reduce_sum(of_masked * blocks, axis=[1, 3])
 
     return tf.matmul(rows, masked), backward
 

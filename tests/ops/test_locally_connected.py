@@ -153,6 +153,44 @@ def test_a_kernel_that_is_no_number_gives_none(form):
     assert np.isnan(result[:, [0, 1, 3]]).all()
 
 
+@pytest.mark.parametrize("max_norm", [float("inf"), np.inf, 1e39, 1e30])
+def test_a_limit_beyond_all_norms_is_none(form, max_norm):
+    given, direction = arguments("float32"), np.ones((5, JOINTS, UNITS), "float32")
+    ours = value_and_gradients(given, direction, max_norm, SUPPORT, form)
+    for one, other in zip(ours, value_and_gradients(given, direction, None, SUPPORT, form), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(ours[0], by_hand(*given, None), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_kernels_whose_norm_overflows(form, dtype):
+    inputs, kernel, mask, bias = arguments(dtype, size=1e20)
+    direction = np.ones((5, JOINTS, UNITS), dtype)
+    result, *gradients = value_and_gradients((inputs, kernel, mask, bias), direction, 1.0, SUPPORT, form)
+    expected = by_hand(inputs, kernel.astype("float64"), mask, bias, 1.0)
+    if dtype == "float32" and form != "compiled":
+        expected = np.broadcast_to(bias.reshape(JOINTS, UNITS), expected.shape)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_outside_of_the_support_does_not_count(form, value):
+    given, direction = arguments("float32"), np.ones((5, JOINTS, UNITS), "float32")
+    expected = value_and_gradients(given, direction, None, SUPPORT, form)
+    given[1] = np.where(np.repeat(np.repeat(SUPPORT, FEATURES, 0), UNITS, 1), given[1], np.float32(value))
+    for one, other in zip(value_and_gradients(given, direction, None, SUPPORT, form), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_pose_that_is_no_number_stays_out_of_blocks_without_a_neighbour(form):
+    given, direction = arguments("float32"), np.ones((5, JOINTS, UNITS), "float32")
+    given[0][1] = np.nan
+    of_kernel = value_and_gradients(given, direction, None, SUPPORT, form)[2].numpy()
+    used = np.repeat(np.repeat(SUPPORT, FEATURES, 0), UNITS, 1)
+    assert np.isnan(of_kernel[used]).all() and (of_kernel[~used] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("form", [None, "dense", "by_joint"])
 def test_half_precision_keeps_the_norm_exact(form, dtype):
