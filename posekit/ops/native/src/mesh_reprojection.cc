@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "parallel.h"
 #include "point_tree.h"
@@ -20,6 +21,14 @@ constexpr int kTile = 4;
 constexpr int64_t kRowsAtOnce = 32;
 constexpr int64_t kLeavesAtOnce = 64;
 constexpr int64_t kWord = 8;
+constexpr int64_t kWorthSharing = 1 << 14;  // pixels of an outline from which on several threads sort them
+constexpr int64_t kWorthHelp = 1 << 11;     // pixels and vertices of an image from which on several threads work on it
+
+int64_t count_pixels(const uint8_t* silhouette, int64_t size) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < size; ++i) count += silhouette[i] != 0;
+  return count;
+}
 
 // Calls visit(x) for every byte of a row that is not 0.
 template <class Visit>
@@ -38,43 +47,147 @@ void each_pixel(const uint8_t* row, int64_t width, const Visit& visit) {
   }
 }
 
+// Calls visit(y, outer) for every row: `outer` is 1 where the row is in the outline.
+template <class Visit>
+void each_of_outline(const uint8_t* silhouette, int64_t height, int64_t width, const Visit& visit) {
+  std::vector<uint8_t> outer(width), blank(width);
+  for (int64_t y = 0; y < height; ++y) {
+    const uint8_t* row = silhouette + y * width;
+    const uint8_t* above = y ? row - width : blank.data();
+    const uint8_t* below = y + 1 < height ? row + width : blank.data();
+    for (int64_t x = 0; x < width; ++x) outer[x] = row[x] && !(above[x] && below[x]);
+    for (int64_t x = 1; x < width; ++x) outer[x] |= row[x] && !row[x - 1];
+    for (int64_t x = 1; x < width; ++x) outer[x - 1] |= row[x - 1] && !row[x];
+    outer[0] |= row[0] != 0;
+    outer[width - 1] |= row[width - 1] != 0;
+    visit(y, outer.data());
+  }
+}
+
+// A tree over the outline of a silhouette. It keeps the numbers y * width + x of pixels alone: four bytes each, from
+// which a leaf's positions are worked out when it is visited. For noise, where all pixels are in the outline, positions
+// would take several times the silhouette.
+template <class T>
+class OutlineTree : public Boxes<T> {
+ public:
+  struct Leaf {
+    T values[2 * kLanes];
+    const int32_t* index;
+  };
+
+  OutlineTree(const uint8_t* silhouette, int64_t height, int64_t width)
+      : width_(static_cast<int32_t>(width)), columns_(1 / static_cast<double>(width)) {
+    int64_t count = 0;
+    each_of_outline(silhouette, height, width, [&](int64_t, const uint8_t* outer) {
+      for (int64_t x = 0; x < width; ++x) count += outer[x];
+    });
+    const int64_t leaves = (count + kLanes - 1) / kLanes;
+    pixels_.reset(leaves * kLanes);
+    int32_t* next = pixels_.get();
+    each_of_outline(silhouette, height, width, [&](int64_t y, const uint8_t* outer) {
+      each_pixel(outer, width, [&](int64_t x) { *next++ = static_cast<int32_t>(y * width + x); });
+    });
+    cut(count, leaves);
+    std::fill(next, pixels_.get() + leaves * kLanes, next[-1]);
+
+    Buffer<T> boxes(leaves * 4);
+    Buffer<int32_t> first(leaves);
+    for (int64_t i = 0; i < leaves; ++i) {
+      const Leaf here = leaf(i);
+      for (int axis = 0; axis < 2; ++axis) {
+        const auto [least, most] = std::minmax_element(here.values + axis * kLanes, here.values + (axis + 1) * kLanes);
+        boxes[4 * i + 2 * axis] = *least;
+        boxes[4 * i + 2 * axis + 1] = *most;
+      }
+      first[i] = here.index[0];
+    }
+    this->build(leaves, 2, std::move(boxes), std::move(first));
+  }
+
+  int dims() const { return 2; }
+
+  Leaf leaf(int64_t leaf) const {
+    Leaf here;
+    here.index = pixels_.get() + leaf * kLanes;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int32_t row = row_of(here.index[lane]);
+      here.values[lane] = static_cast<T>(here.index[lane] - row * width_);
+      here.values[kLanes + lane] = static_cast<T>(row);
+    }
+    return here;
+  }
+
+ private:
+  // Without a division, and yet exact: half a column in front of the next row is more than what rounding adds.
+  int32_t row_of(int32_t pixel) const { return static_cast<int32_t>((pixel + 0.5) * columns_); }
+  int32_t column_of(int32_t pixel) const { return pixel - row_of(pixel) * width_; }
+
+  // Cuts the pixels, which stand row after row, into slabs of rows, and each slab into leaves along the columns.
+  void cut(int64_t count, int64_t leaves) {
+    int32_t* pixels = pixels_.get();
+    // What most of them are spread over, judged by a sample: single ones far away do not count.
+    constexpr int64_t kSamples = 64;
+    int32_t columns[kSamples];
+    const int64_t samples = std::min(count, kSamples), low = samples / 10, high = samples - 1 - low;
+    for (int64_t i = 0; i < samples; ++i) columns[i] = column_of(pixels[count * i / samples]);
+    std::sort(columns, columns + samples);
+    const double wide = columns[high] - columns[low] + 1;
+    const double tall = row_of(pixels[count * high / samples]) - row_of(pixels[count * low / samples]) + 1;
+    const double wanted = std::min(std::ceil(std::sqrt(leaves * tall / wide)), static_cast<double>(leaves));
+    const int64_t slabs = std::max<int64_t>(1, static_cast<int64_t>(wanted));
+    const int64_t slab = (leaves + slabs - 1) / slabs * kLanes;
+    const auto sort_slabs = [&](int64_t from, int64_t to) {
+      Buffer<int32_t> spare(std::min(slab, count));
+      std::vector<int32_t> places;
+      for (int64_t begin = from * slab; begin < std::min(to * slab, count); begin += slab) {
+        sort_slab(pixels + begin, std::min(slab, count - begin), spare.get(), places);
+      }
+    };
+    parallel_for(slabs, count >= kWorthSharing ? std::max<int64_t>(1, slabs / 16) : slabs, sort_slabs);
+  }
+
+  // Sorts pixels by columns, and those of a leaf by their numbers again.
+  void sort_slab(int32_t* pixels, int64_t count, int32_t* spare, std::vector<int32_t>& places) const {
+    if (count <= kLanes) return;
+    int32_t least = column_of(pixels[0]), most = least;
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t column = column_of(pixels[i]);
+      least = std::min(least, column);
+      most = std::max(most, column);
+    }
+    if (most - least < 2 * count) {
+      places.assign(int64_t{most} - least + 2, 0);
+      int32_t* next = places.data() + 1;
+      for (int64_t i = 0; i < count; ++i) ++next[column_of(pixels[i]) - least];
+      for (int32_t i = 0; i < most - least; ++i) next[i + 1] += next[i];
+      next = places.data();
+      for (int64_t i = 0; i < count; ++i) spare[next[column_of(pixels[i]) - least]++] = pixels[i];
+      std::copy(spare, spare + count, pixels);
+    } else {
+      std::sort(pixels, pixels + count, [this](int32_t one, int32_t other) {
+        const int32_t left = column_of(one), right = column_of(other);
+        return left != right ? left < right : one < other;
+      });
+    }
+    for (int64_t begin = 0; begin < count; begin += kLanes) {
+      std::sort(pixels + begin, pixels + std::min(begin + kLanes, count));
+    }
+  }
+
+  int32_t width_;
+  double columns_;  // one by width
+  Buffer<int32_t> pixels_;
+};
+
 template <class T>
 struct Image {
   const uint8_t* silhouette;
   const T* vertices;
-  int64_t height, width, per_image, pixels;
+  int64_t height, width, per_image;
   int32_t* nearest_vertex;
   int32_t* nearest_pixel;
-  std::vector<int32_t> row_starts;  // pixels before each row
-  std::vector<int32_t> outline;     // y * width + x
-  std::unique_ptr<PointTree<T>> outline_tree, vertex_tree;
-
-  void find_outline() {
-    row_starts.resize(height);
-    std::vector<uint8_t> outer(width), blank(width);
-    int32_t before = 0;
-    for (int64_t y = 0; y < height; ++y) {
-      row_starts[y] = before;
-      const uint8_t* row = silhouette + y * width;
-      const uint8_t* above = y ? row - width : blank.data();
-      const uint8_t* below = y + 1 < height ? row + width : blank.data();
-      for (int64_t x = 0; x < width; ++x) outer[x] = row[x] && !(above[x] && below[x]);
-      for (int64_t x = 1; x < width; ++x) outer[x] |= row[x] && !row[x - 1];
-      for (int64_t x = 1; x < width; ++x) outer[x - 1] |= row[x - 1] && !row[x];
-      outer[0] |= row[0] != 0;
-      outer[width - 1] |= row[width - 1] != 0;
-      each_pixel(outer.data(), width, [&](int64_t x) { outline.push_back(static_cast<int32_t>(y * width + x)); });
-      int32_t here = 0;
-      for (int64_t x = 0; x < width; ++x) here += row[x] != 0;
-      before += here;
-    }
-    Buffer<T> points(2 * outline.size());
-    for (size_t i = 0; i < outline.size(); ++i) {
-      points[2 * i] = static_cast<T>(outline[i] % width);
-      points[2 * i + 1] = static_cast<T>(outline[i] / width);
-    }
-    outline_tree = std::make_unique<PointTree<T>>(points.get(), outline.size(), 2);
-  }
+  std::unique_ptr<OutlineTree<T>> outline_tree;
+  std::unique_ptr<PointTree<T>> vertex_tree;
 
   // The pixel under a vertex, if it is in the silhouette; the first one where the vertex lies between several; else -1.
   int32_t pixel_under(T x, T y) const {
@@ -104,24 +217,25 @@ struct Waiting {
   }
 
   // Searches, and calls found(place, position) for each.
-  template <class Found>
-  void run(Search<T, 2>& search, const Found& found) {
+  template <class Tree, class Found>
+  void run(Search<Tree, 2>& search, const Found& found) {
     if (!count) return;
     for (int lane = count; lane < kLanes; ++lane) {
       values[lane] = values[count - 1];
       values[kLanes + lane] = values[kLanes + count - 1];
     }
-    typename Search<T, 2>::Number index[kLanes];
+    typename Search<Tree, 2>::Number index[kLanes];
     search.run(values, index);
     for (int lane = 0; lane < count; ++lane) found(lane, static_cast<int32_t>(index[lane]));
     count = 0;
   }
 };
 
-// Finds the vertices nearest to the pixels of some rows; returns the sum of the distances.
+// Finds the vertices nearest to the pixels of some rows, before which there are `pixels`; returns the sum of the
+// distances.
 template <class T>
-double search_vertices(const Image<T>& image, int64_t first_row, int64_t last_row) {
-  Search<T, 2> search(*image.vertex_tree);
+double search_vertices(const Image<T>& image, int64_t first_row, int64_t last_row, int32_t pixels) {
+  Search<PointTree<T>, 2> search(*image.vertex_tree);
   Waiting<T> waiting;
   double sum = 0;
   const auto found = [&](int lane, int32_t vertex) {
@@ -133,7 +247,10 @@ double search_vertices(const Image<T>& image, int64_t first_row, int64_t last_ro
     const int64_t rows = std::min<int64_t>(kTile, last_row - top);
     const uint8_t* band = image.silhouette + top * image.width;
     int32_t place[kTile];
-    for (int64_t row = 0; row < rows; ++row) place[row] = image.row_starts[top + row];
+    for (int64_t row = 0; row < rows; ++row) {
+      place[row] = pixels;
+      pixels += static_cast<int32_t>(count_pixels(band + row * image.width, image.width));
+    }
     int64_t begin = 0;  // the column of the first point that waits
     for (int64_t x = 0; x < image.width; ++x) {
       if (x + kWord <= image.width) {
@@ -179,14 +296,14 @@ struct Apart {
 // Finds the pixels nearest to the vertices of some leaves of their tree; returns the sum of the distances.
 template <class T>
 double search_pixels(const Image<T>& image, int64_t begin, int64_t end) {
-  Search<T, 2> search(*image.outline_tree);
+  Search<OutlineTree<T>, 2> search(*image.outline_tree);
   Waiting<T> waiting;
   double sum = 0;
   const auto keep = [&](int32_t vertex, int32_t pixel) {
     image.nearest_pixel[vertex] = pixel;
     sum += Apart<T>(image.vertices + 2 * int64_t{vertex}, pixel, image.width).length;
   };
-  const auto found = [&](int lane, int32_t place) { keep(waiting.place[lane], image.outline[place]); };
+  const auto found = [&](int lane, int32_t pixel) { keep(waiting.place[lane], pixel); };
   for (int64_t leaf = begin; leaf < end; ++leaf) {
     const T* values = image.vertex_tree->values(leaf);
     const int32_t* index = image.vertex_tree->index(leaf);
@@ -206,13 +323,49 @@ double search_pixels(const Image<T>& image, int64_t begin, int64_t end) {
   return sum;
 }
 
-template <class T>
-struct Piece {
-  const Image<T>* image;
-  bool pixels;  // rows of pixels, or leaves of vertices
-  int64_t begin, end;
-  double sum;
+struct Sums {
+  double to_mesh, to_pixels;
 };
+
+// Everything about one image. Nothing of its trees is left when it returns.
+template <class T>
+Sums reproject(Image<T>& image) {
+  const auto grow = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (i) {
+        image.outline_tree = std::make_unique<OutlineTree<T>>(image.silhouette, image.height, image.width);
+      } else {
+        image.vertex_tree = std::make_unique<PointTree<T>>(image.vertices, image.per_image, 2);
+      }
+    }
+  };
+  const bool alone = image.height * image.width + image.per_image < kWorthHelp;
+  parallel_for(2, alone ? 2 : 1, grow);
+  // Pieces are the same for any number of threads, and so are the sums.
+  const int64_t of_pixels = (image.height + kRowsAtOnce - 1) / kRowsAtOnce;
+  const int64_t leaves = image.vertex_tree->leaves();
+  const int64_t pieces = of_pixels + (leaves + kLeavesAtOnce - 1) / kLeavesAtOnce;
+  std::vector<double> sums(pieces);
+  std::vector<int32_t> before(of_pixels);
+  for (int64_t i = 1; i < of_pixels; ++i) {
+    const int64_t size = kRowsAtOnce * image.width;
+    before[i] = before[i - 1] + static_cast<int32_t>(count_pixels(image.silhouette + (i - 1) * size, size));
+  }
+  parallel_for(pieces, alone ? pieces : 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (i < of_pixels) {
+        const int64_t row = i * kRowsAtOnce;
+        sums[i] = search_vertices(image, row, std::min(row + kRowsAtOnce, image.height), before[i]);
+      } else {
+        const int64_t leaf = (i - of_pixels) * kLeavesAtOnce;
+        sums[i] = search_pixels(image, leaf, std::min(leaf + kLeavesAtOnce, leaves));
+      }
+    }
+  });
+  Sums all = {0, 0};
+  for (int64_t i = 0; i < pieces; ++i) (i < of_pixels ? all.to_mesh : all.to_pixels) += sums[i];
+  return all;
+}
 
 }  // namespace
 
@@ -226,10 +379,7 @@ std::vector<int64_t> pixel_splits(const Meshes<T>& meshes) {
   std::vector<int64_t> splits(meshes.batch + 1);
   parallel_for(meshes.batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t image = begin; image < end; ++image) {
-      const uint8_t* silhouette = meshes.silhouettes + image * size;
-      int32_t count = 0;
-      for (int64_t i = 0; i < size; ++i) count += silhouette[i] != 0;
-      splits[image + 1] = count;
+      splits[image + 1] = count_pixels(meshes.silhouettes + image * size, size);
     }
   });
   for (int64_t image = 0; image < meshes.batch; ++image) splits[image + 1] += splits[image];
@@ -239,54 +389,29 @@ std::vector<int64_t> pixel_splits(const Meshes<T>& meshes) {
 template <class T>
 void mesh_reprojection(const Meshes<T>& meshes, const std::vector<int64_t>& splits, T* pixels_to_mesh,
                        T* mesh_to_pixels, int32_t* nearest_vertex, int32_t* nearest_pixel) {
-  std::vector<Image<T>> images(meshes.batch);
-  for (int64_t i = 0; i < meshes.batch; ++i) {
-    Image<T>& image = images[i];
-    image.silhouette = meshes.silhouettes + i * meshes.height * meshes.width;
-    image.vertices = meshes.vertices + i * meshes.per_image * 2;
-    image.height = meshes.height;
-    image.width = meshes.width;
-    image.per_image = meshes.per_image;
-    image.pixels = splits[i + 1] - splits[i];
-    image.nearest_vertex = nearest_vertex + splits[i];
-    image.nearest_pixel = nearest_pixel + i * meshes.per_image;
-    std::fill_n(image.nearest_vertex, meshes.per_image ? 0 : image.pixels, -1);
-    std::fill_n(image.nearest_pixel, image.pixels ? 0 : meshes.per_image, -1);
-  }
-  parallel_for(2 * meshes.batch, 1, [&](int64_t begin, int64_t end) {
+  // An image at a time for each thread, which those without one help with: memory does not grow with the batch.
+  parallel_for(meshes.batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      Image<T>& image = images[i / 2];
-      if (!image.pixels || !image.per_image) continue;
-      if (i % 2) {
-        image.find_outline();
+      Image<T> image;
+      image.silhouette = meshes.silhouettes + i * meshes.height * meshes.width;
+      image.vertices = meshes.vertices + i * meshes.per_image * 2;
+      image.height = meshes.height;
+      image.width = meshes.width;
+      image.per_image = meshes.per_image;
+      image.nearest_vertex = nearest_vertex + splits[i];
+      image.nearest_pixel = nearest_pixel + i * meshes.per_image;
+      const int64_t pixels = splits[i + 1] - splits[i];
+      if (pixels && meshes.per_image) {
+        const Sums sums = reproject(image);
+        pixels_to_mesh[i] = static_cast<T>(sums.to_mesh);
+        mesh_to_pixels[i] = static_cast<T>(sums.to_pixels);
       } else {
-        image.vertex_tree = std::make_unique<PointTree<T>>(image.vertices, image.per_image, 2);
+        pixels_to_mesh[i] = mesh_to_pixels[i] = 0;
+        std::fill_n(image.nearest_vertex, pixels, -1);
+        std::fill_n(image.nearest_pixel, meshes.per_image, -1);
       }
     }
   });
-  std::vector<Piece<T>> pieces;
-  for (const Image<T>& image : images) {
-    if (!image.pixels || !image.per_image) continue;
-    for (int64_t row = 0; row < image.height; row += kRowsAtOnce) {
-      pieces.push_back({&image, true, row, std::min(row + kRowsAtOnce, image.height), 0});
-    }
-    const int64_t leaves = image.vertex_tree->leaves();
-    for (int64_t leaf = 0; leaf < leaves; leaf += kLeavesAtOnce) {
-      pieces.push_back({&image, false, leaf, std::min(leaf + kLeavesAtOnce, leaves), 0});
-    }
-  }
-  parallel_for(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      Piece<T>& piece = pieces[i];
-      piece.sum = piece.pixels ? search_vertices(*piece.image, piece.begin, piece.end)
-                               : search_pixels(*piece.image, piece.begin, piece.end);
-    }
-  });
-  // Pieces are the same for any number of threads, and so are the sums.
-  std::vector<double> to_mesh(meshes.batch), to_pixels(meshes.batch);
-  for (const Piece<T>& piece : pieces) (piece.pixels ? to_mesh : to_pixels)[piece.image - images.data()] += piece.sum;
-  std::copy(to_mesh.begin(), to_mesh.end(), pixels_to_mesh);
-  std::copy(to_pixels.begin(), to_pixels.end(), mesh_to_pixels);
 }
 
 template <class T>

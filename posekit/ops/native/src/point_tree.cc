@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "parallel.h"
@@ -80,22 +81,30 @@ void sort_keys(Item<T>* items, Item<T>* spare, int64_t count) {
 template <class T>
 class Packing {
  public:
-  Packing(const T* points, int64_t count, int dims, int32_t* block)
-      : points_(points), dims_(dims), block_(block), items_(count), spare_(count) {
+  Packing(const T* points, int64_t count, int dims)
+      : points_(points), count_(count), dims_(dims), items_(count), spare_(dims == 1 ? (count + 1) / 2 : count) {
     for (int64_t i = 0; i < count; ++i) items_[i].index = static_cast<int32_t>(i);
     std::vector<int> axes(dims);
     for (int axis = 0; axis < dims; ++axis) axes[axis] = axis;
     split(0, count, axes, std::min(dims, kAxes));
+    spare_.reset(0);
+  }
+
+  // The block of every point.
+  Buffer<int32_t> blocks() const {
+    Buffer<int32_t> block(count_);
+    parallel_for(count_, kWorthSharing, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) block[items_[i].index] = static_cast<int32_t>(i / kLanes);
+    });
+    return block;
   }
 
  private:
   void split(int64_t begin, int64_t end, std::vector<int> axes, int remaining) {
     const int64_t blocks = (end - begin + kLanes - 1) / kLanes;
-    if (blocks <= 1) {
-      assign(begin, end);
-      return;
-    }
-    // The widest axis first. Slabs are as many as make the blocks about as wide as they are long.
+    if (blocks <= 1) return;
+    // The widest axis first. Slabs are as many as make the blocks about as wide as they are long, along the axes that
+    // are wider than that: where points lie in a plane, the third would count for nothing.
     int64_t cuts = blocks;
     if (axes.size() > 1) {
       std::vector<T> widths(dims_);
@@ -103,23 +112,26 @@ class Packing {
       std::sort(axes.begin(), axes.end(), [&](int one, int other) {
         return widths[one] != widths[other] ? widths[one] > widths[other] : one < other;
       });
-      if (remaining > 1) {
-        const T widest = widths[axes[0]];
-        double ratio = 1;
-        for (int i = 1; i < remaining; ++i) ratio *= widest > 0 ? widths[axes[i]] / widest : 1;
-        const double wanted = std::pow(blocks / std::max(ratio, 1e-12), 1.0 / remaining);
+      const T widest = widths[axes[0]];
+      for (int wide = remaining; wide > 1; --wide) {
+        double ratio = 1, thinnest = 1;
+        for (int i = 1; i < wide; ++i) ratio *= thinnest = widest > 0 ? widths[axes[i]] / widest : 1;
+        const double wanted = std::pow(blocks / std::max(ratio, 1e-12), 1.0 / wide);
+        if (thinnest * wanted < 1) continue;
         cuts = static_cast<int64_t>(std::ceil(std::min(wanted, static_cast<double>(blocks))));
+        break;
       }
     }
     const int axis = axes[0];
     for (int64_t i = begin; i < end; ++i) {
       items_[i].key = key_of(finite_or_far(points_[int64_t{items_[i].index} * dims_ + axis]));
     }
-    sort_keys(items_.get() + begin, spare_.get() + begin, end - begin);
-    if (remaining == 1 || cuts == blocks) {
-      assign(begin, end);
-      return;
+    if (dims_ == 1) {
+      sort_with_half_the_spare();
+    } else {
+      sort_keys(items_.get() + begin, spare_.get() + begin, end - begin);
     }
+    if (remaining == 1 || cuts == blocks) return;
     axes.erase(axes.begin());
     const int64_t slab = (blocks + cuts - 1) / cuts * kLanes;
     const int64_t slabs = (end - begin + slab - 1) / slab;
@@ -135,9 +147,20 @@ class Packing {
     }
   }
 
-  // Every range begins at the beginning of a block.
-  void assign(int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) block_[items_[i].index] = static_cast<int32_t>(i / kLanes);
+  // Points of one coordinate are so small that a spare for all of them would be too much.
+  void sort_with_half_the_spare() {
+    const int64_t half = count_ / 2;
+    Item<T>* first = items_.get();
+    Item<T>* second = first + half;
+    Item<T>* const last = first + count_;
+    sort_keys(first, spare_.get(), half);
+    sort_keys(second, spare_.get(), last - second);
+    std::copy(first, second, spare_.get());
+    const Item<T>* waiting = spare_.get();
+    const Item<T>* const end = waiting + half;
+    for (Item<T>* to = first; waiting < end; ++to) {
+      *to = second < last && second->key < waiting->key ? *second++ : *waiting++;
+    }
   }
 
   // How far most points are spread along an axis, judged by a sample: outliers do not count.
@@ -156,14 +179,14 @@ class Packing {
   }
 
   const T* points_;
+  const int64_t count_;
   const int dims_;
-  int32_t* block_;
   Buffer<Item<T>> items_, spare_;
 };
 
 template <class T>
-void pack(const T* points, int64_t count, int dims, int32_t* block) {
-  Packing<T>(points, count, dims, block);
+Buffer<int32_t> pack(const T* points, int64_t count, int dims) {
+  return Packing<T>(points, count, dims).blocks();
 }
 
 int64_t blocks_of(int64_t count) { return (count + kLanes - 1) / kLanes; }
@@ -175,8 +198,7 @@ PointLeaves<T>::PointLeaves(const T* points, int64_t count, int dims) : dims_(di
   if (count > std::numeric_limits<int32_t>::max()) {
     throw InvalidInput(std::to_string(count) + " points are more than 2147483647 in one set");
   }
-  Buffer<int32_t> leaf_of(count);
-  pack(points, count, dims, leaf_of.get());
+  const Buffer<int32_t> leaf_of = pack(points, count, dims);
   values_.reset(leaves_ * dims * kLanes);
   index_.reset(leaves_ * kLanes);
   std::vector<int8_t> filled(leaves_);
@@ -199,22 +221,10 @@ PointLeaves<T>::PointLeaves(const T* points, int64_t count, int dims) : dims_(di
 
 template <class T>
 PointTree<T>::PointTree(const T* points, int64_t count, int dims) : PointLeaves<T>(points, count, dims) {
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  int64_t children = this->leaves(), total = 0;
-  for (int64_t left = children; left > 1 || !total; left = blocks_of(left)) total += blocks_of(left);
-  nodes_ = static_cast<int32_t>(total);
-  bottom_nodes_ = static_cast<int32_t>(blocks_of(children));
-  boxes_.reset(total * 2 * dims * kLanes);
-  std::fill_n(boxes_.get(), total * 2 * dims * kLanes, kInfinity);
-  first_.reset(total * kLanes);
-  std::fill_n(first_.get(), total * kLanes, std::numeric_limits<int32_t>::max());
-  child_.reset(total * kLanes);
-  std::fill_n(child_.get(), total * kLanes, 0);
-
-  // Boxes of what stands on the level below: leaves at first, then nodes.
-  Buffer<T> boxes(children * 2 * dims), middles(children * dims);
-  Buffer<int32_t> first(children), parent(children);
-  for (int64_t leaf = 0; leaf < children; ++leaf) {
+  const int64_t leaves = this->leaves();
+  Buffer<T> boxes(leaves * 2 * dims);
+  Buffer<int32_t> first(leaves);
+  for (int64_t leaf = 0; leaf < leaves; ++leaf) {
     for (int axis = 0; axis < dims; ++axis) {
       const T* values = this->values(leaf) + axis * kLanes;
       boxes[(leaf * dims + axis) * 2] = *std::min_element(values, values + kLanes);
@@ -222,22 +232,42 @@ PointTree<T>::PointTree(const T* points, int64_t count, int dims) : PointLeaves<
     }
     first[leaf] = this->index(leaf)[0];
   }
+  this->build(leaves, dims, std::move(boxes), std::move(first));
+}
+
+template <class T>
+void Boxes<T>::build(int64_t leaves, int dims, Buffer<T> boxes, Buffer<int32_t> first) {
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  int64_t children = leaves, total = 0;
+  for (int64_t left = children; left > 1 || !total; left = blocks_of(left)) total += blocks_of(left);
+  nodes_ = static_cast<int32_t>(total);
+  bottom_nodes_ = static_cast<int32_t>(blocks_of(children));
+  node_size_ = int64_t{2} * dims * kLanes;
+  boxes_.reset(total * node_size_);
+  std::fill_n(boxes_.get(), total * node_size_, kInfinity);
+  first_.reset(total * kLanes);
+  std::fill_n(first_.get(), total * kLanes, std::numeric_limits<int32_t>::max());
+  child_.reset(total * kLanes);
+  std::fill_n(child_.get(), total * kLanes, 0);
+
+  // `boxes` and `first` are those of what stands on the level below: leaves at first, then nodes.
+  Buffer<T> middles(children * dims);
   int64_t offset = 0, child_offset = 0;
   while (children > 1 || !offset) {
     const int64_t parents = blocks_of(children);
     for (int64_t i = 0; i < children * dims; ++i) middles[i] = boxes[2 * i] / 2 + boxes[2 * i + 1] / 2;
-    pack(middles.get(), children, dims, parent.get());
+    const Buffer<int32_t> parent = pack(middles.get(), children, dims);
     std::vector<int8_t> filled(parents);
     for (int64_t i = 0; i < children; ++i) {
       const int64_t node = offset + parent[i];
       const int slot = filled[parent[i]]++;
-      T* to = boxes_.get() + node * 2 * dims * kLanes + slot;
+      T* to = boxes_.get() + node * node_size_ + slot;
       for (int side = 0; side < 2 * dims; ++side) to[side * kLanes] = boxes[i * 2 * dims + side];
       first_[node * kLanes + slot] = first[i];
       child_[node * kLanes + slot] = static_cast<int32_t>(child_offset + i);
     }
     for (int64_t i = 0; i < parents; ++i) {
-      const T* sides = boxes_.get() + (offset + i) * 2 * dims * kLanes;
+      const T* sides = boxes_.get() + (offset + i) * node_size_;
       for (int side = 0; side < 2 * dims; ++side) {
         const T* from = sides + side * kLanes;
         const T* to = from + filled[i];
@@ -254,6 +284,8 @@ PointTree<T>::PointTree(const T* points, int64_t count, int dims) : PointLeaves<
 
 template class PointLeaves<float>;
 template class PointLeaves<double>;
+template class Boxes<float>;
+template class Boxes<double>;
 template class PointTree<float>;
 template class PointTree<double>;
 

@@ -76,23 +76,41 @@ class PointLeaves {
   Buffer<int32_t> index_;
 };
 
-// The boxes above the leaves. Nodes whose children are leaves come first, the root last.
+// The boxes above leaves, whatever these are. Nodes whose children are leaves come first, the root last.
 template <class T>
-class PointTree : public PointLeaves<T> {
+class Boxes {
  public:
-  PointTree(const T* points, int64_t count, int dims);
+  using Value = T;
+
+  // Of `leaves` leaves, 1 or more: their `boxes` [leaves, dims, low and high], and the lowest position of a point in
+  // each.
+  void build(int64_t leaves, int dims, Buffer<T> boxes, Buffer<int32_t> first);
 
   int32_t root() const { return nodes_ - 1; }
   bool above_leaves(int32_t node) const { return node < bottom_nodes_; }
-  const T* boxes(int32_t node) const { return boxes_.get() + int64_t{node} * 2 * this->dims() * kLanes; }
+  const T* boxes(int32_t node) const { return boxes_.get() + node * node_size_; }
   const int32_t* first(int32_t node) const { return first_.get() + int64_t{node} * kLanes; }
   const int32_t* child(int32_t node) const { return child_.get() + int64_t{node} * kLanes; }
 
  private:
   int32_t nodes_, bottom_nodes_;
+  int64_t node_size_;
   Buffer<T> boxes_;         // [nodes, dims, low and high, kLanes]
-  Buffer<int32_t> first_;   // [nodes, kLanes] the lowest position in `points` below each child
+  Buffer<int32_t> first_;   // [nodes, kLanes] the lowest position below each child
   Buffer<int32_t> child_;   // [nodes, kLanes]
+};
+
+template <class T>
+class PointTree : public PointLeaves<T>, public Boxes<T> {
+ public:
+  struct Leaf {
+    const T* values;       // [dims, kLanes]
+    const int32_t* index;  // ascending
+  };
+
+  PointTree(const T* points, int64_t count, int dims);
+
+  Leaf leaf(int64_t leaf) const { return {this->values(leaf), this->index(leaf)}; }
 };
 
 // Sixteen numbers in as many registers as the processor needs.
@@ -112,10 +130,12 @@ struct Lanes {
   typedef Number Numbers __attribute__((vector_size(kBytes)));
 };
 
-// Looks for the nearest points of a tree. Dims is the number of coordinates, or 0 for any number. Neighbouring groups
-// should follow one another: each search begins where the last one ended.
-template <class T, int Dims>
+// Looks for the nearest points of a tree: Boxes with dims() and leaf(), as PointTree has them. Dims is the number of
+// coordinates, or 0 for any number. Neighbouring groups should follow one another: each search begins where the last one
+// ended.
+template <class Tree, int Dims>
 class Search {
+  using T = typename Tree::Value;
   using V = typename Lanes<T>::Values;
   using N = typename Lanes<T>::Numbers;
   static constexpr int kWidth = Lanes<T>::kWidth, kParts = Lanes<T>::kParts;
@@ -123,7 +143,7 @@ class Search {
  public:
   using Number = typename Lanes<T>::Number;
 
-  explicit Search(const PointTree<T>& tree) : tree_(tree), dims_(Dims ? Dims : tree.dims()), box_(2 * dims_) {}
+  explicit Search(const Tree& tree) : tree_(tree), dims_(Dims ? Dims : tree.dims()), box_(2 * dims_) {}
 
   // Puts the positions of the references nearest to `values` [dims, kLanes], which are finite, into `index` [kLanes].
   void run(const T* values, Number* index) {
@@ -278,9 +298,9 @@ class Search {
 
   // Compares with all points of a leaf. They stand there in their order: among equal ones the first is kept.
   void visit_leaf(Group& group, int32_t node, int32_t slot) {
-    const int64_t leaf = tree_.child(node)[slot];
-    const T* others = tree_.values(leaf);
-    const int32_t* index = tree_.index(leaf);
+    const typename Tree::Leaf leaf = tree_.leaf(tree_.child(node)[slot]);
+    const T* others = leaf.values;
+    const int32_t* index = leaf.index;
     V best[kParts];
     N chosen[kParts];
     for (int part = 0; part < kParts; ++part) {
@@ -313,7 +333,7 @@ class Search {
     return squared;
   }
 
-  const PointTree<T>& tree_;
+  const Tree& tree_;
   const int dims_;
   int32_t last_node_ = -1, last_slot_ = -1;
   Buffer<T> box_;
