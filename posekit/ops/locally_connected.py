@@ -31,7 +31,22 @@ processor with AVX-512 (Human3.6M's skeleton; the better form is chosen):
     any    100 %           16         200      1.2      2.4        1.4
 
 So "compiled", where it exists, pays up to nine tenths of the blocks, and "by_joint", elsewhere, up to two fifths, if a
-block is not tiny. Beyond, one large matrix product runs near the processor's peak (206 of some 230 GFLOP/s here). On a
+block is not tiny. The same holds of vectors of 32 bytes (AVX2; TensorFlow held to them, too). A library for any x86
+processor (`--portable`) has 16, TensorFlow what the processor has; there "compiled" pays for tiny blocks alone, up to
+two fifths of them, and else "by_joint" and "dense" are left:
+
+    hops   blocks in use   in = out   vectors    dense   by_joint   compiled
+    1      20 %            64         32 bytes    9.6      4.9        3.8
+    3      61 %            64         32 bytes    9.6     10.1        6.9
+    any    100 %           64         32 bytes    9.6     12.6       10.0
+    1      20 %            128        16 bytes   37       17         22
+    2      38 %            128        16 bytes   37       25         36
+    1      20 %            32         16 bytes    3.0      1.6        1.9
+    1      20 %            16         16 bytes    1.3      1.2        0.9
+    2      38 %            16         16 bytes    1.3      1.4        1.2
+    3      61 %            16         16 bytes    1.3      1.8        1.5
+
+Beyond, one large matrix product runs near the processor's peak (206 of some 230 GFLOP/s here). On a
 GPU few large products are better always. Tried and left out: one batched product of equally many neighbours a joint,
 padded (72 against 50 for 2 hops); a few large rectangles that cover the blocks (as fast as dense at 3 hops, for more
 code); XLA (as fast or slower, and several times slower with dropout in the same program).
@@ -99,7 +114,7 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
     joints, features = inputs.shape[1:]
     blocks = [joints, features, joints, kernel.shape[1] // joints]
     rows = tf.reshape(inputs, [-1, joints * features])
-    compiled = _compiled_ops(inputs.dtype, kernel.dtype, support, form)
+    compiled = _compiled_ops(inputs.dtype, kernel.dtype, support, blocks, form)
     if compiled is not None:
         product = _compiled_product(compiled, rows, kernel, mask, bias, max_norm, support)
         return tf.reshape(product, [-1, joints, blocks[3]])
@@ -175,7 +190,7 @@ def _plain_gradients(upstream, rows, kernel, mask, bias, limit):
     return tape.gradient(output, sources, output_gradients=upstream)
 
 
-def _compiled_ops(dtype, kernel_dtype, support, form):
+def _compiled_ops(dtype, kernel_dtype, support, blocks, form):
     """The compiled ops, or None if another form is to be used."""
     if form not in (None, "compiled") or (form is None and (support is None or support.mean() > _MOST_BLOCKS_COMPILED)):
         return None
@@ -184,6 +199,9 @@ def _compiled_ops(dtype, kernel_dtype, support, form):
     if form == "compiled" and compiled is None:
         why = "posekit.ops.native.status() tells more" if fitting else "no such types have one"
         raise ValueError(f"There is no compiled form for {dtype.name} inputs and {kernel_dtype.name} weights: {why}.")
+    tiny_and_few = support is not None and _tiny(blocks) and support.mean() <= _MOST_BLOCKS
+    if compiled is not None and form is None and not tiny_and_few and native.narrow_vectors():
+        return None
     return compiled
 
 
@@ -301,10 +319,13 @@ def _side_by_side(points, joints):
     return tf.reshape(tf.gather(points, joints, axis=1), [tf.shape(points)[0], len(joints) * points.shape[2]])
 
 
+def _tiny(blocks):
+    return blocks[1] * blocks[3] < _SMALLEST_BLOCK
+
+
 def _faster_form(support, blocks):
-    tiny = blocks[1] * blocks[3] < _SMALLEST_BLOCK
     # A GPU prefers few large products.
-    if support is None or tiny or support.mean() > _MOST_BLOCKS or tf.config.list_physical_devices("GPU"):
+    if support is None or _tiny(blocks) or support.mean() > _MOST_BLOCKS or tf.config.list_physical_devices("GPU"):
         return "dense"
     return "by_joint"
 

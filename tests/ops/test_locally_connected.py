@@ -273,17 +273,22 @@ def compiled(monkeypatch):
     kernels.posekit_set_num_threads(threads)
 
 
-def test_the_compiled_form_is_chosen_where_it_pays(compiled, monkeypatch):
-    inputs, kernel, mask, bias = arguments("float32")
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_compiled_form_is_chosen_where_it_pays(compiled, monkeypatch, narrow):
+    monkeypatch.setattr(native, "narrow_vectors", lambda: narrow)
 
-    def ops(support):
-        function = tf.function(lambda given: locally_connected(given, kernel, mask, bias, 1.0, support))
-        return {op.type for op in function.get_concrete_function(inputs).graph.get_operations()}
+    def is_compiled(support, width):
+        inputs, kernel = tf.zeros([5, 17, width]), tf.zeros([17 * width, 17 * width])
+        function = tf.function(lambda given: locally_connected(given, kernel, np.ones((17, 17)), None, 1.0, support))
+        graph = function.get_concrete_function(inputs).graph
+        return "PosekitLocallyConnected" in {op.type for op in graph.get_operations()}
 
-    assert "PosekitLocallyConnected" in ops(SUPPORT)
-    assert "PosekitLocallyConnected" not in ops(None) | ops(np.ones_like(SUPPORT))
+    near, far, everything = (H36M17.neighbours(hops) for hops in (1, 3, 16))
+    assert is_compiled(near, 8)
+    assert [is_compiled(far, 8), is_compiled(near, 32), is_compiled(far, 32)] == 3 * [not narrow]
+    assert not is_compiled(None, 8) and not is_compiled(everything, 8) and not is_compiled(everything, 32)
     monkeypatch.setenv("POSEKIT_NATIVE", "0")
-    assert "PosekitLocallyConnected" not in ops(SUPPORT)
+    assert not is_compiled(near, 8)
 
 
 def test_any_number_of_threads_computes_the_same(compiled):

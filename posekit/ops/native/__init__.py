@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import platform
 import sys
 import threading
 
@@ -32,6 +33,9 @@ OPS = {
 # Those with CUDA kernels: as TensorFlow ops, or as functions without TensorFlow alone.
 _CUDA_OPS = ("nearest_neighbors", "mesh_reprojection", "gradient_penalty", "locally_connected")
 _CUDA_FUNCTIONS = ("decode_paf",)
+
+# Of x86 processors that TensorFlow runs on, at least; other processors have one width only.
+_FULL_VECTOR_BYTES = {"x86_64": 32, "AMD64": 32}
 
 # Libraries that were built beforehand, by tools/build_ops.py, stand here or in $POSEKIT_NATIVE_DIR.
 _BUILT = pathlib.Path(__file__).parent / "lib"
@@ -81,9 +85,7 @@ def ops():
             and its kernels cannot be had.
         ValueError: If `POSEKIT_NATIVE` or `POSEKIT_CUDA` is something else than 0, 1 or empty.
     """
-    tf = sys.modules.get("tensorflow")
-    # AutoGraph would rewrite whatever is called while a function is traced, the search for a compiler too.
-    return tf.autograph.experimental.do_not_convert(_ops)() if tf else _ops()
+    return _as_written(_ops)()
 
 
 def _ops():
@@ -95,6 +97,25 @@ def _ops():
     if on_gpu:
         _library(_build.CUDA_OPS)
     return _library(_build.OPS)
+
+
+def narrow_vectors():
+    """Whether compiled kernels compute with vectors half as wide as the processor's, or less.
+
+    That is so where a library was compiled for any x86 processor (`tools/build_ops.py --portable`). TensorFlow's own
+    products have whole vectors always.
+
+    Returns:
+        True or False, which is also for where nothing is compiled.
+    """
+    told = getattr(_as_written(kernels)(), "posekit_vector_bytes", None)
+    return told is not None and told() < _FULL_VECTOR_BYTES.get(platform.machine(), 0)
+
+
+def _as_written(function):
+    """The function as it is: AutoGraph would rewrite what is called while a program is traced, builds included."""
+    tf = sys.modules.get("tensorflow")
+    return tf.autograph.experimental.do_not_convert(function) if tf else function
 
 
 @contextlib.contextmanager
