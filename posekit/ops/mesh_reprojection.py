@@ -33,7 +33,9 @@ def mesh_reprojection(silhouettes, vertices_px):
         `(pixels_to_mesh, mesh_to_pixels)`, both `[batch]` in the dtype of `vertices_px`: the summed L1 distances from
         silhouette pixels to their nearest vertex and the summed Euclidean distances from vertices to their nearest
         silhouette pixel. An image with an empty silhouette, or without vertices, gives 0 and gradient 0. A vertex that
-        is not finite makes its image's value not finite.
+        is not finite makes its image's values not finite, or the gradients with respect to itself. Vertices beyond
+        1e19 pixels in float32 (1e154 in float64), whose squares overflow, are far from every pixel; which of them is
+        the nearest is arbitrary then.
 
     Raises:
         ValueError: If a shape or dtype does not fit; or while a program for XLA is traced, which cannot compile this:
@@ -110,13 +112,14 @@ def _sums(vertices_px, image_of_pixel, pixels, nearest_vertex, target, has_pixel
     apart = tf.abs(pixels - tf.gather(vertices, tf.maximum(nearest_vertex, 0)))
     # Selecting, not multiplying: an image without a silhouette, or without vertices, stays 0 whatever the rest is.
     apart = tf.where(nearest_vertex[:, tf.newaxis] >= 0, apart, 0)
-    # Segments are summed one after the other: ten thousand float32 additions would lose the fifth digit.
+    # Segments are summed one after the other: ten thousand float32 additions would lose the fifth digit. And squares
+    # of what is far away overflow.
     apart = tf.cast(tf.reduce_sum(apart, axis=1), tf.float64)
     pixels_to_mesh = tf.cast(tf.math.unsorted_segment_sum(apart, image_of_pixel, batch), vertices_px.dtype)
 
-    apart = tf.where(has_pixel[..., tf.newaxis], vertices_px - target, 0)
+    apart = tf.cast(tf.where(has_pixel[..., tf.newaxis], vertices_px - target, 0), tf.float64)
     mesh_to_pixels = tf.reduce_sum(safe_sqrt(tf.reduce_sum(tf.square(apart), axis=2)), axis=1)
-    return pixels_to_mesh, mesh_to_pixels
+    return pixels_to_mesh, tf.cast(mesh_to_pixels, vertices_px.dtype)
 
 
 def _compiled(ops, silhouettes, vertices_px):
@@ -186,10 +189,11 @@ def _pairs(silhouettes, vertices_px, nearest_vertex, nearest_pixel):
     # An image without columns has no pixel to be divided.
     width = tf.maximum(tf.shape(silhouettes)[2], 1)
     target = tf.cast(tf.stack([nearest_pixel % width, nearest_pixel // width], axis=2), vertices_px.dtype)
-    apart = tf.where(nearest_pixel[..., tf.newaxis] >= 0, vertices_px - target, 0)
+    apart = tf.cast(tf.where(nearest_pixel[..., tf.newaxis] >= 0, vertices_px - target, 0), tf.float64)  # as in `_sums`
     lengths = safe_sqrt(tf.reduce_sum(tf.square(apart), axis=2))
     inverse = tf.math.divide_no_nan(tf.ones_like(lengths), lengths)
-    return image_of_pixel, vertex, signs, apart * inverse[..., tf.newaxis], inverse
+    direction = tf.cast(apart * inverse[..., tf.newaxis], vertices_px.dtype)
+    return image_of_pixel, vertex, signs, direction, tf.cast(inverse, vertices_px.dtype)
 
 
 def _check(silhouettes, vertices_px):

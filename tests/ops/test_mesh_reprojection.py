@@ -111,6 +111,21 @@ def test_not_finite_vertices_spoil_their_image_only():
     assert np.isnan(to_pixels[1])
 
 
+@pytest.mark.parametrize("far, dtype", [(1e17, "float32"), (1e20, "float32"), (1e30, "float32"), (1e150, "float64")])
+def test_vertices_whose_squares_overflow(path, far, dtype):
+    silhouettes = np.zeros((2, 5, 6), bool)
+    silhouettes[0, 1:3, 2:4] = silhouettes[1, 2, 2] = True
+    vertices = np.array([[[far, 1], [2, 3], [-far, far]], [[far, 1], [far, 3], [-far, far]]], dtype)
+    vertices_px = tf.constant(vertices)
+    with tf.GradientTape() as tape:
+        tape.watch(vertices_px)
+        to_mesh, to_pixels = mesh_reprojection(silhouettes, vertices_px)
+    units = np.array([[[1, 0], [0, 1], [-(0.5**0.5), 0.5**0.5]], [[1, 0], [1, 0], [-(0.5**0.5), 0.5**0.5]]])
+    np.testing.assert_allclose(to_pixels / far, [1 + 2**0.5, 2 + 2**0.5], rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(to_pixels, vertices_px), units, atol=1e-6)
+    assert float(to_mesh[0]) == 2 + 3 + 1 + 2 and to_mesh[1] > far / 2
+
+
 def test_nothing_infinite_on_the_way():
     """TensorFlow's search for the first NaN or infinity finds none in sound input."""
     search = sys.modules["posekit.ops.nearest_neighbors"]._compiled_search
