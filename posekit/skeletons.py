@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Skeleton:
     """Named joints and the bones between them.
 
@@ -72,6 +72,10 @@ class Skeleton:
             raise ValueError(
                 f"grouping_names of skeleton {self.name!r} must be its limb_names in another order: {self.limb_names}."
             )
+
+    def __repr__(self):
+        # Short: it stands in the signatures of functions.
+        return f"<Skeleton {self.name!r}, {self.num_joints} joints>"
 
     @property
     def num_joints(self):

@@ -89,7 +89,7 @@ print(*(row["op"] + "=" + row["cuda"] + "=" + row["implementation"] for row in n
     assert set(lines) == expected and len(lines) == len(expected)
     registered = ("nearest_neighbors", "mesh_reprojection", "gradient_penalty", "locally_connected")
     states = dict(state.split("=", 1) for state in states.split())
-    others = {"decode_paf": "compiled=compiled", "rasterize": "none=compiled"}
+    others = {"decode_paf": "compiled=compiled", "decode_paf_batch": "none=compiled", "rasterize": "none=compiled"}
     assert states == {**{op: "registered=compiled" for op in registered}, **others}
 
 

@@ -28,6 +28,7 @@ OPS = {
     "gradient_penalty": (_build.OPS, "posekit_gradient_penalty"),
     "locally_connected": (_build.OPS, "posekit_locally_connected"),
     "decode_paf": (_build.KERNELS, "posekit_decode_paf"),
+    "decode_paf_batch": (_build.OPS, "posekit_decode_paf"),
     "rasterize": (_build.KERNELS, "posekit_rasterize"),
 }
 # Those with CUDA kernels: as TensorFlow ops, or as functions without TensorFlow alone.
@@ -52,6 +53,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 _loaded = {}  # name of a library -> what was loaded, or the reason why not
+_told = set()  # what is said once
 _disabled = []  # one entry for each open `disabled`; a list grows and shrinks in one step, in whatever thread
 
 
@@ -207,7 +209,7 @@ def status():
             {
                 "op": op,
                 "implementation": ("plain" if _tolerant() else "none") if reason else "compiled",
-                "device": "GPU" if library == _build.OPS and _on_gpu() else "CPU",
+                "device": "GPU" if op in _CUDA_OPS and _on_gpu() else "CPU",
                 "cuda": _cuda_state(op),
                 "reason": reason,
             }
@@ -283,6 +285,8 @@ def _library(name):
 
 
 def _load(name):
+    if name == _build.OPS and isinstance(_loaded.get(_build.KERNELS), str):
+        return _loaded[_build.KERNELS]  # which it needs
     try:
         path = _path(name)
         if name == _build.KERNELS:
@@ -301,9 +305,16 @@ def _load(name):
         return loaded
     except Exception as error:  # whatever stands in the way, the plain path is there
         reason = str(error).partition("\n")[0] or type(error).__name__
-        if name != _build.CUDA_OPS and _tolerant() and reason not in _loaded.values():
-            logging.warning("posekit runs without compiled ops, which takes longer: %s", reason)
+        if name != _build.CUDA_OPS and _tolerant():
+            _say_once("posekit runs without compiled ops, which takes longer: %s", reason)
         return reason
+
+
+def _say_once(message, *parts):
+    """Warns, unless it has done so for the other library, which fails with the first more often than not."""
+    if message not in _told:
+        _told.add(message)
+        logging.warning(message, *parts)
 
 
 def _path(name, compile_too=True):
@@ -316,7 +327,8 @@ def _path(name, compile_too=True):
                 raise _build.BuildError(f"{folder} has libraries that are damaged; build them anew: tools/build_ops.py")
             return folder.resolve() / file
     if chosen:
-        raise _build.BuildError(f"{chosen} (POSEKIT_NATIVE_DIR) has no {file}")
+        missing = f"has no {file}" if os.path.isdir(chosen) else "is no folder"
+        raise _build.BuildError(f"{chosen} (POSEKIT_NATIVE_DIR) {missing}")
     if name == _build.CUDA:
         cached = _build.cached_cuda() / file
     else:
@@ -326,7 +338,8 @@ def _path(name, compile_too=True):
     if name == _build.CUDA_OPS:
         logging.warning("posekit compiles its CUDA kernels, once, in about a minute (POSEKIT_CUDA=0: without).")
         return _build.build_cuda_ops()
-    logging.warning("posekit compiles its native ops, once, in ten seconds to a minute (POSEKIT_NATIVE=0: without).")
+    if _build.compiler():
+        _say_once("posekit compiles its native ops, once, in ten seconds to a minute (POSEKIT_NATIVE=0: without).")
     return _build.build(cached.parent, with_ops=name == _build.OPS) / file
 
 

@@ -56,29 +56,33 @@ def nvcc():
 def key(portable=False):
     """Name of the folder in the cache that a build goes to.
 
-    Depends on the sources, the flags, the compiler, the version of TensorFlow and the processor, so that neither
-    another machine with the same home nor another environment ever loads what was not made for it.
+    Depends on the sources, the flags, the version of TensorFlow and the processor, so that neither another machine with
+    the same home nor another environment ever loads what was not made for it; and, behind a hyphen, on the compiler.
 
     Args:
         portable: For any processor of the architecture, not only for this one.
 
     Returns:
-        40 hexadecimal digits.
+        Hexadecimal digits, a hyphen, hexadecimal digits.
 
     Raises:
         BuildError: If there is no compiler.
     """
-    digest = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    parts = (*_flags(portable), _compiler_version(_compiler()), _tensorflow_version(), platform.platform(),
-             "" if portable else _processor())  # fmt: skip
-    digest.update("\0".join(parts).encode())
-    return digest.hexdigest()[:40]
+    compiled_by = hashlib.sha256(_compiler_version(_compiler()).encode()).hexdigest()
+    return f"{_key_of_any_compiler(portable)}-{compiled_by[:8]}"
+
+
+def _key_of_any_compiler(portable):
+    """What the names of folders begin with whose libraries run here."""
+    parts = (*_flags(portable), _tensorflow_version(), platform.platform(), "" if portable else _processor())
+    return _digest(SOURCES.iterdir(), *parts)
 
 
 def cached(portable=False):
     """Folder in the user's cache where the libraries are, or would be.
+
+    Where there is no compiler, what one that is gone has left is as good: it was made of the same sources for this
+    TensorFlow and this processor.
 
     Args:
         portable: As for `key`.
@@ -87,9 +91,16 @@ def cached(portable=False):
         `pathlib.Path`.
 
     Raises:
-        BuildError: If there is no compiler.
+        BuildError: If there is no compiler and never was.
     """
-    return cache_folder() / "native" / key(portable)
+    folder = cache_folder() / "native"
+    try:
+        return folder / key(portable)
+    except BuildError:
+        left = [path for path in folder.glob(f"{_key_of_any_compiler(portable)}-*") if whole(path / KERNELS)]
+        if not left:
+            raise
+        return max(left, key=lambda path: (whole(path / OPS), path.stat().st_mtime))
 
 
 def whole(path):
@@ -271,7 +282,10 @@ def _compiler():
     if tool is None and os.environ.get("CXX"):
         raise BuildError(f"CXX is {os.environ['CXX']!r}, which cannot be run; give a compiler alone, without arguments")
     if tool is None:
-        raise BuildError("no C++ compiler was found; install g++, or set CXX")
+        raise BuildError(
+            "no C++ compiler was found; install g++, or set CXX to a compiler, or POSEKIT_NATIVE_DIR to a folder with "
+            "libraries that tools/build_ops.py --portable has made elsewhere"
+        )
     return tool
 
 
