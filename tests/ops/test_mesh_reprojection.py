@@ -222,6 +222,16 @@ def test_images_of_any_form(size, density):
         np.testing.assert_allclose(ours, truth, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("size, density", [((3, 4000), 0.01), ((4000, 3), 0.01), ((2, 1500), 1.0), ((190, 180), 0.6)])
+def test_outlines_of_noise(size, density):
+    """Few pixels far from one another, and so many that several threads sort them."""
+    rng = np.random.default_rng(4)
+    silhouettes = (rng.random((1, *size, 1)) < density).astype(np.uint8)
+    vertices = rng.uniform(-30, np.array(size[::-1]) + 30, (1, 60, 2))
+    for ours, truth in zip(value_and_gradient(silhouettes, vertices), loop(silhouettes, vertices)):
+        np.testing.assert_allclose(ours, truth, rtol=1e-12, atol=1e-12)
+
+
 def test_shapes_with_holes_and_vertices_far_away():
     y, x = np.mgrid[:48, :48]
     radius = np.hypot(x - 20, y - 25)

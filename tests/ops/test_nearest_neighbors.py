@@ -248,6 +248,29 @@ def test_many_points_that_nothing_separates(compiled_ops, name):
     np.testing.assert_allclose(distances, picked, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["line in a cloud", "plane in a cloud", "plane", "thin box", "not finite", "six axes"])
+def test_many_points_of_different_kinds(compiled_ops, name):
+    """Boxes of blocks are long where the one kind is cut together with the other: exact all the same."""
+    rng, count = np.random.default_rng(12), 30_000
+    box = rng.uniform(0, 1, (count, 3))
+    few = rng.uniform(0, 1, (count, 1)) < 0.05
+    points, references = {
+        "line in a cloud": (box, np.where(few, box[::-1], box * [1, 0, 0])),
+        "plane in a cloud": (box, np.where(few, box[::-1], box * [1, 1, 0])),
+        "plane": (box[::-1] * [1, 0, 1], box * [1, 0, 1]),
+        "thin box": (box[::-1] * [1e-4, 1, 1], box * [1e-4, 1, 1]),
+        "not finite": (box, np.where(few & (box < 0.5), [np.nan, np.inf, -np.inf], box[::-1])),
+        "six axes": (np.hstack([box[::-1], box]) * 1e-9 ** np.arange(6), np.hstack([box, box]) * 1e-9 ** np.arange(6)),
+    }[name]
+    points, references = points.astype(np.float32), references.astype(np.float32)
+    indices, distances = (value.numpy() for value in nearest_neighbors(points, references))
+    picked = rng.integers(0, count, 300)
+    squared = [((references - point) ** 2).sum(-1) for point in points[picked].astype(np.float64)]
+    expected = np.sqrt([np.nanmin(row) for row in squared])
+    np.testing.assert_allclose(distances[picked], expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(points - references[indices], axis=1), distances, rtol=1e-5, atol=1e-9)
+
+
 def test_rows_that_do_not_fit_are_named(compiled_ops):
     ragged = [tf.RaggedTensor.from_row_lengths(np.zeros((6, 2), np.float32), sizes) for sizes in ([1, 5], [1, 2, 3])]
     form = tf.RaggedTensorSpec([None, None, 2], ragged_rank=1)

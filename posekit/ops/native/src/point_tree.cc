@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kWorthSharing = 1 << 14;  // points from which on a set is cut by several threads
 constexpr int kAxes = 3;                    // that points are cut along, at most
 constexpr int kSamples = 64;
+constexpr int kMixtures = 2;     // times that what lies around the core of a set is cut apart from it
+constexpr int kAround = 4;       // times the width of the middle half of points, beside it
 
 // A number as an integer of the same order.
 template <class T>
@@ -86,7 +88,13 @@ class Packing {
     for (int64_t i = 0; i < count; ++i) items_[i].index = static_cast<int32_t>(i);
     std::vector<int> axes(dims);
     for (int axis = 0; axis < dims; ++axis) axes[axis] = axis;
-    split(0, count, axes, std::min(dims, kAxes));
+    int64_t begin = 0;
+    for (int round = 0; round < kMixtures && dims > 1; ++round) {
+      const int64_t end = gather_core(begin);
+      split(begin, end, axes, std::min(dims, kAxes));
+      begin = end;
+    }
+    split(begin, count, axes, std::min(dims, kAxes));
     spare_.reset(0);
   }
 
@@ -163,14 +171,60 @@ class Packing {
     }
   }
 
-  // How far most points are spread along an axis, judged by a sample: outliers do not count.
-  T width(int64_t begin, int64_t end, int axis) const {
-    T sample[kSamples];
+  // Moves points that lie around the core of those from `begin` on behind it; returns where they begin, `begin` if there
+  // is none. Cut together with it, as a line in a cloud, they would make long boxes of most blocks: they are few in each.
+  int64_t gather_core(int64_t begin) {
+    const int64_t count = count_ - begin;
+    if (count < kWorthSharing) return begin;
+    std::vector<T> least(dims_), most(dims_);
+    for (int axis = 0; axis < dims_; ++axis) {
+      T sample[kSamples];
+      take_sample(begin, count_, axis, sample);
+      std::sort(sample, sample + kSamples);
+      const T low = sample[kSamples / 4], high = sample[kSamples - 1 - kSamples / 4];
+      const T margin = kAround * (high - low);
+      least[axis] = low - margin;
+      most[axis] = high + margin;
+    }
+    const auto in_core = [&](const Item<T>& item) {
+      const T* point = points_ + int64_t{item.index} * dims_;
+      bool inside = true;
+      for (int axis = 0; axis < dims_; ++axis) {
+        const T at = finite_or_far(point[axis]);
+        inside &= at >= least[axis] && at <= most[axis];
+      }
+      return inside;
+    };
+    int64_t inside = 0;
+    for (int64_t i = begin; i < count_; ++i) inside += in_core(items_[i]);
+    inside -= inside % kLanes;  // what comes next begins with a block of its own
+    if (inside < count / 2 || count - inside < kLanes) return begin;
+    int64_t core = begin, around = 0;
+    for (int64_t i = begin; i < count_; ++i) {
+      if (core < begin + inside && in_core(items_[i])) {
+        items_[core++] = items_[i];
+      } else {
+        spare_[around++] = items_[i];
+      }
+    }
+    std::copy(spare_.get(), spare_.get() + around, items_.get() + core);
+    return core;
+  }
+
+  // Coordinates of points all over a range; returns how many.
+  int64_t take_sample(int64_t begin, int64_t end, int axis, T* sample) const {
     const int64_t count = std::min<int64_t>(end - begin, kSamples);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t place = begin + (end - begin) * i / count;
       sample[i] = finite_or_far(points_[int64_t{items_[place].index} * dims_ + axis]);
     }
+    return count;
+  }
+
+  // How far most points are spread along an axis, judged by a sample: outliers do not count.
+  T width(int64_t begin, int64_t end, int axis) const {
+    T sample[kSamples];
+    const int64_t count = take_sample(begin, end, axis, sample);
     const int64_t low = count / 10, high = count - 1 - low;
     std::nth_element(sample, sample + low, sample + count);
     const T least = sample[low];
