@@ -695,7 +695,8 @@ class Penalty : public GradientPenalty<T> {
       }
     });
     const int64_t work = columns * std::max<int64_t>(1, batch_);
-    const int64_t grain = std::max<int64_t>(1, (1 << 19) / work / kTileRows) * kTileRows;
+    const int64_t fair = (rows + num_threads() - 1) / num_threads(), most = (1 << 19) / work;
+    const int64_t grain = (std::min(fair, std::max<int64_t>(most, 1)) + kTileRows - 1) / kTileRows * kTileRows;
     parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
       const Scratch<T> sums(kTileRows * wide);
       for (int64_t row = begin; row < end; row += kTileRows) {
@@ -763,8 +764,50 @@ class Penalty : public GradientPenalty<T> {
     }
   }
 
+  // The gradient of a kernel that is one product of a line that comes in forward and one that comes in backward.
+  struct Outer {
+    std::vector<T> line;
+    const std::vector<T>& change;
+    T* into;
+
+    void write(int64_t begin, int64_t end, bool more) const {
+      const int64_t columns = change.size();
+      for (int64_t row = begin; row < end; ++row) {
+        T* const to = into + row * columns;
+        if (more) {
+          add_times(line[row], change.data(), columns, to);
+        } else {
+          for (int64_t n = 0; n < columns; ++n) to[n] = line[row] * change[n];
+        }
+      }
+    }
+  };
+
+  static void write(const std::vector<Outer>& products) {
+    constexpr size_t kNumbers = 1 << 13;  // of a piece
+    struct Piece {
+      const Outer* product;
+      int64_t begin, end;
+    };
+    std::vector<Piece> pieces;
+    for (const Outer& product : products) {
+      const int64_t rows = product.line.size(), step = kNumbers / std::max<size_t>(1, product.change.size()) + 1;
+      for (int64_t row = 0; row < rows; row += step) pieces.push_back({&product, row, std::min(rows, row + step)});
+    }
+    parallel_for(pieces.size(), 1, [&pieces](int64_t begin, int64_t end) {
+      for (int64_t index = begin; index < end; ++index) {
+        pieces[index].product->write(pieces[index].begin, pieces[index].end, false);
+      }
+    });
+  }
+
   // Of every kernel: the sum over samples of the products of what comes in forward and what comes in backward.
   void multiply_all(const std::vector<T*>& of_kernels) {
+    std::vector<Outer> products;  // of layers that occur once: these are written at the end, by all threads
+    std::vector<int> uses(of_kernels.size());
+    for (const CriticStep& step : graph_.steps) {
+      if (step.kind == CriticStep::kDense) ++uses[step.index];
+    }
     std::vector<char> begun(of_kernels.size());
     for (size_t index = 0; index < graph_.steps.size(); ++index) {
       const CriticStep& step = graph_.steps[index];
@@ -775,17 +818,8 @@ class Penalty : public GradientPenalty<T> {
       const bool more = begun[step.index];  // of a layer that occurs more than once
       begun[step.index] = true;
       if (role == kCommon || (graph_.batch_mean && is_input(source))) {
-        const std::vector<T> line = total(source);
-        const std::vector<T>& change = role == kCommon ? common_adjoints_[index] : means_[index];
-        for (int64_t row = 0; row < kernel.rows; ++row) {
-          T* const to = into + row * kernel.columns;
-          if (more) {
-            add_times(line[row], change.data(), kernel.columns, to);
-          } else {
-            for (int64_t n = 0; n < kernel.columns; ++n) to[n] = line[row] * change[n];
-          }
-        }
-        if (role == kCommon) totals_[index] = times(line, kernel);
+        Outer product{total(source), role == kCommon ? common_adjoints_[index] : means_[index], into};
+        if (role == kCommon) totals_[index] = times(product.line, kernel);
         if (role == kFolded) {
           // What comes forward is the same for all: the sum is that times the sum of the bends.
           totals_[leaky_of_[index]] = times(common_[source], kernel);
@@ -798,6 +832,11 @@ class Penalty : public GradientPenalty<T> {
             }
             totals_[leaky_of_[index]][n] *= sum;
           }
+        }
+        if (uses[step.index] > 1) {
+          product.write(0, kernel.rows, more);
+        } else {
+          products.push_back(std::move(product));
         }
         continue;
       }
@@ -830,6 +869,7 @@ class Penalty : public GradientPenalty<T> {
       }
       totals_[leaky] = sums;
     }
+    write(products);
     for (size_t index = 0; index < of_kernels.size(); ++index) {
       const Matrix<T>& unused = critic_.kernels[index];
       if (!begun[index]) std::fill_n(of_kernels[index], unused.rows * unused.columns, T(0));
