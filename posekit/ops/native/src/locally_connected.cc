@@ -1,6 +1,10 @@
 // Flags: -ffp-contract=fast
 #include "locally_connected.h"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -125,6 +129,40 @@ void multiply(const LocallyConnected<T>& layer, double square, int64_t batch, co
   });
 }
 
+// Writes past the caches, where the processor can. Others see it after finish_streams().
+template <class T>
+void stream(typename Simd<T>::Vector value, T* to) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(value));
+#elif defined(__AVX__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(value));
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<__m128i>(value));
+#else
+  *reinterpret_cast<typename Simd<T>::Vector*>(to) = value;
+#endif
+}
+
+void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// The gradient of weights without a neighbour: `factor` times them, or zeros.
+template <class T>
+void write_unused(const T* weights, T factor, bool zeros, bool streamed, int64_t count, T* to) {
+  typedef typename Simd<T>::Vector Vector;
+  typedef Vector Loaded __attribute__((aligned(sizeof(T)), may_alias));
+  int64_t n = 0;
+  if (streamed && reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) {
+    for (; n + Simd<T>::kWidth <= count; n += Simd<T>::kWidth) {
+      stream<T>(zeros ? Vector{} : *reinterpret_cast<const Loaded*>(weights + n) * factor, to + n);
+    }
+  }
+  for (; n < count; ++n) to[n] = zeros ? T(0) : weights[n] * factor;
+}
+
 // Rows summed in one go by the gradient of the kernel; more are added up in pieces, for the sake of rounding.
 constexpr int64_t kRowsAtOnce = 1024;
 
@@ -237,6 +275,8 @@ void locally_connected_kernel_gradient(const LocallyConnected<T>& layer, double 
   const auto tasks = longest_first(joints * tiles, [&](int64_t task) {
     return targets[task / tiles].size() * std::min<int64_t>(kTileRows, in - task % tiles * kTileRows);
   });
+  // A large gradient is not in the caches any more when somebody reads it.
+  const bool streamed = long_in * long_out * static_cast<int64_t>(sizeof(T)) > 1 << 20;
   // A task computes whole lines of the kernel's gradient, which are then written from end to end.
   with_scratch<T>(tasks, kTileRows * (batch + out + 2 * columns), [&](int64_t task, T* scratch) {
     const int64_t source = task / tiles, end = std::min<int64_t>(in, (task % tiles + 1) * kTileRows);
@@ -255,8 +295,7 @@ void locally_connected_kernel_gradient(const LocallyConnected<T>& layer, double 
         T* to = of_kernel + (source * in + first) * long_out + joint * out;
         if (!layer.support[block] || batch == 0) {
           for (int line = 0; line < tile; ++line) {
-            const T* weight = kernel + line * long_out;
-            for (int64_t n = 0; n < out; ++n) to[line * long_out + n] = clipped ? -weight[n] * shrink : T(0);
+            write_unused(kernel + line * long_out, -shrink, !clipped, streamed, out, to + line * long_out);
           }
           continue;
         }
@@ -281,6 +320,7 @@ void locally_connected_kernel_gradient(const LocallyConnected<T>& layer, double 
       }
       first += tile;
     }
+    finish_streams();
   });
   for (int64_t block = 0; block < joints * joints; ++block) {
     T sum = 0;
