@@ -73,7 +73,8 @@ def run(data, tmp_path_factory):
     """Two epochs of two steps with the original's optimizer, the second one resumed, on the original's HDF5."""
     folder = tmp_path_factory.mktemp("runs") / "a"
     assert train.main([*SMALL, f"--data_dir={data}", f"--run_dir={folder}", "--num_epochs=1"]) == 0
-    resumed = [f"--run_dir={folder}", "--resume", "--num_epochs=2", "--verbose=0", f"--data_dir={data / 'hdf5'}"]
+    resumed = [f"--run_dir={folder}", "--resume", "--num_epochs=2", "--verbose=0", "--run_eagerly"]
+    resumed.append(f"--data_dir={data / 'hdf5'}")
     assert train.main(resumed) == 0
     return folder
 
@@ -109,7 +110,7 @@ def test_training_without_data_or_server_says_what_to_do(data, tmp_path, capsys)
 
 
 def test_a_file_of_training_is_no_validation(data, capsys):
-    argv = [*SMALL, f"--data_dir={data / 'hdf5' / 'train_dataset.h5'}", "--dry_run"]
+    argv = [*SMALL, f"--data_dir={data / 'hdf5' / 'train_dataset.h5'}", "--dry_run", "--run_eagerly"]
     assert train.main([*argv, "--nouse_validation"]) == 0
     assert train.main(argv) == 1
     assert "holds the training set" in capsys.readouterr().err
