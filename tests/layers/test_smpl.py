@@ -157,6 +157,7 @@ def test_numerical_gradient_in_float64():
     pose, shape = random_inputs(smpl, batch=1, dtype=np.float64)
     coefficients = np.random.default_rng(1).normal(size=(24, 3))
 
+    @tf.function  # which computes the many differences many times faster
     def loss(pose, shape):
         result = smpl(pose, shape)
         return tf.reduce_sum(result["vertices"] * coefficients) + tf.reduce_sum(result["keypoints"] ** 2)
