@@ -71,7 +71,7 @@ flags.DEFINE_enum("model", "hmr", ["hmr", "lcn", "v2v", "openpose", "ops"], "Sys
 flags.DEFINE_bool("ops", False, "The same as --model=ops: plain and compiled ops, the original's, the best library's.")
 flags.DEFINE_list("rows", None, "Rows to measure, by name; all by default.")
 flags.DEFINE_integer("repeats", 11, "Runs of each side, of which the median counts.", lower_bound=1)
-flags.DEFINE_bool("memory", True, "Measure peak memory too.")
+flags.DEFINE_bool("memory", None, "Measure peak memory too, in a process for each side; by default without --quick.")
 flags.DEFINE_bool("quick", False, "Small sizes and few runs: shows that everything runs, not how fast it is.")
 flags.DEFINE_string("body", "sample", "Body: 'sample' or an .npz file.")
 flags.DEFINE_string("output", None, "JSON file to write the numbers to.")
@@ -1084,10 +1084,10 @@ def main(argv):
         f"TensorFlow {tf.__version__} on {devices}, {os.cpu_count()} cores; {_setting(sizes)}\n"
         f"{'':<22}{'median ms':>10}{'quartiles ms':>24}   {'of original':<16}{'peak MB':>10}"
     )
-    results = {}
+    results, with_memory = {}, not FLAGS.quick if FLAGS.memory is None else FLAGS.memory
     for row in FLAGS.rows or rows:
         memory = dict.fromkeys(rows[row].runnable)
-        if FLAGS.memory and rows[row].same_work:
+        if with_memory and rows[row].same_work:
             memory = {side: _probe_in_subprocess(row, side) for side in memory}
         times = measure(row, sizes, repeats)
         results[row] = {
