@@ -20,7 +20,11 @@ from posekit.testing import shared_data
 from posekit.training.run import RunFolder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TINY = ["--model=v2v", "--cropped_size=16", "--original_size=18", "--width=2", "--batch_size=34", "--verbose=0"]
+# Few steps of a small network take less time than its graph takes to be made.
+TINY = [
+    "--model=v2v", "--cropped_size=16", "--original_size=18", "--width=2", "--batch_size=34", "--verbose=0",
+    "--run_eagerly",
+]  # fmt: skip
 
 
 def tool(name, *argv):
