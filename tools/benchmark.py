@@ -7,7 +7,7 @@
     python tools/benchmark.py --ops
 
 Each row runs the original's formulation (written anew in `tools/benchmark_originals.py`) and posekit's, in turns, and
-prints medians and quartiles of the times, how posekit's median relates to the original's, and how much memory each
+prints medians and quartiles of the times (short ones are repeated within a turn, for a twentieth of a second), how posekit's median relates to the original's, and how much memory each
 takes at its peak, measured in a process of its own. V2V-PoseNet's network is compared in PyTorch where that is
 installed; elsewhere its times, and those of OpenPose's network, are told as they were measured.
 """
@@ -70,7 +70,7 @@ DECODERS = ("original", "posekit", "posekit_fast")
 flags.DEFINE_enum("model", "hmr", ["hmr", "lcn", "v2v", "openpose", "ops"], "System to measure, or the compiled ops.")
 flags.DEFINE_bool("ops", False, "The same as --model=ops: plain and compiled ops, the original's, the best library's.")
 flags.DEFINE_list("rows", None, "Rows to measure, by name; all by default.")
-flags.DEFINE_integer("repeats", 11, "Runs of each side, of which the median counts.", lower_bound=1)
+flags.DEFINE_integer("repeats", 11, "Turns of each side, of which the median counts.", lower_bound=1)
 flags.DEFINE_bool("memory", None, "Measure peak memory too, in a process for each side; by default without --quick.")
 flags.DEFINE_bool("quick", False, "Small sizes and few runs: shows that everything runs, not how fast it is.")
 flags.DEFINE_string("body", "sample", "Body: 'sample' or an .npz file.")
@@ -962,6 +962,19 @@ def _timed_alone(step):
     return run
 
 
+# Seconds of a turn of one side in which what is short runs again and again: what it takes right after another side has
+# filled the caches and put the threads to sleep is chance.
+_TURN_SECONDS = 0.05
+
+
+def _turn(run, seconds):
+    """Mean time of the runs of a turn: at least one, as many as begin within these seconds."""
+    times, until = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < until:
+        times.append(run())
+    return np.mean(times)
+
+
 def measure(row, sizes, repeats):
     """Runs all sides in turns.
 
@@ -980,7 +993,7 @@ def measure(row, sizes, repeats):
     seconds = {side: [] for side in runs}
     for _ in range(repeats):
         for side, run in runs.items():
-            seconds[side].append(run())
+            seconds[side].append(_turn(run, 0 if FLAGS.quick else _TURN_SECONDS))
     return {side: (1e3 * np.percentile(values, [25, 50, 75])).tolist() for side, values in seconds.items()}
 
 
