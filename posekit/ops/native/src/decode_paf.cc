@@ -154,6 +154,19 @@ void correlate(const A* from, int64_t step, const A* half, int64_t count, A* to)
   }
 }
 
+// The largest absolute value, of numbers that are finite. Their bits are in the same order, and compared many at once.
+float largest_size(const float* values, int64_t count) {
+  int32_t most = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, values + i, sizeof bits);
+    most = std::max(most, bits & 0x7fffffff);
+  }
+  float size;
+  std::memcpy(&size, &most, sizeof size);
+  return size;
+}
+
 // Whole lanes fit behind the last place of every row.
 template <class A>
 int64_t pitch_of(int64_t width) {
@@ -445,11 +458,7 @@ struct Exact {
     } else {
       enlarge_patch(box, top - 1 - kRadius, left - 1 - kRadius, patch_high, patch_wide, pitch, patch.data());
     }
-    float most = 0;
-    for (int64_t y = 0; y < patch_high; ++y) {
-      const float* row = patch.data() + y * pitch;
-      for (int64_t x = 0; x < patch_wide; ++x) most = std::max(most, std::abs(row[x]));
-    }
+    const float most = largest_size(patch.data(), patch_high * pitch);
     std::vector<std::pair<int32_t, int32_t>> candidates;
     const int64_t many = (bottom - top) * (right - left) / 16 + 4;
     if (most < 1e30f) {
