@@ -7,9 +7,10 @@
     python tools/benchmark.py --ops
 
 Each row runs the original's formulation (written anew in `tools/benchmark_originals.py`) and posekit's, in turns, and
-prints medians and quartiles of the times (short ones are repeated within a turn, for a twentieth of a second), how posekit's median relates to the original's, and how much memory each
-takes at its peak, measured in a process of its own. V2V-PoseNet's network is compared in PyTorch where that is
-installed; elsewhere its times, and those of OpenPose's network, are told as they were measured.
+prints medians and quartiles of the times (what is short is repeated within a turn, for a twentieth of a second), how
+posekit's median relates to the original's, and how much memory each takes at its peak, measured in a process of its
+own. V2V-PoseNet's network is compared in PyTorch where that is installed; elsewhere its times, and those of OpenPose's
+network, are told as they were measured.
 """
 
 import dataclasses

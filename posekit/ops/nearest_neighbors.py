@@ -9,8 +9,8 @@ number at a time. Any input gets the exact answer; memory stays bounded even whe
 The compiled op does the same with a tree of boxes above the groups, on all processor cores: about
 (points + references) * log(references) work where neighbours are near one another compared with the size of the sets,
 or all coincide, or lie far apart; points * references where all references are equally far, as from the centre of a
-circle. It holds the coordinates once more, and while it cuts a set twelve to twenty bytes a point (float64: thirty):
-less than four times its inputs and outputs in two dimensions and more.
+circle. It holds the coordinates once more, and while it cuts a set up to sixteen bytes a point (float64: thirty-two):
+about twice its inputs and outputs, at most three times, where there is one dimension.
 """
 
 import functools

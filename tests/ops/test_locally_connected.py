@@ -94,6 +94,24 @@ def test_gradients_equal_automatic_ones(form, max_norm, size):
         np.testing.assert_allclose(one, other, atol=1e-10)
 
 
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+def test_gradients_of_a_long_batch(form, max_norm):
+    """Longer than what the compiled form packs at a time."""
+    inputs = [tf.constant(part) for part in arguments(batch=2 * 16384 + 5)]
+    upstream = np.random.default_rng(1).normal(size=(len(inputs[0]), JOINTS, UNITS))
+    forms = lambda *args: locally_connected(*args, max_norm, SUPPORT, form), lambda *args: plain(*args, max_norm)
+    found = []
+    for function in forms:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = function(*inputs)
+        found.append(tape.gradient(output, inputs, output_gradients=upstream))
+    for name, ours, expected in zip(("inputs", "kernel", "mask", "bias"), *found):
+        if name == "mask":
+            expected = np.where(SUPPORT, expected, 0)
+        np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
 def test_gradients_equal_numeric_ones(form):
     inputs = arguments(batch=2)
     function = tf.function(lambda *args: locally_connected(*args, 1.0, SUPPORT, form))

@@ -166,11 +166,14 @@ void write_unused(const T* weights, T factor, bool zeros, bool streamed, int64_t
 // Rows summed in one go by the gradient of the kernel; more are added up in pieces, for the sake of rounding.
 constexpr int64_t kRowsAtOnce = 1024;
 
-// Packs `used` columns of the upstream gradient and sums them; returns the sum of their products with values - bias
+// Rows whose upstream gradient is packed at a time.
+constexpr int64_t kRowsPacked = 16 * kRowsAtOnce;
+
+// Packs `used` columns of the upstream gradient and adds up their sums; returns the sum of their products with values - bias
 // (0 without values).
 template <class T>
 double pack_changes(const T* upstream, int64_t stride, int64_t batch, int64_t used, const T* values, const T* bias,
-                    T* into, T* of_bias) {
+                    T* into, double* of_bias) {
   constexpr int64_t kRows = 32;  // added up in T, between sums of double precision
   double totals[Simd<T>::kColumns] = {}, along = 0;
   const int64_t padded = panel_width<T>(used);
@@ -200,7 +203,7 @@ double pack_changes(const T* upstream, int64_t stride, int64_t batch, int64_t us
       add(row, std::min(batch, row + kRows), used);
     }
   }
-  for (int64_t n = 0; n < used; ++n) of_bias[n] = static_cast<T>(totals[n]);
+  for (int64_t n = 0; n < used; ++n) of_bias[n] += totals[n];
   return along;
 }
 
@@ -249,79 +252,91 @@ void locally_connected_kernel_gradient(const LocallyConnected<T>& layer, double 
                                        T* of_bias) {
   const int64_t joints = layer.joints, in = layer.in, out = layer.out;
   const int64_t long_in = joints * in, long_out = joints * out, columns = Simd<T>::kColumns;
-  const int64_t panels = (out + columns - 1) / columns;
+  const int64_t panels = (out + columns - 1) / columns, last_panel = panel_width<T>(out - (panels - 1) * columns);
+  const int64_t wide = (panels - 1) * columns + last_panel;  // of a joint's panels together
   const bool clipped = square > layer.max_norm * layer.max_norm;
-
-  // The upstream gradient in panels, each of which begins a cache line.
-  const Scratch<T> changes(batch * joints * panels * columns);
-  std::vector<double> along(joints * panels);  // parts of the sum of upstream * (output - bias)
-  parallel_for(joints * panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t offset = task / panels * out + task % panels * columns;
-      const int64_t used = std::min(columns, out - task % panels * columns);
-      T* const into = changes.data() + batch * task * columns;
-      const T* const values = clipped ? output + offset : nullptr;
-      along[task] = pack_changes(upstream + offset, long_out, batch, used, values, bias + offset, into,
-                                 of_bias + offset);
-    }
-  });
-
-  // The scale is one number, so its gradient reaches every entry of the kernel, in blocks without a neighbour too.
   const double scale = clip(square, layer.max_norm);
-  const T shrink = clipped ? static_cast<T>(std::accumulate(along.begin(), along.end(), 0.0) / square) : T(0);
   const Lists targets = neighbours(layer, true);
   const int64_t tiles = (in + kTileRows - 1) / kTileRows;
   std::vector<T> of_masks(joints * tiles * joints);  // of the rows of a task each
+  std::vector<double> along(joints * panels);        // parts of the sum of upstream * (output - bias)
+  std::vector<double> of_biases(long_out);
   const auto tasks = longest_first(joints * tiles, [&](int64_t task) {
     return targets[task / tiles].size() * std::min<int64_t>(kTileRows, in - task % tiles * kTileRows);
   });
   // A large gradient is not in the caches any more when somebody reads it.
   const bool streamed = long_in * long_out * static_cast<int64_t>(sizeof(T)) > 1 << 20;
-  // A task computes whole lines of the kernel's gradient, which are then written from end to end.
-  with_scratch<T>(tasks, kTileRows * (batch + out + 2 * columns), [&](int64_t task, T* scratch) {
-    const int64_t source = task / tiles, end = std::min<int64_t>(in, (task % tiles + 1) * kTileRows);
-    for (int64_t first = task % tiles * kTileRows; first < end;) {
-      const int tile = tile_rows(end - first);
-      T* const products = scratch;
-      T* const left = scratch + kTileRows * (out + columns);
-      for (int64_t row = 0; row < batch; ++row) {
-        const T* from = rows + row * long_in + source * in + first;
-        for (int line = 0; line < tile; ++line) left[row * tile + line] = from[line];
+
+  // The upstream gradient in panels, each of which begins a cache line; of a long batch, one part after another.
+  const int64_t most = std::min(batch, kRowsPacked);
+  const Scratch<T> changes(most * joints * wide);
+  for (int64_t begun = 0; begun == 0 || begun < batch; begun += kRowsPacked) {
+    const int64_t part = std::min(most, batch - begun);
+    const bool first_part = begun == 0, last_part = begun + part == batch;
+    const auto panel_of = [&](int64_t joint, int64_t panel) {
+      return changes.data() + part * (joint * wide + panel * columns);
+    };
+    parallel_for(joints * panels, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t offset = task / panels * out + task % panels * columns;
+        const int64_t used = std::min(columns, out - task % panels * columns);
+        const T* const values = clipped ? output + begun * long_out + offset : nullptr;
+        along[task] += pack_changes(upstream + begun * long_out + offset, long_out, part, used, values, bias + offset,
+                                    panel_of(task / panels, task % panels), of_biases.data() + offset);
       }
-      for (int64_t joint = 0; joint < joints; ++joint) {
-        const int64_t block = source * joints + joint;
-        const T factor = layer.support[block] ? layer.mask[block] * static_cast<T>(scale) : T(0);
-        const T* kernel = layer.kernel + (source * in + first) * long_out + joint * out;
-        T* to = of_kernel + (source * in + first) * long_out + joint * out;
-        if (!layer.support[block] || batch == 0) {
-          for (int line = 0; line < tile; ++line) {
-            write_unused(kernel + line * long_out, -shrink, !clipped, streamed, out, to + line * long_out);
-          }
-          continue;
+    });
+
+    // The scale is one number, so its gradient reaches every entry of the kernel, in blocks without a neighbour too.
+    const bool shrinks = clipped && last_part;
+    const T shrink = shrinks ? static_cast<T>(std::accumulate(along.begin(), along.end(), 0.0) / square) : T(0);
+    // A task computes whole lines of the kernel's gradient, which are then written from end to end.
+    with_scratch<T>(tasks, kTileRows * (part + out + 2 * columns), [&](int64_t task, T* scratch) {
+      const int64_t source = task / tiles, end = std::min<int64_t>(in, (task % tiles + 1) * kTileRows);
+      for (int64_t first = task % tiles * kTileRows; first < end;) {
+        const int tile = tile_rows(end - first);
+        T* const products = scratch;
+        T* const left = scratch + kTileRows * (out + columns);
+        for (int64_t row = 0; row < part; ++row) {
+          const T* from = rows + (begun + row) * long_in + source * in + first;
+          for (int line = 0; line < tile; ++line) left[row * tile + line] = from[line];
         }
-        T together[Simd<T>::kColumns] = {};
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          const int64_t used = std::min(columns, out - panel * columns), padded = panel_width<T>(used);
-          const T* const right = changes.data() + batch * (joint * panels + panel) * columns;
-          for (int64_t row = 0; row < batch; row += kRowsAtOnce) {
-            const int64_t count = std::min(kRowsAtOnce, batch - row);
-            multiply_tile<T>(tile, {left, &row, 1, count, right + row * padded}, padded, products, row > 0);
+        for (int64_t joint = 0; joint < joints; ++joint) {
+          const int64_t block = source * joints + joint;
+          const T factor = layer.support[block] ? layer.mask[block] * static_cast<T>(scale) : T(0);
+          const T* kernel = layer.kernel + (source * in + first) * long_out + joint * out;
+          T* to = of_kernel + (source * in + first) * long_out + joint * out;
+          if (!layer.support[block] || batch == 0) {
+            for (int line = 0; last_part && line < tile; ++line) {
+              write_unused(kernel + line * long_out, -shrink, !clipped, streamed, out, to + line * long_out);
+            }
+            continue;
           }
-          for (int line = 0; line < tile; ++line) {
-            const T *product = products + line * padded, *weight = kernel + line * long_out + panel * columns;
-            T* result = to + line * long_out + panel * columns;
-            for (int64_t n = 0; n < used; ++n) {
-              together[n] += product[n] * weight[n];
-              result[n] = product[n] * factor - (clipped ? weight[n] * shrink : T(0));
+          T together[Simd<T>::kColumns] = {};
+          for (int64_t panel = 0; panel < panels; ++panel) {
+            const int64_t used = std::min(columns, out - panel * columns), padded = panel_width<T>(used);
+            const T* const right = panel_of(joint, panel);
+            for (int64_t row = 0; row < part; row += kRowsAtOnce) {
+              const int64_t count = std::min(kRowsAtOnce, part - row);
+              multiply_tile<T>(tile, {left, &row, 1, count, right + row * padded}, padded, products, row > 0);
+            }
+            for (int line = 0; line < tile; ++line) {
+              const T *product = products + line * padded, *weight = kernel + line * long_out + panel * columns;
+              T* result = to + line * long_out + panel * columns;
+              for (int64_t n = 0; n < used; ++n) {
+                together[n] += product[n] * weight[n];
+                const T before = first_part ? T(0) : result[n];
+                result[n] = before + product[n] * factor - (shrinks ? weight[n] * shrink : T(0));
+              }
             }
           }
+          of_masks[task * joints + joint] += std::accumulate(together, together + columns, T(0));
         }
-        of_masks[task * joints + joint] += std::accumulate(together, together + columns, T(0));
+        first += tile;
       }
-      first += tile;
-    }
-    finish_streams();
-  });
+      finish_streams();
+    });
+  }
+  std::copy(of_biases.begin(), of_biases.end(), of_bias);
   for (int64_t block = 0; block < joints * joints; ++block) {
     T sum = 0;
     for (int64_t tile = 0; tile < tiles; ++tile) {
