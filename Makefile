@@ -55,8 +55,8 @@ test-sanitize: $(VENV)/.installed
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0,log_path=$(CURDIR)/build/address/report $(RUN) -m pytest -q $(SANITIZED)
 	POSEKIT_NATIVE=1 POSEKIT_NATIVE_DIR=$(CURDIR)/build/thread LD_PRELOAD=$$(g++ -print-file-name=libtsan.so) \
-		TSAN_OPTIONS="ignore_noninstrumented_modules=1 exitcode=66 log_path=$(CURDIR)/build/thread/report \
-		suppressions=$(CURDIR)/tests/ops/thread_sanitizer.txt" $(RUN) -m pytest -q $(SANITIZED)
+		TSAN_OPTIONS="ignore_noninstrumented_modules=1 exitcode=66 log_path=$(CURDIR)/build/thread/report" \
+		$(RUN) -m pytest -q $(SANITIZED)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(DEMO) build dist *.egg-info
