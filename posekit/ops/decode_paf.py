@@ -121,7 +121,7 @@ def decode_paf(
         mode: `"exact"`: the original's result, of maps as large as the image (`posekit.codecs.paf.average_maps`); in
             the network's own small maps it finds nobody unless `upsampling` enlarges them.
             `"fast"`: of the network's own small maps, with peaks between their cells. `"tf_pose"`: tf-pose-estimation's
-            result, of the network's own maps too.
+            result, of the network's own maps too. `decode_paf_batch` has `"fast"` by default.
         skeleton: `Skeleton` with the joints of the heatmaps and the limbs of the fields.
         peak_threshold: Smallest value of a peak; by default 0.1, and 0.05 with `mode="tf_pose"`.
         paf_threshold: Smallest product of field and limb's direction that counts as good.
@@ -139,7 +139,8 @@ def decode_paf(
         in pixels of the network's input, `stride` times as large as the maps.
 
     Raises:
-        ValueError: If shapes do not fit together, values are not finite, or an argument is none of these.
+        ValueError: If shapes do not fit together, values are not finite, an argument is none of these, or a tensor has
+            no value, within `tf.function` or `tf.data`: see `decode_paf_batch`.
 
     Example:
         >>> import numpy as np
@@ -156,7 +157,8 @@ def decode_paf(
         of more than 500 peaks of a joint, which no trained network gives, the highest are looked at.
     """
     options = _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling)
-    heatmaps, pafs = _floats(heatmaps), _floats(pafs)
+    with native.arrays_only("decode_paf", "call decode_paf_batch"):
+        heatmaps, pafs = _floats(heatmaps), _floats(pafs)
     _check_shapes(heatmaps.shape, pafs.shape, skeleton, (3, 4))
     size = _used_size(heatmaps.shape[-3:-1], mode, upsampling, size)
     if upsampling == 1:
@@ -194,7 +196,8 @@ def decode_paf_batch(
         heatmaps: `[batch, height, width, joints + 1]` tensor, read in single precision.
         pafs: `[batch, height, width, 2 limbs]` tensor.
         max_people: People that there is room for, at most 65536; of more, those with the highest scores are kept.
-        mode: As for `decode_paf`, and so are all others.
+        mode: As for `decode_paf`, and so are all others; but `"fast"` by default: within a program there are the
+            network's own maps, in which `"exact"` finds nobody without `upsampling=8`.
         skeleton: `Skeleton`.
         peak_threshold: As for `decode_paf`.
         paf_threshold: As for `decode_paf`.

@@ -44,8 +44,8 @@ def rasterize(vertices_cam, faces, focal, center, size, near=0.1, far=np.inf, di
         A `posekit.geometry.rasterize.Raster`, or a list of them for a batch.
 
     Raises:
-        ValueError: If a shape is wrong, a vertex is not finite, a face names a vertex that is not there, or a camera
-            parameter is out of range.
+        ValueError: If a shape is wrong, a vertex is not finite, a face names a vertex that is not there, a camera
+            parameter is out of range, or a tensor has no value, within `tf.function` or `tf.data`.
 
     Example:
         >>> import numpy as np
@@ -56,11 +56,13 @@ def rasterize(vertices_cam, faces, focal, center, size, near=0.1, far=np.inf, di
     Follows: mattloper/opendr:renderer.py (DepthRenderer, visibility_image).
     Differs: `(fx, fy)` apply separately, where opendr draws with their mean; no line overdraw at silhouettes.
     """
-    if np.ndim(vertices_cam) != 3:
-        return _rasterize([vertices_cam], faces, [focal], [center], size, near, far, distortion)[0]
-    batch = len(vertices_cam)
-    focal, center = _for_each("focal", focal, batch), _for_each("center", center, batch)
-    return _rasterize(vertices_cam, faces, focal, center, size, near, far, distortion) if batch else []
+    with native.arrays_only("rasterize", "call it through tf.numpy_function"):
+        vertices_cam = np.asarray(vertices_cam)
+        if vertices_cam.ndim != 3:
+            return _rasterize([vertices_cam], faces, [focal], [center], size, near, far, distortion)[0]
+        batch = len(vertices_cam)
+        focal, center = _for_each("focal", focal, batch), _for_each("center", center, batch)
+        return _rasterize(vertices_cam, faces, focal, center, size, near, far, distortion) if batch else []
 
 
 def _for_each(name, value, batch):

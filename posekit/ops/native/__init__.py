@@ -158,6 +158,25 @@ def refuse_xla(op):
         )
 
 
+@contextlib.contextmanager
+def arrays_only(op, instead):
+    """For ops that compute with NumPy: within this context, tensors without a value are refused.
+
+    Args:
+        op: Name of the op.
+        instead: What to do, in the imperative.
+
+    Raises:
+        ValueError: If a tensor of a program that is being traced is read.
+    """
+    try:
+        yield
+    except NotImplementedError:  # by TensorFlow, whatever of it was to become an array
+        raise ValueError(
+            f"{op} takes arrays, and tensors have no values while a tf.function or tf.data is traced: {instead} there."
+        ) from None
+
+
 def check(code):
     """Turns the exit code of a function of `kernels` into an exception.
 
