@@ -1,0 +1,28 @@
+"""Order of the tests: files that take long come first, so that the processes of `make test` end together."""
+
+import pathlib
+
+# The longest first; all others follow in their own order.
+LONG = (
+    "test_commands_v2v.py",
+    "test_notebooks.py",
+    "test_commands.py",
+    "test_benchmark.py",
+    "test_commands_v2v_options.py",
+    "test_commands_lcn.py",
+    "test_gan.py",
+    "test_derivatives.py",
+    "test_native_xla.py",
+    "test_cuda_build.py",
+    "test_server.py",
+    "test_create_sample_data.py",
+    "test_commands_v2v_datasets.py",
+    "test_nearest_neighbors.py",
+    "test_commands_openpose.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONG)}
+    # Sorting keeps the order of what is equal, so tests of a file stay together.
+    items.sort(key=lambda item: places.get(pathlib.Path(item.path).name, len(LONG)))
