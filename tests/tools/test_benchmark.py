@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -36,14 +37,46 @@ PEOPLE = ("decode_1", "decode_8", "decode_20", "labels", "forward", "frame")
 TIMED = ("smpl_forward", "critic_step", "train_step", "mesh_loss", "input_pipeline", "input_pipeline_large")
 
 
-def run(*flags):
+def command(*flags):
+    """Runs the tool as a command."""
     command = [sys.executable, str(TOOLS / "benchmark.py"), *flags]
     environment = {**os.environ, "PYTHONPATH": str(TOOLS.parent)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
 
 
+COMMANDS = """
+import contextlib, io, json, sys
+from absl import app, flags
+import benchmark
+for line in sys.stdin:
+    flags.FLAGS.unparse_flags()
+    told = {"stdout": io.StringIO(), "stderr": io.StringIO()}
+    with contextlib.redirect_stdout(told["stdout"]), contextlib.redirect_stderr(told["stderr"]):
+        try:
+            app.run(benchmark.main, ["benchmark.py", *json.loads(line)])
+        except SystemExit as stop:
+            status = stop.code
+    print(json.dumps({"returncode": status} | {name: text.getvalue() for name, text in told.items()}), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Runs the tool like a command, but one after the other in one process, as to start one takes seconds."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TOOLS), str(TOOLS.parent)])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", COMMANDS], env=environment, **pipes) as process:
+
+        def run(*flags):
+            print(json.dumps(flags), file=process.stdin, flush=True)
+            return types.SimpleNamespace(**json.loads(process.stdout.readline()))
+
+        yield run
+        process.stdin.close()
+
+
 def test_quick_run_prints_every_row(tmp_path):
-    done = run("--model=hmr", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
+    done = command("--model=hmr", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
     assert done.returncode == 0, done.stderr[-3000:]
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert tuple(numbers) == TIMED
@@ -53,7 +86,7 @@ def test_quick_run_prints_every_row(tmp_path):
     assert "images/s" in done.stdout
 
 
-def test_quick_run_of_the_ops_prints_every_row(tmp_path):
+def test_quick_run_of_the_ops_prints_every_row(run, tmp_path):
     done = run("--ops", "--quick", f"--output={tmp_path / 'numbers.json'}")
     assert done.returncode == 0, done.stderr[-3000:]
     numbers = json.loads((tmp_path / "numbers.json").read_text())
@@ -64,7 +97,7 @@ def test_quick_run_of_the_ops_prints_every_row(tmp_path):
         assert set(row["megabytes"].values()) == {None}  # takes a process for each, unless it is asked for
 
 
-def test_quick_run_of_lifting_prints_every_row(tmp_path):
+def test_quick_run_of_lifting_prints_every_row(run, tmp_path):
     done = run("--model=lcn", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
     assert done.returncode == 0, done.stderr[-3000:]
     numbers = json.loads((tmp_path / "numbers.json").read_text())
@@ -80,7 +113,7 @@ def test_quick_run_of_lifting_prints_every_row(tmp_path):
     assert "GFLOP/s" in done.stdout and "poses/s" in done.stdout
 
 
-def test_quick_run_of_voxels_prints_every_row(tmp_path):
+def test_quick_run_of_voxels_prints_every_row(run, tmp_path):
     done = run("--model=v2v", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
     assert done.returncode == 0, done.stderr[-3000:]
     numbers = json.loads((tmp_path / "numbers.json").read_text())
@@ -92,7 +125,7 @@ def test_quick_run_of_voxels_prints_every_row(tmp_path):
     assert ("original" in numbers["forward"]["milliseconds"]) == there
 
 
-def test_quick_run_of_people_prints_every_row(tmp_path):
+def test_quick_run_of_people_prints_every_row(run, tmp_path):
     done = run("--model=openpose", "--quick", "--nomemory", f"--output={tmp_path / 'numbers.json'}")
     assert done.returncode == 0, done.stderr[-3000:]
     numbers = json.loads((tmp_path / "numbers.json").read_text())
@@ -104,14 +137,14 @@ def test_quick_run_of_people_prints_every_row(tmp_path):
     assert "pictures/s" in done.stdout and "frames/s" in done.stdout
 
 
-def test_memory_is_measured_in_processes_of_their_own(tmp_path):
+def test_memory_is_measured_in_processes_of_their_own(run, tmp_path):
     done = run("--quick", "--memory", "--rows=mesh_loss", f"--output={tmp_path / 'numbers.json'}")
     assert done.returncode == 0, done.stderr[-3000:]
     megabytes = json.loads((tmp_path / "numbers.json").read_text())["mesh_loss"]["megabytes"]
     assert all(0 < value < 2000 for value in megabytes.values())
 
 
-def test_memory_of_different_work_is_not_compared(tmp_path):
+def test_memory_of_different_work_is_not_compared(run, tmp_path):
     rows = "--rows=evaluation,forward_loaded_one"
     done = run("--model=lcn", "--quick", "--memory", rows, f"--output={tmp_path / 'numbers.json'}")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -120,8 +153,8 @@ def test_memory_of_different_work_is_not_compared(tmp_path):
     assert all(value > 0 for value in numbers["forward_loaded_one"]["megabytes"].values())
 
 
-def test_unknown_rows_are_named():
-    done = run("--rows=mesh,smpl_forward")
+def test_unknown_rows_are_named(run):
+    done = command("--rows=mesh,smpl_forward")
     assert done.returncode == 1
     assert "['mesh']" in done.stderr and "mesh_loss" in done.stderr
     done = run("--model=lcn", "--rows=mesh_loss")
