@@ -26,9 +26,10 @@ demo: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 
-# Two processes with a thread each: small operations lose more to sharing than they gain.
+# Two processes with a thread each: small operations lose more to sharing than they gain. Files in the order of
+# tests/conftest.py, the longest first.
 test: $(VENV)/.installed
-	TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile tests
+	TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # One set of libraries, compiled beside the newest TensorFlow, runs the tests of the ops there and beside the oldest.
 OLDEST := .venv-oldest

@@ -37,7 +37,7 @@ setup(
         "h36m": ["cdflib>=1.3"],
         "notebooks": ["jupyter", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
         "dev": [
-            "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "cdflib>=1.3", "nbclient>=0.10", "nbformat>=5.10",
+            "pytest>=8", "pytest-xdist>=3.7", "ruff>=0.6", "cdflib>=1.3", "nbclient>=0.10", "nbformat>=5.10",
             "ipykernel>=6.29",
         ],
     },
