@@ -25,6 +25,7 @@ demo: $(VENV)/.installed
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror posekit/ops/native/src/*.* posekit/ops/native/cuda/*.* tests/ops/*.cc
 
 # Two processes with a thread each: small operations lose more to sharing than they gain. Files in the order of
 # tests/conftest.py, the longest first.

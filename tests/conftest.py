@@ -1,6 +1,8 @@
-"""Order of the tests: files that take long come first, so that the processes of `make test` end together."""
+"""Order and chance: files that take long come first, so that the processes of `make test` end together."""
 
 import pathlib
+
+import keras
 
 # The longest first; all others follow in their own order.
 LONG = (
@@ -26,3 +28,8 @@ def pytest_collection_modifyitems(items):
     places = {name: place for place, name in enumerate(LONG)}
     # Sorting keeps the order of what is equal, so tests of a file stay together.
     items.sort(key=lambda item: places.get(pathlib.Path(item.path).name, len(LONG)))
+
+
+def pytest_runtest_setup(item):
+    """Every test draws the same random numbers, whatever ran before it in its process."""
+    keras.utils.set_random_seed(0)

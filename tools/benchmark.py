@@ -1098,7 +1098,8 @@ def main(argv):
         f"TensorFlow {tf.__version__} on {devices}, {os.cpu_count()} cores; {_setting(sizes)}\n"
         f"{'':<22}{'median ms':>10}{'quartiles ms':>24}   {'of original':<16}{'peak MB':>10}"
     )
-    results, with_memory = {}, not FLAGS.quick if FLAGS.memory is None else FLAGS.memory
+    with_memory = not FLAGS.quick if FLAGS.memory is None else FLAGS.memory
+    results = {}
     for row in FLAGS.rows or rows:
         memory = dict.fromkeys(rows[row].runnable)
         if with_memory and rows[row].same_work:

@@ -46,10 +46,10 @@ two fifths of them, and else "by_joint" and "dense" are left:
     2      38 %            16         16 bytes    1.3      1.4        1.2
     3      61 %            16         16 bytes    1.3      1.8        1.5
 
-Beyond, one large matrix product runs near the processor's peak (206 of some 230 GFLOP/s here). On a
-GPU few large products are better always. Tried and left out: one batched product of equally many neighbours a joint,
-padded (72 against 50 for 2 hops); a few large rectangles that cover the blocks (as fast as dense at 3 hops, for more
-code); XLA (as fast or slower, and several times slower with dropout in the same program).
+Beyond, one large matrix product runs near the processor's peak (206 of some 230 GFLOP/s here). On a GPU few large
+products are better always. Tried and left out: one batched product of equally many neighbours a joint, padded (72
+against 50 for 2 hops); a few large rectangles that cover the blocks (as fast as dense at 3 hops, for more code); XLA
+(as fast or slower, and several times slower with dropout in the same program).
 
 For N blocks in use, a pass takes N * batch * in * out multiplications and additions, three times that with the
 gradients, and passes once over the kernel for its norm and once for its gradient. Beside its inputs and results, the

@@ -57,12 +57,14 @@ def rasterize(vertices_cam, faces, focal, center, size, near=0.1, far=np.inf, di
     Differs: `(fx, fy)` apply separately, where opendr draws with their mean; no line overdraw at silhouettes.
     """
     with native.arrays_only("rasterize", "call it through tf.numpy_function"):
-        vertices_cam = np.asarray(vertices_cam)
-        if vertices_cam.ndim != 3:
-            return _rasterize([vertices_cam], faces, [focal], [center], size, near, far, distortion)[0]
-        batch = len(vertices_cam)
-        focal, center = _for_each("focal", focal, batch), _for_each("center", center, batch)
-        return _rasterize(vertices_cam, faces, focal, center, size, near, far, distortion) if batch else []
+        vertices_cam, faces = np.asarray(vertices_cam), np.asarray(faces)
+        for value in (focal, center, size, near, far, distortion):
+            np.asarray(value, object)  # there is none of a tensor without a value
+    if vertices_cam.ndim != 3:
+        return _rasterize([vertices_cam], faces, [focal], [center], size, near, far, distortion)[0]
+    batch = len(vertices_cam)
+    focal, center = _for_each("focal", focal, batch), _for_each("center", center, batch)
+    return _rasterize(vertices_cam, faces, focal, center, size, near, far, distortion) if batch else []
 
 
 def _for_each(name, value, batch):

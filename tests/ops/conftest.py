@@ -1,27 +1,32 @@
 """Both implementations of an op: what most of its tests run on."""
 
 import pytest
-import tensorflow as tf
+from compiled import NO_COMPILED_OPS, NO_COMPILER
 
 from posekit.ops import native
-from posekit.ops.native import build
 
 
 @pytest.fixture(params=["plain", "compiled"])
 def path(request, monkeypatch):
     """The implementation that runs: `"plain"` or `"compiled"`."""
-    if request.param == "compiled" and build.compiler() is None:
-        pytest.skip("no C++ compiler on this machine")
+    if request.param == "compiled" and NO_COMPILER:
+        pytest.skip(NO_COMPILER)
     monkeypatch.setenv("POSEKIT_NATIVE", "1" if request.param == "compiled" else "0")
     return request.param
 
 
 @pytest.fixture
 def compiled_ops(path):
-    """The module of compiled ops, for tests of what they alone promise; these run on no other path."""
-    if tf.config.list_physical_devices("GPU"):
-        pytest.skip("TensorFlow sees a GPU, where its own kernels run")
-    return native.ops()
+    """The module of compiled ops, for tests of what they alone promise, which run on no other path.
+
+    Afterwards they have as many threads as before.
+    """
+    if NO_COMPILED_OPS:
+        pytest.skip(NO_COMPILED_OPS)
+    kernels = native.kernels()
+    threads = kernels.posekit_num_threads()
+    yield native.ops()
+    kernels.posekit_set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(items):

@@ -10,8 +10,8 @@ HEATMAPS, PAFS = np.zeros((5, 6, 19), np.float32), np.zeros((5, 6, 38), np.float
 TRIANGLE, FACES = np.array([[-1.0, -1.0, 4.0], [1.0, -1.0, 4.0], [0.0, 1.0, 4.0]]), np.array([[0, 1, 2]])
 
 
-def draw(vertices, faces=FACES, focal=8.0):
-    return rasterize(vertices, faces, focal, (4, 4), (9, 9))
+def draw(vertices, faces=FACES, focal=8.0, **options):
+    return rasterize(vertices, faces, focal, (4, 4), (9, 9), **options)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,8 @@ def draw(vertices, faces=FACES, focal=8.0):
         (draw, (TRIANGLE[None],), "rasterize takes arrays"),
         (lambda faces: draw(TRIANGLE, faces), (FACES,), "rasterize takes arrays"),
         (lambda focal: draw(TRIANGLE, FACES, focal), (np.array([8.0, 8.0]),), "rasterize takes arrays"),
+        (lambda near: draw(TRIANGLE, near=near), (np.array(0.5),), "rasterize takes arrays"),
+        (lambda *lens: draw(TRIANGLE, distortion=lens), (np.zeros(5), np.zeros(5)), "rasterize takes arrays"),
     ],
 )
 @pytest.mark.parametrize("place", ["function", "function without AutoGraph", "dataset", "variables"])
@@ -35,6 +37,15 @@ def test_tensors_without_a_value_are_refused(path, place, function, given, messa
             tf.function(lambda: function(*variables))()
         else:
             tf.function(function, autograph=place == "function")(*map(tf.constant, given))
+
+
+def test_errors_of_the_work_itself_are_not_taken_for_it(monkeypatch):
+    def fail(*arguments):
+        raise NotImplementedError("by somebody else")
+
+    monkeypatch.setattr("posekit.geometry.rasterize.check_arguments", fail)
+    with pytest.raises(NotImplementedError, match="somebody else"):
+        draw(TRIANGLE)
 
 
 def test_tensors_with_a_value_are_arrays(path):

@@ -3,13 +3,10 @@
 No GPU is needed: what the kernels compute is checked by `cuda_check.py`, on a machine with one.
 """
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from compiled import NO_COMPILER, fake_compiler, needs_compiler, run_python
 
 from posekit.ops import native
 from posekit.ops.native import build
@@ -24,8 +21,10 @@ ON_HOST = {
     "PosekitNearestNeighbors": {"point_splits", "reference_splits"},
     **{op: {"max_norm"} for op in OPS if "LocallyConnected" in op},
 }
+# What is told where NVCC names a folder: first of all, the C++ compiler of the machine is looked for.
+NO_NVCC = r"no C\+\+ compiler" if NO_COMPILER else r"no CUDA compiler \(nvcc\)"
 needs_nvcc = pytest.mark.skipif(
-    build.nvcc() is None or build.compiler() is None, reason="no CUDA compiler (nvcc), or no C++ compiler"
+    build.nvcc() is None or bool(NO_COMPILER), reason=NO_COMPILER or "no CUDA compiler (nvcc) on this machine"
 )
 
 
@@ -47,14 +46,6 @@ def with_gpu(monkeypatch):
     monkeypatch.delenv("POSEKIT_NATIVE", raising=False)
     monkeypatch.delenv("POSEKIT_CUDA", raising=False)
     return monkeypatch
-
-
-def run_python(code, **environment):
-    """Runs code in a process of its own and returns what it printed."""
-    environment = {**os.environ, "POSEKIT_NATIVE": "", **{name: str(value) for name, value in environment.items()}}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
-    assert not done.returncode, done.stderr
-    return done.stdout
 
 
 @needs_nvcc
@@ -81,7 +72,7 @@ for op in {OPS!r}:
         print(op, kernel.device_type, *types, *sorted(kernel.host_memory_arg))
 print(*(row["op"] + "=" + row["cuda"] + "=" + row["implementation"] for row in native.status()))
 """
-    *lines, states = run_python(code, POSEKIT_CUDA=1, POSEKIT_NATIVE_DIR=cuda_folder).splitlines()
+    *lines, states = run_python(code, POSEKIT_CUDA=1, POSEKIT_NATIVE_DIR=cuda_folder).stdout.splitlines()
     expected = set()
     for op in OPS:
         for dtype in ("float32", "float64"):
@@ -93,7 +84,7 @@ print(*(row["op"] + "=" + row["cuda"] + "=" + row["implementation"] for row in n
     assert states == {**{op: "registered=compiled" for op in registered}, **others}
 
 
-@pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
+@needs_compiler
 def test_gradients_of_the_penalty_run_where_its_state_is():
     code = """
 import keras, tensorflow as tf
@@ -112,7 +103,7 @@ print(gradient().device.endswith("CPU:1"))
 graph = tf.function(gradient).get_concrete_function().graph
 print({op.type: "CPU:1" in op.device for op in graph.get_operations() if op.type.startswith("PosekitGradientPenalty")})
 """
-    found = run_python(code, POSEKIT_NATIVE=1).splitlines()
+    found = run_python(code, POSEKIT_NATIVE=1).stdout.splitlines()
     assert found == ["True", "{'PosekitGradientPenalty': True, 'PosekitGradientPenaltyGrad': True}"]
 
 
@@ -170,7 +161,7 @@ def test_demanding_what_is_not_there_is_an_error(with_gpu, tmp_path, variable):
     with_gpu.setenv("POSEKIT_CUDA", "1")
     with_gpu.delenv("POSEKIT_NATIVE_DIR", raising=False)
     with_gpu.setenv(variable, str(tmp_path))
-    missing = r"(nvcc|no posekit_cuda_ops|no C\+\+ compiler)"
+    missing = "has no posekit_cuda_ops" if variable == "POSEKIT_NATIVE_DIR" else NO_NVCC
     with pytest.raises(native.NativeError, match=f"no compiled op for GPUs: .*{missing}.*--cuda"):
         native.ops()
     row = native.status()[0]
@@ -188,30 +179,23 @@ def test_a_library_that_is_none_is_an_error(with_gpu, tmp_path):
         native.ops()
 
 
-def fake_compiler(folder, name, text):
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
 def test_a_compiler_that_fails_leaves_nothing_and_says_why_in_a_line(tmp_path, monkeypatch):
     works = 'case "$*" in *--version*) echo 1;; *-shared*) for last; do :; done; cp /bin/sh "$last";; esac'
     fails = 'case "$*" in *--version*) echo 1;; *) echo "x: error: no space" >&2; echo more >&2; exit 1;; esac'
-    monkeypatch.setenv("NVCC", fake_compiler(tmp_path, "nvcc-fails", fails))
+    monkeypatch.setenv("NVCC", fake_compiler(tmp_path, fails, "nvcc-fails"))
     with pytest.raises(build.BuildError, match="no space$"):
         build.build_cuda_ops(tmp_path / "one")
     assert list((tmp_path / "one").iterdir()) == []
-    monkeypatch.setenv("NVCC", fake_compiler(tmp_path, "nvcc-works", works))
-    monkeypatch.setenv("CXX", fake_compiler(tmp_path, "g++-fails", fails))
+    monkeypatch.setenv("NVCC", fake_compiler(tmp_path, works, "nvcc-works"))
+    monkeypatch.setenv("CXX", fake_compiler(tmp_path, fails, "g++-fails"))
     with pytest.raises(build.BuildError, match="no space$"):
         build.build_cuda_ops(tmp_path / "two")
     assert [path.name for path in (tmp_path / "two").iterdir()] == [build.CUDA]
 
 
 def test_what_registers_the_kernels_depends_on_tensorflow_and_the_kernels_do_not(tmp_path, monkeypatch):
-    monkeypatch.setenv("NVCC", fake_compiler(tmp_path, "nvcc", "echo 1"))
-    monkeypatch.setenv("CXX", fake_compiler(tmp_path, "g++", "echo 1"))
+    monkeypatch.setenv("NVCC", fake_compiler(tmp_path, "echo 1", "nvcc"))
+    monkeypatch.setenv("CXX", fake_compiler(tmp_path, "echo 1", "g++"))
     kernels, ops = build.cached_cuda(), build.cached_cuda_ops()
     assert ops.parent.parent == kernels and tf.__version__ in ops.name
     assert build.cached_cuda(("80",)) != kernels

@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from compiled import needs_compiler
 
 from posekit.codecs.paf import PafCodec, average_maps
 from posekit.ops import decode_paf, decode_paf_batch, native
-from posekit.ops.native import build
 from posekit.skeletons import OPENPOSE18, Skeleton
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
+pytestmark = needs_compiler
 
 MODES = ("exact", "fast", "tf_pose")
 SIZES = ((1, 1), (1, 7), (2, 2), (7, 3), (9, 90), (24, 40), (33, 17), (70, 61), (6, 203))

@@ -7,9 +7,7 @@ import tensorflow as tf
 
 from posekit.layers import KinematicChainSpace
 from posekit.models import Critic
-from posekit.ops import native
 from posekit.ops.gradient_penalty import MODES, BoneProducts, gradient_penalty, interpolate, penalty_of_gradients
-from posekit.ops.native import build
 from posekit.ops.piecewise_linear import PiecewiseLinear, read_model
 from posekit.skeletons import LSP14
 from posekit.testing import load_fixture
@@ -30,15 +28,6 @@ def with_kcs(points):
 
 
 with_bones = BoneProducts(LSP14.bone_matrix())
-
-
-@pytest.fixture(params=["plain", "compiled"])
-def path(request, monkeypatch):
-    """Both ways to compute the penalty of critics that are recognised."""
-    if request.param == "compiled" and (build.compiler() is None or tf.config.list_physical_devices("GPU")):
-        pytest.skip("plain ops run here")
-    monkeypatch.setenv("POSEKIT_NATIVE", "1" if request.param == "compiled" else "0")
-    return request.param
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -399,8 +388,17 @@ def test_compiled_ops_refuse_sizes_that_cannot_be_counted(compiled_ops, shape):
         compiled_ops.posekit_gradient_penalty(*points, [tf.ones([1, 1])], [], [], **options)
 
 
-def test_the_compiled_op_is_used_where_it_is_there(path):
+def ops_of_a_penalty():
+    """Types of the operations of the graph of a penalty."""
     critic, real = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), [tf.ones([3, 2])]
     graph = tf.function(lambda: gradient_penalty(critic, real, real)).get_concrete_function().graph
-    assert ("PosekitGradientPenalty" in {op.type for op in graph.get_operations()}) == (native.ops() is not None)
-    assert (native.ops() is not None) == (path == "compiled")
+    return {op.type for op in graph.get_operations()}
+
+
+def test_the_compiled_op_is_used(compiled_ops):
+    assert "PosekitGradientPenalty" in ops_of_a_penalty()
+
+
+def test_the_plain_path_is_used_where_it_was_chosen(monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "0")
+    assert "PosekitGradientPenalty" not in ops_of_a_penalty()

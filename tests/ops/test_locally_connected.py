@@ -5,25 +5,24 @@ import concurrent.futures
 import numpy as np
 import pytest
 import tensorflow as tf
+from compiled import NO_COMPILED_OPS
 
 from posekit.ops import locally_connected, native
 from posekit.ops.locally_connected import FORMS, _faster_form
-from posekit.ops.native import build
 from posekit.skeletons import H36M17
 
 JOINTS, FEATURES, UNITS = 4, 3, 2
 # The third joint is nobody's neighbour and has none; the mask is neither symmetric nor binary.
 MASK = np.array([[1, 0.5, 0, 2], [0, 1, 0, 0], [0, 0, 0, 0], [-1, 0.25, 0, 1]])
 SUPPORT = MASK != 0
-NO_COMPILED = build.compiler() is None or bool(tf.config.list_physical_devices("GPU"))
 
 
 @pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
     """Every form of the product."""
     if request.param == "compiled":
-        if NO_COMPILED:
-            pytest.skip("no compiled form here")
+        if NO_COMPILED_OPS:
+            pytest.skip(NO_COMPILED_OPS)
         monkeypatch.setenv("POSEKIT_NATIVE", "1")
     return request.param
 
@@ -280,19 +279,8 @@ def test_second_derivatives(form):
         np.testing.assert_allclose(one, other, atol=1e-9 * np.abs(other).max())
 
 
-@pytest.fixture
-def compiled(monkeypatch):
-    if NO_COMPILED:
-        pytest.skip("no compiled form here")
-    monkeypatch.setenv("POSEKIT_NATIVE", "1")
-    kernels = native.kernels()
-    threads = kernels.posekit_num_threads()
-    yield native.ops()
-    kernels.posekit_set_num_threads(threads)
-
-
 @pytest.mark.parametrize("narrow", [False, True])
-def test_the_compiled_form_is_chosen_where_it_pays(compiled, monkeypatch, narrow):
+def test_the_compiled_form_is_chosen_where_it_pays(compiled_ops, monkeypatch, narrow):
     monkeypatch.setattr(native, "narrow_vectors", lambda: narrow)
 
     def is_compiled(support, width):
@@ -309,7 +297,7 @@ def test_the_compiled_form_is_chosen_where_it_pays(compiled, monkeypatch, narrow
     assert not is_compiled(near, 8)
 
 
-def test_any_number_of_threads_computes_the_same(compiled):
+def test_any_number_of_threads_computes_the_same(compiled_ops):
     rng = np.random.default_rng(0)
     sizes = (600, 17, 20), (17 * 20, 17 * 40), (17, 17), (17 * 40,), (600, 17, 40)
     *given, direction = (rng.normal(size=size).astype("float32") for size in sizes)
@@ -322,7 +310,7 @@ def test_any_number_of_threads_computes_the_same(compiled):
             np.testing.assert_array_equal(one, other)
 
 
-def test_calls_from_several_threads_do_not_disturb_each_other(compiled):
+def test_calls_from_several_threads_do_not_disturb_each_other(compiled_ops):
     cases = [arguments("float32", batch=50 + seed, seed=seed) for seed in range(8)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda case: locally_connected(*case, 1.0, SUPPORT, "compiled").numpy(), cases * 5))
@@ -330,7 +318,7 @@ def test_calls_from_several_threads_do_not_disturb_each_other(compiled):
         np.testing.assert_allclose(result, by_hand(*case, 1.0), atol=1e-5)
 
 
-def test_compiled_ops_name_shapes_that_disagree(compiled):
+def test_compiled_ops_name_shapes_that_disagree(compiled_ops):
     inputs, kernel, mask, bias = arguments()
     rows = inputs.reshape(5, -1)
     for name, change in (("input", rows[:, 1:]), ("bias", bias[1:]), ("mask", mask[1:]), ("support", SUPPORT[:, 1:])):
@@ -338,7 +326,7 @@ def test_compiled_ops_name_shapes_that_disagree(compiled):
         given["rows" if name == "input" else name] = change
         shape = ", ".join(map(str, np.shape(change)))
         with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name} has the shape \[{shape}\].*\[12, 8\]"):
-            compiled.posekit_locally_connected(**given)
+            compiled_ops.posekit_locally_connected(**given)
 
 
 def test_the_form_follows_the_crossover():

@@ -3,25 +3,14 @@
 import concurrent.futures
 import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 import tensorflow as tf
+from compiled import fake_compiler, needs_compiled_ops, needs_compiler, run_python
 
 import posekit.ops
 from posekit.ops import native
 from posekit.ops.native import build
-
-needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
-
-
-def run_python(code, **environment):
-    """Runs code in a process of its own and returns what it printed."""
-    environment = {**os.environ, "POSEKIT_NATIVE": "", **environment}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
-    assert not done.returncode, done.stderr
-    return done
 
 
 def test_the_table_has_a_row_for_every_op(monkeypatch):
@@ -40,7 +29,7 @@ def test_a_choice_that_is_none_is_refused(monkeypatch):
         native.ops()
 
 
-@needs_compiler
+@needs_compiled_ops
 def test_compiled_ops_run_here(monkeypatch):
     monkeypatch.setenv("POSEKIT_NATIVE", "1")
     assert native.kernels().posekit_num_threads() >= 1
@@ -50,9 +39,9 @@ def test_compiled_ops_run_here(monkeypatch):
     assert native.ops() is not None
 
 
-@needs_compiler
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="ops run on the GPU")
-def test_programs_for_xla_have_no_compiled_ops():
+@needs_compiled_ops
+def test_programs_for_xla_have_no_compiled_ops(monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
     seen = {}
 
     @tf.function
@@ -64,7 +53,7 @@ def test_programs_for_xla_have_no_compiled_ops():
     tf.function(lambda: inner("called from XLA"), jit_compile=True)()
     tf.function(inner.python_function)("graph")
     assert seen["compiled by XLA"] is None and seen["called from XLA"] is None
-    assert (seen["graph"] is None) == (os.environ.get("POSEKIT_NATIVE") == "0")
+    assert seen["graph"] is not None
 
 
 @needs_compiler
@@ -79,13 +68,6 @@ def test_two_builds_at_once_give_one_library(tmp_path, monkeypatch):
         made = list(pool.map(lambda _: build.build(tmp_path / "both", with_ops=False), range(2)))
     assert made[0] == made[1]
     assert [path.name for path in (tmp_path / "both").iterdir()] == [build.KERNELS]
-
-
-def fake_compiler(folder, text):
-    path = folder / "fake-g++"
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -210,9 +192,8 @@ def test_everything_that_has_a_kernel_is_public():
         assert getattr(posekit.ops, name) is not None
 
 
+@needs_compiler
 def test_the_key_depends_on_sources_and_tensorflow(monkeypatch, tmp_path):
-    if build.compiler() is None:
-        pytest.skip("no C++ compiler on this machine")
     before = build.key()
     monkeypatch.setattr(build, "_tensorflow_version", lambda: "2.0.0")
     assert build.key() != before
@@ -235,13 +216,20 @@ def test_names_are_functions_whatever_was_imported_before(first):
     run_python(code)
 
 
-@needs_compiler
-def test_the_library_that_was_built_beforehand_is_loaded():
-    folder = os.environ.get("POSEKIT_NATIVE_DIR")
-    if not folder or os.environ.get("POSEKIT_NATIVE") == "0":
-        pytest.skip("only where POSEKIT_NATIVE_DIR names one, as in make test-versions")
-    assert native.ops() is not None and native.kernels()._name == f"{pathlib.Path(folder).resolve()}/{build.KERNELS}"
-    assert f"{pathlib.Path(folder).resolve()}/{build.OPS}" in pathlib.Path("/proc/self/maps").read_text()
+@needs_compiled_ops
+def test_libraries_that_were_built_beforehand_are_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
+    assert native.ops() is not None
+    folder = os.environ.get("POSEKIT_NATIVE_DIR")  # as in make test-versions; else those that were compiled here
+    made = pathlib.Path(folder or pathlib.Path(native.kernels()._name).parent).resolve()
+    code = (
+        "from posekit.ops import native\nprint(native.ops() is not None)\n"
+        "print(*sorted({line.split()[-1] for line in open('/proc/self/maps') if '/posekit_' in line}), sep='\\n')"
+    )
+    given = {"CXX": "there-is-none", "POSEKIT_CACHE": tmp_path, "POSEKIT_NATIVE": 1, "POSEKIT_NATIVE_DIR": made}
+    done = run_python(code, **given)
+    assert done.stdout.split() == ["True", f"{made}/{build.KERNELS}", f"{made}/{build.OPS}"]
+    assert not list(tmp_path.iterdir())
 
 
 @needs_compiler

@@ -4,38 +4,26 @@ import inspect
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import pytest
+from compiled import fake_compiler, needs_compiler, run_python
 
 from posekit.ops import decode_paf, decode_paf_batch, native
 from posekit.ops.native import build
 
-needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
 ASK_BOTH = "from posekit.ops import native; native.{}(); native.{}(); print(native.kernels(), native.ops())"
 
 
-def run_python(code, tmp_path, **environment):
-    """Runs code in a process of its own, with a cache of its own and no compiler, and returns what it printed."""
-    given = {"CXX": "there-is-none", "POSEKIT_CACHE": str(tmp_path), "POSEKIT_NATIVE_DIR": "", "POSEKIT_NATIVE": ""}
-    environment = {**os.environ, **given, **environment}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
-    assert not done.returncode, done.stderr
-    return done
-
-
-def fake_compiler(folder, text):
-    path = folder / "fake-g++"
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
+def run_without_compiler(code, tmp_path, **environment):
+    """Runs code in a process of its own, with a cache of its own and, by default, no compiler."""
+    given = {"CXX": "there-is-none", "POSEKIT_CACHE": tmp_path, "POSEKIT_NATIVE_DIR": ""}
+    return run_python(code, **{**given, **environment})
 
 
 @pytest.mark.parametrize("order", [("kernels", "ops"), ("ops", "kernels")])
 def test_a_build_that_fails_is_announced_and_reported_once(tmp_path, order):
     script = f'case "$*" in *--version*) echo 1;; *) echo run >> {tmp_path}/log; echo "error: no" >&2; exit 1;; esac'
-    done = run_python(ASK_BOTH.format(*order), tmp_path, CXX=fake_compiler(tmp_path, script))
+    done = run_without_compiler(ASK_BOTH.format(*order), tmp_path, CXX=fake_compiler(tmp_path, script))
     assert done.stdout.strip() == "None None"
     assert done.stderr.count("compiles its native ops") == 1 and done.stderr.count("runs without compiled ops") == 1
 
@@ -46,13 +34,13 @@ def test_a_folder_without_libraries_is_told_once(tmp_path, order, there):
     folder = tmp_path / "libraries"
     if there:
         folder.mkdir()
-    done = run_python(ASK_BOTH.format(*order), tmp_path, POSEKIT_NATIVE_DIR=str(folder))
+    done = run_without_compiler(ASK_BOTH.format(*order), tmp_path, POSEKIT_NATIVE_DIR=str(folder))
     assert done.stdout.strip() == "None None" and done.stderr.count("runs without compiled ops") == 1
     assert f"{folder} (POSEKIT_NATIVE_DIR) {'has no posekit_' if there else 'is no folder'}" in done.stderr
 
 
 def test_without_a_compiler_the_ways_out_are_named(tmp_path):
-    done = run_python(ASK_BOTH.format("kernels", "ops"), tmp_path, CXX="", PATH=str(tmp_path))
+    done = run_without_compiler(ASK_BOTH.format("kernels", "ops"), tmp_path, CXX="", PATH=str(tmp_path))
     assert "install g++, or set CXX to a compiler, or POSEKIT_NATIVE_DIR to a folder with libraries" in done.stderr
     assert "compiles its native ops" not in done.stderr
 
@@ -70,7 +58,7 @@ def test_what_a_compiler_left_is_used_when_it_is_gone(tmp_path, monkeypatch, wit
             shutil.copy(made / name, folder)
     os.utime(left, (0, 0))
     code = "from posekit.ops import native; print(native.kernels()._name); print(native.ops() is not None)"
-    done = run_python(code, tmp_path)
+    done = run_without_compiler(code, tmp_path)
     used = left if with_ops else older
     assert done.stdout.split() == [str(used / build.KERNELS), str(with_ops)]
     assert "compiles its native ops" not in done.stderr
@@ -85,7 +73,8 @@ def test_what_was_compiled_of_other_sources_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_tensorflow_version", lambda: "2.0.0")
     build.cached().mkdir(parents=True)
     shutil.copy(made / build.KERNELS, build.cached())
-    assert run_python("from posekit.ops import native; print(native.kernels())", tmp_path).stdout.strip() == "None"
+    done = run_without_compiler("from posekit.ops import native; print(native.kernels())", tmp_path)
+    assert done.stdout.strip() == "None"
 
 
 def test_the_key_tells_compilers_apart_behind_the_hyphen(monkeypatch):

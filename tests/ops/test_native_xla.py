@@ -1,13 +1,11 @@
 """Programs that XLA compiles have no compiled ops, in whatever thread and however often they are traced."""
 
 import contextlib
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from compiled import needs_compiled_ops, needs_compiler, run_python
 
 from posekit.ops import (
     decode_paf_batch,
@@ -17,13 +15,8 @@ from posekit.ops import (
     native,
     nearest_neighbors,
 )
-from posekit.ops.native import build
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
-needs_ops = pytest.mark.skipif(
-    os.environ.get("POSEKIT_NATIVE") == "0" or bool(tf.config.list_physical_devices("GPU")),
-    reason="TensorFlow's own kernels run here",
-)
+pytestmark = needs_compiler
 
 SUPPORT = np.eye(3, dtype=bool)
 
@@ -67,8 +60,9 @@ def test_gradients_of_programs_for_xla():
     np.testing.assert_allclose(*gradients, rtol=1e-5)
 
 
-@needs_ops
-def test_programs_beside_one_for_xla_keep_the_compiled_ops():
+@needs_compiled_ops
+def test_programs_beside_one_for_xla_keep_the_compiled_ops(monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
     inputs = tf.ones([2, 3, 2])
     tf.function(layer, jit_compile=True)(inputs)
     assert "PosekitLocallyConnected" in op_types(tf.function(layer), inputs)
@@ -76,8 +70,9 @@ def test_programs_beside_one_for_xla_keep_the_compiled_ops():
         assert not any(name.startswith("Posekit") for name in op_types(tf.function(layer), inputs))
 
 
-@needs_ops
-def test_saved_models_need_no_posekit_where_the_ops_are_switched_off(tmp_path):
+@needs_compiled_ops
+def test_saved_models_need_no_posekit_where_the_ops_are_switched_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
     for name, context in (("compiled", contextlib.nullcontext()), ("plain", native.disabled())):
         module = tf.Module()
         module.layer = tf.function(layer)
@@ -107,7 +102,10 @@ def test_what_depends_on_values_is_refused_for_xla(path, op, shapes):
 def test_the_gradient_penalty_is_compiled_by_xla(path):
     import keras
 
-    critic = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, "leaky_relu"), keras.layers.Dense(1)])
+    # Slopes far from 1, where the penalty would be a small difference of large numbers.
+    sizes = ((5, "leaky_relu"), (1, None))
+    layers = [keras.layers.Dense(units, activation, kernel_initializer="ones") for units, activation in sizes]
+    critic = keras.Sequential([keras.Input((4,)), *layers])
     real, fake = [tf.ones([3, 4])], [tf.zeros([3, 4])]
     coefficients = [tf.fill([3, 4], 0.25)]
 
@@ -175,6 +173,4 @@ print("done")
 
 
 def test_replicas_are_traced_in_threads_of_their_own():
-    environment, call = {**os.environ, "POSEKIT_NATIVE": "1"}, [sys.executable, "-c", REPLICAS]
-    done = subprocess.run(call, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.stdout.strip() == "done", done.stderr
+    assert run_python(REPLICAS, POSEKIT_NATIVE=1).stdout.strip() == "done"

@@ -207,14 +207,10 @@ def test_the_first_of_equally_near_references(compiled_ops, dims, sizes, dtype):
 def test_any_number_of_threads_gives_the_same(compiled_ops):
     rng = np.random.default_rng(7)
     points, references = (rng.integers(0, 60, (size, 2)).astype(np.float32) for size in (9000, 7000))
-    kernels, before = native.kernels(), native.kernels().posekit_num_threads()
     found = []
-    try:
-        for threads in (1, 2, 7):
-            kernels.posekit_set_num_threads(threads)
-            found.append([value.numpy() for value in nearest_neighbors(points, references)])
-    finally:
-        kernels.posekit_set_num_threads(before)
+    for threads in (1, 2, 7):
+        native.kernels().posekit_set_num_threads(threads)
+        found.append([value.numpy() for value in nearest_neighbors(points, references)])
     for other in found[1:]:
         np.testing.assert_array_equal(found[0], other)
 

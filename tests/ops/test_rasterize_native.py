@@ -9,14 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from compiled import NO_COMPILER, needs_compiler, run_python
 
 from posekit.bodies import sample_body
 from posekit.geometry import rasterize as plain
 from posekit.ops import native
-from posekit.ops.native import build
 from posekit.ops.rasterize import rasterize
 
-needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
 VIEW = dict(focal=(30.0, 33.0), center=(20.3, 14.8), size=(31, 42))
 TRIANGLE = np.array([[-0.5, -0.4, 2.0], [0.6, -0.3, 3.0], [0.1, 0.5, 2.5]])
 
@@ -24,8 +23,8 @@ TRIANGLE = np.array([[-0.5, -0.4, 2.0], [0.6, -0.3, 3.0], [0.1, 0.5, 2.5]])
 @pytest.fixture
 def both(monkeypatch):
     """Draws by the compiled kernel, on one thread and several, and by the plain path; all must be equal."""
-    if build.compiler() is None:
-        pytest.skip("no C++ compiler on this machine")
+    if NO_COMPILER:
+        pytest.skip(NO_COMPILER)
     monkeypatch.setenv("POSEKIT_NATIVE", "1")
     library = native.kernels()
     before = library.posekit_num_threads()
@@ -162,8 +161,7 @@ def test_drawing_needs_no_tensorflow():
         "import sys, numpy as np\nfrom posekit.ops import rasterize\nassert callable(rasterize)\n"
         "rasterize(np.eye(3) + 1, [[0, 1, 2]], 9.0, (4, 4), (8, 8))\nassert 'tensorflow' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=300)
-    assert not done.returncode, done.stderr
+    run_python(code, POSEKIT_NATIVE=os.environ.get("POSEKIT_NATIVE", ""))
 
 
 @pytest.mark.parametrize("native_choice", ["0", ""])

@@ -154,7 +154,7 @@ def test_memory_of_different_work_is_not_compared(run, tmp_path):
 
 
 def test_unknown_rows_are_named(run):
-    done = command("--rows=mesh,smpl_forward")
+    done = run("--rows=mesh,smpl_forward")
     assert done.returncode == 1
     assert "['mesh']" in done.stderr and "mesh_loss" in done.stderr
     done = run("--model=lcn", "--rows=mesh_loss")

@@ -160,18 +160,18 @@ def refuse_xla(op):
 
 @contextlib.contextmanager
 def arrays_only(op, instead):
-    """For ops that compute with NumPy: within this context, tensors without a value are refused.
+    """For ops that compute with NumPy: within this context, where inputs become arrays, tensors must have a value.
 
     Args:
         op: Name of the op.
         instead: What to do, in the imperative.
 
     Raises:
-        ValueError: If a tensor of a program that is being traced is read.
+        ValueError: If a tensor of a program that is being traced is made an array.
     """
     try:
         yield
-    except NotImplementedError:  # by TensorFlow, whatever of it was to become an array
+    except NotImplementedError:  # which TensorFlow raises, whatever of it was to become an array
         raise ValueError(
             f"{op} takes arrays, and tensors have no values while a tf.function or tf.data is traced: {instead} there."
         ) from None

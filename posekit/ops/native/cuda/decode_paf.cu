@@ -19,15 +19,15 @@ namespace {
 
 enum Mode { kExact = 0, kFast = 1, kTfPose = 2 };
 
-constexpr int kTile = 32;                       // places along a side of what a block searches
-constexpr int kRadius = 12;                     // of the exact smoothing
-constexpr int kSmoothed = kTile + 2;            // and one more on both sides
+constexpr int kTile = 32;             // places along a side of what a block searches
+constexpr int kRadius = 12;           // of the exact smoothing
+constexpr int kSmoothed = kTile + 2;  // and one more on both sides
 constexpr int kPatch = kSmoothed + 2 * kRadius;
-constexpr int kTaps = 7;                        // of the other smoothings
-constexpr int kCells = kSmoothed + kTaps - 1;   // at most, where cells are not divided
+constexpr int kTaps = 7;                       // of the other smoothings
+constexpr int kCells = kSmoothed + kTaps - 1;  // at most, where cells are not divided
 constexpr int kEnlarged = 8;
-constexpr int kPoints = 10;                     // along a limb
-constexpr int kMostRows = 65535;                // of a grid
+constexpr int kPoints = 10;       // along a limb
+constexpr int kMostRows = 65535;  // of a grid
 
 // [batch, height, width, channels] in any order: strides are counted in elements.
 struct Maps {
@@ -65,7 +65,9 @@ __device__ inline int64_t mirrored(int64_t index, int64_t size) {
   return index < size ? index : 2 * size - 1 - index;
 }
 
-__device__ inline int64_t clamped(int64_t index, int64_t size) { return index < 0 ? 0 : index < size ? index : size - 1; }
+__device__ inline int64_t clamped(int64_t index, int64_t size) {
+  return index < 0 ? 0 : index < size ? index : size - 1;
+}
 
 __device__ inline float mul(float a, float b) { return __fmul_rn(a, b); }
 __device__ inline float add(float a, float b) { return __fadd_rn(a, b); }
@@ -94,8 +96,8 @@ __device__ inline float down(const float* v, const float* w) {
 }
 
 // A pixel of maps that are enlarged 8 times.
-__device__ inline float enlarged(const float* data, int64_t row, int64_t column, int64_t height, int64_t width, int64_t y,
-                                 int64_t x) {
+__device__ inline float enlarged(const float* data, int64_t row, int64_t column, int64_t height, int64_t width,
+                                 int64_t y, int64_t x) {
   float wx[4], wy[4], lines[4];
   const int64_t left = x / kEnlarged + cubic(static_cast<int>(x % kEnlarged), wx);
   const int64_t top = y / kEnlarged + cubic(static_cast<int>(y % kEnlarged), wy);
@@ -157,8 +159,9 @@ __global__ void exact_peaks(Maps maps, int64_t batch, int joints, int64_t height
       const double above = row > 0 ? twice[y - 1][x] : 0, below = row < high - 1 ? twice[y + 1][x] : 0;
       const double before = column > 0 ? twice[y][x - 1] : 0, after = column < wide - 1 ? twice[y][x + 1] : 0;
       if (value > threshold && value >= above && value >= below && value >= before && value >= after) {
-        peaks.add(image, {joint, static_cast<int32_t>(row), static_cast<int32_t>(column), 0, static_cast<double>(column),
-                          static_cast<double>(row), static_cast<double>(patch[y + kRadius][x + kRadius])});
+        peaks.add(image,
+                  {joint, static_cast<int32_t>(row), static_cast<int32_t>(column), 0, static_cast<double>(column),
+                   static_cast<double>(row), static_cast<double>(patch[y + kRadius][x + kRadius])});
       }
     }
     __syncthreads();  // before the next image overwrites the tile
@@ -223,8 +226,9 @@ __global__ void small_peaks(Maps maps, int64_t batch, int joints, int64_t height
         }
       }
       if (!largest) continue;
-      Peak peak{joint, static_cast<int32_t>(row), static_cast<int32_t>(column), 0, static_cast<double>(column),
-                static_cast<double>(row), 0};
+      Peak peak{joint, static_cast<int32_t>(row),   static_cast<int32_t>(column),
+                0,     static_cast<double>(column), static_cast<double>(row),
+                0};
       if (!fast) {
         peak.score = data[row / times * maps.row + column / times * maps.column];
         peaks.add(image, peak);
@@ -234,7 +238,8 @@ __global__ void small_peaks(Maps maps, int64_t batch, int joints, int64_t height
       for (int axis = 0; axis < 2; ++axis) {  // the top of a parabola, down and across
         const int64_t here = axis ? column : row, size = axis ? wide : high;
         const int low = here > 0 ? -1 : 1, next = here < size - 1 ? 1 : -1;
-        const float before = axis ? fine[y][x + low] : fine[y + low][x], after = axis ? fine[y][x + next] : fine[y + next][x];
+        const float before = axis ? fine[y][x + low] : fine[y + low][x],
+                    after = axis ? fine[y][x + next] : fine[y + next][x];
         const float slope = mul(sub(after, before), 0.5f), bend = sub(sub(mul(2.0f, value), before), after);
         const float shift = bend > 0 ? fminf(fmaxf(__fdiv_rn(slope, bend), -0.5f), 0.5f) : 0.0f;
         const float rise = sub(mul(slope, shift), mul(mul(bend, mul(shift, shift)), 0.5f));
@@ -326,11 +331,13 @@ __device__ double tf_pose_score(const Fields& f, const float* data, double x, do
   if (!(norm > 0)) return 0;
   const float ux = __fdiv_rn(dx, norm), uy = __fdiv_rn(dy, norm);
   const float sx = __fdiv_rn(dx, static_cast<float>(kPoints)), sy = __fdiv_rn(dy, static_cast<float>(kPoints));
-  const float begin_x = __double2float_rn(x), begin_y = __double2float_rn(y), threshold = __double2float_rn(f.threshold);
+  const float begin_x = __double2float_rn(x), begin_y = __double2float_rn(y),
+              threshold = __double2float_rn(f.threshold);
   float total = 0;
   int missing = 0;
   for (int point = 0; point < kPoints && missing < 4; ++point) {
-    const float px = add(begin_x, mul(static_cast<float>(point), sx)), py = add(begin_y, mul(static_cast<float>(point), sy));
+    const float px = add(begin_x, mul(static_cast<float>(point), sx)),
+                py = add(begin_y, mul(static_cast<float>(point), sy));
     const int64_t column = static_cast<int64_t>(add(static_cast<double>(px), 0.5)) / f.times;
     const int64_t row = static_cast<int64_t>(add(static_cast<double>(py), 0.5)) / f.times;
     const float* at = data + row * f.maps.row + column * f.maps.column;
@@ -344,8 +351,8 @@ __device__ double tf_pose_score(const Fields& f, const float* data, double x, do
 }
 
 // Grid: x pairs, y groups: limbs of images. A group's pairs are all starts with all ends, in rows of the ends.
-__global__ void limb_scores(Fields fields, int mode, const double* places, const int64_t* groups, const int64_t* offsets,
-                            int64_t count, double* scores) {
+__global__ void limb_scores(Fields fields, int mode, const double* places, const int64_t* groups,
+                            const int64_t* offsets, int64_t count, double* scores) {
   for (int64_t group = blockIdx.y; group < count; group += gridDim.y) {
     const int64_t* g = groups + 6 * group;  // image, limb, first start, first end, starts, ends
     const float* data = fields.maps.data + g[0] * fields.maps.image + 2 * g[1] * fields.maps.channel;
@@ -384,8 +391,8 @@ extern "C" int posekit_cuda_paf_peaks(const float* maps, const int64_t* strides,
   using namespace posekit;
   if (batch < 1 || joints < 1) return cudaSuccess;
   const bool exact = mode == kExact;
-  if (height < 1 || width < 1 || joints > kMostRows || times < 1 || times > kEnlarged || mode < kExact || mode > kTfPose ||
-      (exact && times != 1 && times != kEnlarged)) {
+  if (height < 1 || width < 1 || joints > kMostRows || times < 1 || times > kEnlarged || mode < kExact ||
+      mode > kTfPose || (exact && times != 1 && times != kEnlarged)) {
     return cudaErrorInvalidValue;
   }
   if (!exact) high = height * times, wide = width * times;
@@ -400,11 +407,11 @@ extern "C" int posekit_cuda_paf_peaks(const float* maps, const int64_t* strides,
     Half half;
     for (int away = 0; away <= kRadius; ++away) half.weights[away] = gaussian[kRadius - away];
     if (times == 1) {
-      exact_peaks<false><<<grid, kThreads, 0, stream>>>(source, batch, count, height, width, high, wide, half, threshold,
-                                                        found);
+      exact_peaks<false>
+          <<<grid, kThreads, 0, stream>>>(source, batch, count, height, width, high, wide, half, threshold, found);
     } else {
-      exact_peaks<true><<<grid, kThreads, 0, stream>>>(source, batch, count, height, width, high, wide, half, threshold,
-                                                       found);
+      exact_peaks<true>
+          <<<grid, kThreads, 0, stream>>>(source, batch, count, height, width, high, wide, half, threshold, found);
     }
   } else {
     Profiles weights{};
@@ -418,16 +425,16 @@ extern "C" int posekit_cuda_paf_peaks(const float* maps, const int64_t* strides,
 
 extern "C" int posekit_cuda_paf_limbs(const float* fields, const int64_t* strides, int64_t height, int64_t width,
                                       int64_t mode, int64_t times, int64_t high, int64_t wide, double threshold,
-                                      const double* places, const int64_t* groups, const int64_t* offsets, int64_t count,
-                                      int64_t most, double* scores, cudaStream_t stream) {
+                                      const double* places, const int64_t* groups, const int64_t* offsets,
+                                      int64_t count, int64_t most, double* scores, cudaStream_t stream) {
   using namespace posekit;
   if (count < 1 || most < 1) return cudaSuccess;
   if (height < 1 || width < 1 || times < 1 || times > kEnlarged || mode < kExact || mode > kTfPose ||
       (mode == kExact && times != 1 && times != kEnlarged)) {
     return cudaErrorInvalidValue;
   }
-  const Fields all{maps_of(fields, strides), height, width, high, wide, mode == kExact && times > 1,
-                   static_cast<int>(times), threshold};
+  const Fields all{maps_of(fields, strides), height,   width, high, wide, mode == kExact && times > 1,
+                   static_cast<int>(times),  threshold};
   const int64_t across = std::min<int64_t>((most + kThreads - 1) / kThreads, 1024);
   const dim3 grid(static_cast<unsigned>(across), static_cast<unsigned>(std::min<int64_t>(count, kMostRows)));
   limb_scores<<<grid, kThreads, 0, stream>>>(all, static_cast<int>(mode), places, groups, offsets, count, scores);

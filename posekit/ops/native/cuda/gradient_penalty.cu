@@ -170,8 +170,8 @@ __device__ double penalise(double square, double* factor) {
 // A block for each sample; `penalties` [batch] and the derivatives `pulls` [batch, lines] are written if the norm is
 // taken of each.
 template <class T>
-__global__ void __launch_bounds__(kThreads) there_and_back(const Critic<T> critic, T* values, T* adjoints, T* pulls,
-                                                           double* penalties) {
+__global__ void __launch_bounds__(kThreads)
+    there_and_back(const Critic<T> critic, T* values, T* adjoints, T* pulls, double* penalties) {
   __shared__ double sums[kThreads];
   __shared__ double pull;
   const int64_t sample = blockIdx.x;
@@ -233,8 +233,8 @@ __global__ void add_penalties(const double* penalties, int64_t count, T* penalty
 
 // A block for each sample: how the penalty's derivative goes forward.
 template <class T>
-__global__ void __launch_bounds__(kThreads) there_again(const Critic<T> critic, const T* values, const T* pulls,
-                                                        T* tangents) {
+__global__ void __launch_bounds__(kThreads)
+    there_again(const Critic<T> critic, const T* values, const T* pulls, T* tangents) {
   const int64_t sample = blockIdx.x;
   const T* const known = values + sample * critic.lines;
   const T* const pull = pulls + (critic.batch_mean ? 0 : sample * critic.lines);
@@ -351,8 +351,11 @@ bool read(const int32_t* plan, const double* slopes, const T* const* real, const
 template <class T>
 struct State {
   State(const Critic<T>& critic, T* state)
-      : size(critic.batch * critic.lines), pulled(critic.batch_mean ? critic.lines : size), values(state),
-        adjoints(values + size), pulls(adjoints + size) {}
+      : size(critic.batch * critic.lines),
+        pulled(critic.batch_mean ? critic.lines : size),
+        values(state),
+        adjoints(values + size),
+        pulls(adjoints + size) {}
 
   int64_t size, pulled;
   T *values, *adjoints, *pulls;

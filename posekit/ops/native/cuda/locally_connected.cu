@@ -13,9 +13,9 @@
 namespace posekit {
 namespace {
 
-constexpr int kTile = 64;     // rows and columns of the product that a block of threads computes
-constexpr int kDepth = 16;    // of the operands that it holds at a time
-constexpr int kOwn = 4;       // rows and columns of a thread
+constexpr int kTile = 64;   // rows and columns of the product that a block of threads computes
+constexpr int kDepth = 16;  // of the operands that it holds at a time
+constexpr int kOwn = 4;     // rows and columns of a thread
 constexpr int kPartials = 512;
 
 template <class T>
@@ -150,9 +150,9 @@ __global__ void add_columns(int64_t batch, int64_t columns, const T* upstream, c
 // The gradient of the kernel. Grid: blocks, tiles of a block's rows, tiles of its columns. `of_masks` receives a number
 // for each tile.
 template <class T>
-__global__ void __launch_bounds__(kThreads) kernel_gradient(Layer<T> layer, double max_norm, const double* square,
-                                                            const double* along, int64_t batch, const T* rows,
-                                                            const T* upstream, T* of_kernel, T* of_masks) {
+__global__ void __launch_bounds__(kThreads)
+    kernel_gradient(Layer<T> layer, double max_norm, const double* square, const double* along, int64_t batch,
+                    const T* rows, const T* upstream, T* of_kernel, T* of_masks) {
   __shared__ T left[kDepth][kTile + 1], right[kDepth][kTile + 1];
   __shared__ T together[kThreads];
   const int64_t block = blockIdx.x;
@@ -188,8 +188,8 @@ __global__ void __launch_bounds__(kThreads) kernel_gradient(Layer<T> layer, doub
     for (int j = 0; j < kOwn; ++j) {
       const int r = first_row + row + i * (kTile / kOwn), n = first_column + column + j * (kTile / kOwn);
       if (r >= layer.in || n >= layer.out) continue;
-      const int64_t at = (static_cast<int64_t>(source) * layer.in + r) * long_out +
-                         static_cast<int64_t>(joint) * layer.out + n;
+      const int64_t at =
+          (static_cast<int64_t>(source) * layer.in + r) * long_out + static_cast<int64_t>(joint) * layer.out + n;
       const T weight = layer.kernel[at];
       if (seen) of_mask += sums[i][j] * weight;
       of_kernel[at] = (seen ? sums[i][j] * factor : T(0)) - (clipped ? weight * shrink : T(0));
@@ -269,29 +269,29 @@ int gradient_of_kernel(const Layer<T>& layer, double max_norm, const double* squ
 }  // namespace
 }  // namespace posekit
 
-#define POSEKIT_DEFINE(T, SUFFIX)                                                                                      \
-  extern "C" int posekit_cuda_locally_connected_##SUFFIX(                                                              \
-      const T* rows, const T* bias, const T* kernel, const T* mask, const uint8_t* support, double max_norm,           \
-      int64_t batch, int64_t joints, int64_t in, int64_t out, T* output, double* square, cudaStream_t stream,          \
-      const PosekitMemory* memory) {                                                                                   \
-    const posekit::Layer<T> layer{int(joints), int(in), int(out), kernel, mask, support};                              \
-    return posekit::forward(layer, max_norm < 1e300 ? max_norm : 0.0, batch, rows, bias, output, square, stream,       \
-                            memory);                                                                                   \
-  }                                                                                                                    \
-  extern "C" int posekit_cuda_locally_connected_rows_gradient_##SUFFIX(                                                \
-      const T* upstream, const double* square, const T* kernel, const T* mask, const uint8_t* support,                 \
-      double max_norm, int64_t batch, int64_t joints, int64_t in, int64_t out, T* of_rows, cudaStream_t stream) {      \
-    const posekit::Layer<T> layer{int(joints), int(in), int(out), kernel, mask, support};                              \
-    return posekit::product<T, true>(layer, max_norm < 1e300 ? max_norm : 0.0, square, batch, upstream, nullptr,       \
-                                     of_rows, stream);                                                                 \
-  }                                                                                                                    \
-  extern "C" int posekit_cuda_locally_connected_kernel_gradient_##SUFFIX(                                              \
-      const T* upstream, const double* square, const T* rows, const T* bias, const T* output, const T* kernel,         \
-      const T* mask, const uint8_t* support, double max_norm, int64_t batch, int64_t joints, int64_t in, int64_t out,  \
-      T* of_kernel, T* of_mask, T* of_bias, cudaStream_t stream, const PosekitMemory* memory) {                        \
-    const posekit::Layer<T> layer{int(joints), int(in), int(out), kernel, mask, support};                              \
-    return posekit::gradient_of_kernel(layer, max_norm < 1e300 ? max_norm : 0.0, square, batch, rows, bias, output,    \
-                                       upstream, of_kernel, of_mask, of_bias, stream, memory);                         \
+#define POSEKIT_DEFINE(T, SUFFIX)                                                                                     \
+  extern "C" int posekit_cuda_locally_connected_##SUFFIX(                                                             \
+      const T* rows, const T* bias, const T* kernel, const T* mask, const uint8_t* support, double max_norm,          \
+      int64_t batch, int64_t joints, int64_t in, int64_t out, T* output, double* square, cudaStream_t stream,         \
+      const PosekitMemory* memory) {                                                                                  \
+    const posekit::Layer<T> layer{int(joints), int(in), int(out), kernel, mask, support};                             \
+    return posekit::forward(layer, max_norm < 1e300 ? max_norm : 0.0, batch, rows, bias, output, square, stream,      \
+                            memory);                                                                                  \
+  }                                                                                                                   \
+  extern "C" int posekit_cuda_locally_connected_rows_gradient_##SUFFIX(                                               \
+      const T* upstream, const double* square, const T* kernel, const T* mask, const uint8_t* support,                \
+      double max_norm, int64_t batch, int64_t joints, int64_t in, int64_t out, T* of_rows, cudaStream_t stream) {     \
+    const posekit::Layer<T> layer{int(joints), int(in), int(out), kernel, mask, support};                             \
+    return posekit::product<T, true>(layer, max_norm < 1e300 ? max_norm : 0.0, square, batch, upstream, nullptr,      \
+                                     of_rows, stream);                                                                \
+  }                                                                                                                   \
+  extern "C" int posekit_cuda_locally_connected_kernel_gradient_##SUFFIX(                                             \
+      const T* upstream, const double* square, const T* rows, const T* bias, const T* output, const T* kernel,        \
+      const T* mask, const uint8_t* support, double max_norm, int64_t batch, int64_t joints, int64_t in, int64_t out, \
+      T* of_kernel, T* of_mask, T* of_bias, cudaStream_t stream, const PosekitMemory* memory) {                       \
+    const posekit::Layer<T> layer{int(joints), int(in), int(out), kernel, mask, support};                             \
+    return posekit::gradient_of_kernel(layer, max_norm < 1e300 ? max_norm : 0.0, square, batch, rows, bias, output,   \
+                                       upstream, of_kernel, of_mask, of_bias, stream, memory);                        \
   }
 
 POSEKIT_DEFINE(float, f32)

@@ -34,8 +34,7 @@ __global__ void count_pixels(const uint8_t* silhouettes, int64_t width, int64_t*
 }
 
 // One block: turns the counts of `rows` rows into the pixels before each, and before each image.
-__global__ void begin_rows(int64_t* counts, int64_t rows, int64_t batch, int64_t height,
-                           int64_t* pixel_splits) {
+__global__ void begin_rows(int64_t* counts, int64_t rows, int64_t batch, int64_t height, int64_t* pixel_splits) {
   __shared__ int64_t sums[kThreads];
   __shared__ int64_t before;
   if (threadIdx.x == 0) before = 0;
@@ -128,8 +127,8 @@ __device__ int sign(T value) {
 // Counts [batch * per_image, 2] on which side of their pixels the chosen vertices lie. A block each row of pixels.
 template <class T>
 __global__ void count_sides(const uint8_t* silhouettes, const T* vertices, int64_t height, int64_t width,
-                            int64_t per_image, const int64_t* row_begins, int64_t total,
-                            const int32_t* nearest_vertex, int* sides) {
+                            int64_t per_image, const int64_t* row_begins, int64_t total, const int32_t* nearest_vertex,
+                            int* sides) {
   const int64_t image = blockIdx.x / height;
   const T y = static_cast<T>(blockIdx.x % height);
   for_pixels_of_row(silhouettes, width, row_begins, [&](int64_t place, int64_t x) {
@@ -155,10 +154,10 @@ __global__ void add_gradients(const T* vertices, int64_t count, int64_t width, i
   const T y = vertices[2 * vertex + 1] - static_cast<T>(pixel / width);
   const double length = sqrt(static_cast<double>(x) * x + static_cast<double>(y) * y);
   const bool none = pixel < 0 || length == 0;
-  gradient[2 * vertex] = sides[2 * vertex] * mesh_factors[image] +
-                         (none ? T(0) : static_cast<T>(x / length * pixel_factors[image]));
-  gradient[2 * vertex + 1] = sides[2 * vertex + 1] * mesh_factors[image] +
-                             (none ? T(0) : static_cast<T>(y / length * pixel_factors[image]));
+  gradient[2 * vertex] =
+      sides[2 * vertex] * mesh_factors[image] + (none ? T(0) : static_cast<T>(x / length * pixel_factors[image]));
+  gradient[2 * vertex + 1] =
+      sides[2 * vertex + 1] * mesh_factors[image] + (none ? T(0) : static_cast<T>(y / length * pixel_factors[image]));
 }
 
 // Whether the kernels can take images of these sizes.
@@ -179,9 +178,9 @@ cudaError_t count(const uint8_t* silhouettes, int64_t batch, int64_t height, int
 
 template <class T>
 cudaError_t mesh_reprojection(const uint8_t* silhouettes, const T* vertices, int64_t batch, int64_t height,
-                              int64_t width, int64_t per_image, const int64_t* row_begins,
-                              const int64_t* pixel_splits, int64_t total, int64_t most, T* pixels_to_mesh,
-                              T* mesh_to_pixels, int32_t* nearest_vertex, int32_t* nearest_pixel, cudaStream_t stream,
+                              int64_t width, int64_t per_image, const int64_t* row_begins, const int64_t* pixel_splits,
+                              int64_t total, int64_t most, T* pixels_to_mesh, T* mesh_to_pixels,
+                              int32_t* nearest_vertex, int32_t* nearest_pixel, cudaStream_t stream,
                               const PosekitMemory* memory) {
   if (!fits(batch, height, width, per_image)) return cudaErrorInvalidValue;
   if (!batch) return cudaSuccess;
@@ -197,8 +196,8 @@ cudaError_t mesh_reprojection(const uint8_t* silhouettes, const T* vertices, int
   cudaError_t error = nearest_neighbors<T>(positions, pixel_splits, vertices, vertex_splits, batch, 2, total, most,
                                            total / batch, per_image, nearest_vertex, nullptr, stream, memory);
   if (error != cudaSuccess) return error;
-  error = nearest_neighbors<T>(vertices, vertex_splits, positions, pixel_splits, batch, 2, batch * per_image,
-                               per_image, per_image, most, nearest_pixel, nullptr, stream, memory);
+  error = nearest_neighbors<T>(vertices, vertex_splits, positions, pixel_splits, batch, 2, batch * per_image, per_image,
+                               per_image, most, nearest_pixel, nullptr, stream, memory);
   if (error != cudaSuccess) return error;
   sum_distances<T><<<static_cast<int>(batch), kThreads, 0, stream>>>(vertices, width, per_image, pixel_splits,
                                                                      positions, nearest_vertex, nearest_pixel,
@@ -210,8 +209,8 @@ template <class T>
 cudaError_t mesh_reprojection_gradient(const uint8_t* silhouettes, const T* vertices, int64_t batch, int64_t height,
                                        int64_t width, int64_t per_image, const int64_t* row_begins, int64_t total,
                                        const int32_t* nearest_vertex, const int32_t* nearest_pixel,
-                                       const T* mesh_factors, const T* pixel_factors, T* gradient,
-                                       cudaStream_t stream, const PosekitMemory* memory) {
+                                       const T* mesh_factors, const T* pixel_factors, T* gradient, cudaStream_t stream,
+                                       const PosekitMemory* memory) {
   if (!fits(batch, height, width, per_image)) return cudaErrorInvalidValue;
   const int64_t count = batch * per_image, rows = batch * height;
   if (!count) return cudaSuccess;
@@ -224,9 +223,9 @@ cudaError_t mesh_reprojection_gradient(const uint8_t* silhouettes, const T* vert
     count_sides<T><<<static_cast<int>(rows), kThreads, 0, stream>>>(silhouettes, vertices, height, width, per_image,
                                                                     row_begins, total, nearest_vertex, sides);
   }
-  add_gradients<T><<<blocks_of(count, kThreads), kThreads, 0, stream>>>(
-      vertices, count, std::max<int64_t>(width, 1), per_image, nearest_pixel, sides, mesh_factors, pixel_factors,
-      gradient);
+  add_gradients<T><<<blocks_of(count, kThreads), kThreads, 0, stream>>>(vertices, count, std::max<int64_t>(width, 1),
+                                                                        per_image, nearest_pixel, sides, mesh_factors,
+                                                                        pixel_factors, gradient);
   return cudaGetLastError();
 }
 
@@ -238,23 +237,23 @@ extern "C" int posekit_cuda_count_pixels(const uint8_t* silhouettes, int64_t bat
   return posekit::count(silhouettes, batch, height, width, row_begins, pixel_splits, stream);
 }
 
-#define POSEKIT_DEFINE(T, SUFFIX)                                                                                      \
-  extern "C" int posekit_cuda_mesh_reprojection_##SUFFIX(                                                              \
-      const uint8_t* silhouettes, const T* vertices, int64_t batch, int64_t height, int64_t width, int64_t per_image,  \
-      const int64_t* row_begins, const int64_t* pixel_splits, int64_t total, int64_t most, T* pixels_to_mesh,          \
-      T* mesh_to_pixels, int32_t* nearest_vertex, int32_t* nearest_pixel, cudaStream_t stream,                         \
-      const PosekitMemory* memory) {                                                                                   \
-    return posekit::mesh_reprojection(silhouettes, vertices, batch, height, width, per_image, row_begins,              \
-                                      pixel_splits, total, most, pixels_to_mesh, mesh_to_pixels, nearest_vertex,       \
-                                      nearest_pixel, stream, memory);                                                  \
-  }                                                                                                                    \
-  extern "C" int posekit_cuda_mesh_reprojection_gradient_##SUFFIX(                                                     \
-      const uint8_t* silhouettes, const T* vertices, int64_t batch, int64_t height, int64_t width, int64_t per_image,  \
-      const int64_t* row_begins, int64_t total, const int32_t* nearest_vertex, const int32_t* nearest_pixel,           \
-      const T* mesh_factors, const T* pixel_factors, T* gradient, cudaStream_t stream, const PosekitMemory* memory) {  \
-    return posekit::mesh_reprojection_gradient(silhouettes, vertices, batch, height, width, per_image, row_begins,     \
-                                               total, nearest_vertex, nearest_pixel, mesh_factors, pixel_factors,      \
-                                               gradient, stream, memory);                                              \
+#define POSEKIT_DEFINE(T, SUFFIX)                                                                                     \
+  extern "C" int posekit_cuda_mesh_reprojection_##SUFFIX(                                                             \
+      const uint8_t* silhouettes, const T* vertices, int64_t batch, int64_t height, int64_t width, int64_t per_image, \
+      const int64_t* row_begins, const int64_t* pixel_splits, int64_t total, int64_t most, T* pixels_to_mesh,         \
+      T* mesh_to_pixels, int32_t* nearest_vertex, int32_t* nearest_pixel, cudaStream_t stream,                        \
+      const PosekitMemory* memory) {                                                                                  \
+    return posekit::mesh_reprojection(silhouettes, vertices, batch, height, width, per_image, row_begins,             \
+                                      pixel_splits, total, most, pixels_to_mesh, mesh_to_pixels, nearest_vertex,      \
+                                      nearest_pixel, stream, memory);                                                 \
+  }                                                                                                                   \
+  extern "C" int posekit_cuda_mesh_reprojection_gradient_##SUFFIX(                                                    \
+      const uint8_t* silhouettes, const T* vertices, int64_t batch, int64_t height, int64_t width, int64_t per_image, \
+      const int64_t* row_begins, int64_t total, const int32_t* nearest_vertex, const int32_t* nearest_pixel,          \
+      const T* mesh_factors, const T* pixel_factors, T* gradient, cudaStream_t stream, const PosekitMemory* memory) { \
+    return posekit::mesh_reprojection_gradient(silhouettes, vertices, batch, height, width, per_image, row_begins,    \
+                                               total, nearest_vertex, nearest_pixel, mesh_factors, pixel_factors,     \
+                                               gradient, stream, memory);                                             \
   }
 
 POSEKIT_DEFINE(float, f32)

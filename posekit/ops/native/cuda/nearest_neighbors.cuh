@@ -16,11 +16,11 @@
 
 namespace posekit {
 
-constexpr int kTile = 1024;         // references in shared memory at a time
-constexpr int kChunk = 32;          // references whose nearest is found before asking which one it was
-constexpr int kPerThread = 4;       // points of one thread
-constexpr int kTileBytes = 32768;   // for points of many dimensions
-constexpr int kMostRows = 65535;    // of a grid
+constexpr int kTile = 1024;        // references in shared memory at a time
+constexpr int kChunk = 32;         // references whose nearest is found before asking which one it was
+constexpr int kPerThread = 4;      // points of one thread
+constexpr int kTileBytes = 32768;  // for points of many dimensions
+constexpr int kMostRows = 65535;   // of a grid
 
 __device__ inline float subtract(float a, float b) { return __fsub_rn(a, b); }
 __device__ inline double subtract(double a, double b) { return __dsub_rn(a, b); }
@@ -235,8 +235,8 @@ cudaError_t nearest_neighbors(const T* points, const int64_t* point_splits, cons
     search<T, 3><<<grid, kThreads, 0, stream>>>(points, point_splits, references, reference_splits, batch, total,
                                                 squared, candidates);
   } else {
-    search_many_dims<T><<<grid, kThreads, 0, stream>>>(points, point_splits, references, reference_splits, batch,
-                                                       total, dims, squared, candidates);
+    search_many_dims<T><<<grid, kThreads, 0, stream>>>(points, point_splits, references, reference_splits, batch, total,
+                                                       dims, squared, candidates);
   }
   const dim3 flat(blocks_of(most_points, kThreads), rows);
   choose<T><<<flat, kThreads, 0, stream>>>(points, point_splits, references, reference_splits, batch, total, dims,

@@ -29,9 +29,9 @@ int posekit_cuda_copy_out(void* host, const void* device, int64_t bytes, cudaStr
 int posekit_cuda_count_pixels(const uint8_t* silhouettes, int64_t batch, int64_t height, int64_t width,
                               int64_t* row_begins, int64_t* pixel_splits, cudaStream_t stream);
 
-// `plan` is what PiecewiseLinear.encode gives (posekit/ops/piecewise_linear.py), and it is on the host, as are the sizes
-// of inputs and the shapes of kernels and grams. Numbers that the penalty leaves for its gradients; -1 if there are too
-// many steps, or too many sources of one, for the kernels.
+// `plan` is what PiecewiseLinear.encode gives (posekit/ops/piecewise_linear.py), and it is on the host, as are the
+// sizes of inputs and the shapes of kernels and grams. Numbers that the penalty leaves for its gradients; -1 if there
+// are too many steps, or too many sources of one, for the kernels.
 int64_t posekit_cuda_gradient_penalty_state(const int32_t* plan, int64_t batch, const int32_t* sizes,
                                             const int32_t* kernel_shapes, const int32_t* gram_shapes);
 
@@ -45,8 +45,8 @@ int posekit_cuda_paf_peaks(const float* maps, const int64_t* strides, int64_t ba
                            const double* gaussian, const float* profiles, double threshold, int64_t most, void* peaks,
                            int32_t* counts, cudaStream_t stream);
 
-// Scores pairs of peaks. `fields` as `maps` above. places [peaks, 2]: x and y. groups [count, 6]: image, limb, number of
-// the first start and of the first end among the peaks, numbers of starts and of ends; offsets [count]: where the
+// Scores pairs of peaks. `fields` as `maps` above. places [peaks, 2]: x and y. groups [count, 6]: image, limb, number
+// of the first start and of the first end among the peaks, numbers of starts and of ends; offsets [count]: where the
 // group's scores begin. `most` is the number of pairs of the largest group. Writes scores, 0 for no limb.
 int posekit_cuda_paf_limbs(const float* fields, const int64_t* strides, int64_t height, int64_t width, int64_t mode,
                            int64_t times, int64_t high, int64_t wide, double threshold, const double* places,
@@ -92,10 +92,10 @@ int posekit_cuda_paf_not_finite(const float* values, int64_t count, unsigned lon
       const T* upstream, T* const* of_kernels, cudaStream_t stream, const PosekitMemory* memory);                      \
   /* `max_norm` is infinite or not positive for no limit. `support` has a byte for each block. `square` [1] is written \
      by the forward pass and read by the others. */                                                                    \
-  int posekit_cuda_locally_connected_##SUFFIX(                                                                         \
-      const T* rows, const T* bias, const T* kernel, const T* mask, const uint8_t* support, double max_norm,           \
-      int64_t batch, int64_t joints, int64_t in, int64_t out, T* output, double* square, cudaStream_t stream,          \
-      const PosekitMemory* memory);                                                                                    \
+  int posekit_cuda_locally_connected_##SUFFIX(const T* rows, const T* bias, const T* kernel, const T* mask,            \
+                                              const uint8_t* support, double max_norm, int64_t batch, int64_t joints,  \
+                                              int64_t in, int64_t out, T* output, double* square, cudaStream_t stream, \
+                                              const PosekitMemory* memory);                                            \
   int posekit_cuda_locally_connected_rows_gradient_##SUFFIX(                                                           \
       const T* upstream, const double* square, const T* kernel, const T* mask, const uint8_t* support,                 \
       double max_norm, int64_t batch, int64_t joints, int64_t in, int64_t out, T* of_rows, cudaStream_t stream);       \

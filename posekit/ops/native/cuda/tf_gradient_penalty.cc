@@ -10,7 +10,9 @@ namespace {
 template <class T>
 struct Lists {
   explicit Lists(const GivenCritic<T>& given)
-      : plan(given.plan.numbers.data()), slopes(given.plan.slopes.data()), batch(given.batch),
+      : plan(given.plan.numbers.data()),
+        slopes(given.plan.slopes.data()),
+        batch(given.batch),
         sizes(given.points.size()) {
     for (const CriticStep& step : given.graph.steps) {
       if (step.kind == CriticStep::kInput) sizes[step.index] = static_cast<int32_t>(step.size);
@@ -22,8 +24,8 @@ struct Lists {
     list(given.critic.kernels, &kernels, &kernel_shapes);
     list(given.critic.grams, &grams, &gram_shapes);
     biases = given.critic.biases;
-    const int64_t size = posekit_cuda_gradient_penalty_state(plan, batch, sizes.data(), kernel_shapes.data(),
-                                                             gram_shapes.data());
+    const int64_t size =
+        posekit_cuda_gradient_penalty_state(plan, batch, sizes.data(), kernel_shapes.data(), gram_shapes.data());
     require(size >= 0, "a critic of so many steps, or so many parts in a step, has no kernel for GPUs: POSEKIT_CUDA=0");
     state_size = size;
   }
@@ -49,11 +51,11 @@ void value(Call& call, const CriticPlan& plan) {
   const Lists<T> lists(given);
   const Tensor penalty = call.output<T>(0, {}), state = call.output<T>(1, {lists.state_size});
   Gpu gpu(call);
-  succeed(POSEKIT_CUDA(gradient_penalty)(
-      lists.plan, lists.slopes, lists.batch, lists.real.data(), lists.fake.data(), lists.coefficients.data(),
-      lists.sizes.data(), lists.for_each_number.data(), lists.kernels.data(), lists.kernel_shapes.data(),
-      lists.biases.data(), lists.grams.data(), lists.gram_shapes.data(), penalty.data<T>(), state.data<T>(),
-      gpu.stream, gpu.memory()));
+  succeed(POSEKIT_CUDA(gradient_penalty)(lists.plan, lists.slopes, lists.batch, lists.real.data(), lists.fake.data(),
+                                         lists.coefficients.data(), lists.sizes.data(), lists.for_each_number.data(),
+                                         lists.kernels.data(), lists.kernel_shapes.data(), lists.biases.data(),
+                                         lists.grams.data(), lists.gram_shapes.data(), penalty.data<T>(),
+                                         state.data<T>(), gpu.stream, gpu.memory()));
 }
 
 template <class T>
@@ -63,8 +65,8 @@ void gradients(Call& call, const CriticPlan& plan) {
   const Lists<T> lists(given);
   if (upstream.size() != 1) throw InvalidInput("upstream is a single number, not of shape " + upstream.shape_text());
   if (state.size() != lists.state_size) {
-    throw InvalidInput("a state of shape " + state.shape_text() + " is not one of " +
-                       std::to_string(lists.state_size) + ", which the op leaves on a GPU");
+    throw InvalidInput("a state of shape " + state.shape_text() + " is not one of " + std::to_string(lists.state_size) +
+                       ", which the op leaves on a GPU");
   }
   std::vector<Tensor> results;
   std::vector<T*> of_kernels;
@@ -73,10 +75,10 @@ void gradients(Call& call, const CriticPlan& plan) {
     of_kernels.push_back(results.back().template data<T>());
   }
   Gpu gpu(call);
-  succeed(POSEKIT_CUDA(gradient_penalty_gradients)(
-      lists.plan, lists.slopes, lists.batch, lists.sizes.data(), lists.kernels.data(), lists.kernel_shapes.data(),
-      lists.grams.data(), lists.gram_shapes.data(), state.data<T>(), upstream.data<T>(), of_kernels.data(), gpu.stream,
-      gpu.memory()));
+  succeed(POSEKIT_CUDA(gradient_penalty_gradients)(lists.plan, lists.slopes, lists.batch, lists.sizes.data(),
+                                                   lists.kernels.data(), lists.kernel_shapes.data(), lists.grams.data(),
+                                                   lists.gram_shapes.data(), state.data<T>(), upstream.data<T>(),
+                                                   of_kernels.data(), gpu.stream, gpu.memory()));
 }
 
 Registration here([] {

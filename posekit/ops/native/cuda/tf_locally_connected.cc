@@ -16,10 +16,9 @@ void forward(Call& call) {
   const Tensor output = call.output<T>(0, {given.batch, given.kernel.dim(1)}), square = call.output<double>(1, {});
   const LocallyConnected<T>& layer = given.layer;
   Gpu gpu(call);
-  succeed(POSEKIT_CUDA(locally_connected)(rows.data<T>(), bias.data<T>(), layer.kernel, layer.mask,
-                                          bytes_of(layer.support), layer.max_norm, given.batch, layer.joints, layer.in,
-                                          layer.out, output.data<T>(), square.data<double>(), gpu.stream,
-                                          gpu.memory()));
+  succeed(POSEKIT_CUDA(locally_connected)(
+      rows.data<T>(), bias.data<T>(), layer.kernel, layer.mask, bytes_of(layer.support), layer.max_norm, given.batch,
+      layer.joints, layer.in, layer.out, output.data<T>(), square.data<double>(), gpu.stream, gpu.memory()));
 }
 
 void expect_square(const Tensor& square) {

@@ -31,10 +31,10 @@ void compute_sums(Call& call) {
   const Tensor to_mesh = call.output<T>(0, {meshes.batch}), to_pixels = call.output<T>(1, {meshes.batch});
   const Tensor nearest_vertex = call.output<int32_t>(2, {splits.back()});
   const Tensor nearest_pixel = call.output<int32_t>(3, {meshes.batch, meshes.per_image});
-  succeed(POSEKIT_CUDA(mesh_reprojection)(
-      meshes.silhouettes, meshes.vertices, meshes.batch, meshes.height, meshes.width, meshes.per_image, begins.rows,
-      begins.images, splits.back(), most, to_mesh.data<T>(), to_pixels.data<T>(), nearest_vertex.data<int32_t>(),
-      nearest_pixel.data<int32_t>(), gpu.stream, gpu.memory()));
+  succeed(POSEKIT_CUDA(mesh_reprojection)(meshes.silhouettes, meshes.vertices, meshes.batch, meshes.height,
+                                          meshes.width, meshes.per_image, begins.rows, begins.images, splits.back(),
+                                          most, to_mesh.data<T>(), to_pixels.data<T>(), nearest_vertex.data<int32_t>(),
+                                          nearest_pixel.data<int32_t>(), gpu.stream, gpu.memory()));
 }
 
 // What stands in the positions is checked where it is used: of a mesh, those that lead out of it count as none.

@@ -22,10 +22,10 @@ void compute_nearest(Call& call) {
   Gpu gpu(call);
   const int64_t* const point_splits = gpu.copy_in(given.point_splits.data<int64_t>(), splits);
   const int64_t* const reference_splits = gpu.copy_in(given.reference_splits.data<int64_t>(), splits);
-  succeed(POSEKIT_CUDA(nearest_neighbors)(
-      given.points.data<T>(), point_splits, given.references.data<T>(), reference_splits, given.rows(),
-      given.points.dim(1), count, longest_row(given.point_splits), longest_row(given.reference_splits),
-      indices.data<int32_t>(), distances.data<T>(), gpu.stream, gpu.memory()));
+  succeed(POSEKIT_CUDA(nearest_neighbors)(given.points.data<T>(), point_splits, given.references.data<T>(),
+                                          reference_splits, given.rows(), given.points.dim(1), count,
+                                          longest_row(given.point_splits), longest_row(given.reference_splits),
+                                          indices.data<int32_t>(), distances.data<T>(), gpu.stream, gpu.memory()));
 }
 
 Registration here([] {

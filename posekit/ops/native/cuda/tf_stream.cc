@@ -1,6 +1,6 @@
 // Flags: -O1
-// The one thing that TensorFlow's C API does not tell of its own GPUs: in which stream the work of an op belongs. Nothing
-// else here depends on how this very version of TensorFlow looks inside.
+// The one thing that TensorFlow's C API does not tell of its own GPUs: in which stream the work of an op belongs.
+// Nothing else here depends on how this very version of TensorFlow looks inside.
 #include "tensorflow/core/framework/device_base.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tf_gpu.h"

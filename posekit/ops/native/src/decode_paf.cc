@@ -85,8 +85,7 @@ bool finite(const float* values, int64_t count) {
   return largest < 0x7f800000u;
 }
 
-void refuse_not_finite(const PafProblem& problem, const char* name, const PafMaps& maps, int channels,
-                       int64_t image) {
+void refuse_not_finite(const PafProblem& problem, const char* name, const PafMaps& maps, int channels, int64_t image) {
   int64_t bad = 0;
   Rows rows(maps, problem.width, channels);
   for (int64_t y = 0; y < problem.height; ++y) {
@@ -207,9 +206,9 @@ struct Exact {
   Cubic cubic;
   double half[kRadius + 1];
   float quick_half[kRadius + 1];
-  float weights[5];                   // what a block weighs at most, 2, 1, 0, 1, 2 away
-  std::vector<float> largest;         // [batch, rows, columns, joints + 1]
-  std::vector<int32_t> islands;       // [batch, joints, rows, columns], 0 where there can be no peak
+  float weights[5];              // what a block weighs at most, 2, 1, 0, 1, 2 away
+  std::vector<float> largest;    // [batch, rows, columns, joints + 1]
+  std::vector<int32_t> islands;  // [batch, joints, rows, columns], 0 where there can be no peak
 
   Exact(const PafProblem& p, const PafMaps& maps) : problem(p), heatmaps(maps) {
     height = p.used_height;
@@ -296,7 +295,8 @@ struct Exact {
         const float* v = cubic.weights[column];
         const float* cell = middle + cubic.first[column] * channels;
         for (int64_t i = 0; i < used; ++i) {
-          to[i] = std::max(to[i], across(cell[i], cell[i + channels], cell[i + 2 * channels], cell[i + 3 * channels], v));
+          to[i] =
+              std::max(to[i], across(cell[i], cell[i + channels], cell[i + 2 * channels], cell[i + 3 * channels], v));
         }
       }
     }
@@ -412,7 +412,8 @@ struct Exact {
     }
   }
 
-  void enlarge_patch(const Box& box, int64_t top, int64_t left, int64_t high, int64_t wide, int64_t pitch, float* patch) {
+  void enlarge_patch(const Box& box, int64_t top, int64_t left, int64_t high, int64_t wide, int64_t pitch,
+                     float* patch) {
     // Rows of cells as wide as the patch, each when it is first needed.
     std::vector<float> lines(problem.height * pitch);
     std::vector<char> made(problem.height, 0);
@@ -441,7 +442,8 @@ struct Exact {
         }
       }
       float* to = patch + y * pitch;
-      for (int64_t x = 0; x < wide; ++x) to[x] = down(four[0][x], four[1][x], four[2][x], four[3][x], cubic.weights[place]);
+      for (int64_t x = 0; x < wide; ++x)
+        to[x] = down(four[0][x], four[1][x], four[2][x], four[3][x], cubic.weights[place]);
     }
   }
 
@@ -477,8 +479,7 @@ struct Exact {
         if (!of_island(box, top + y - 1, left + x - 1)) continue;
         const double* middle = smoothed.twice.data() + y * pitch + x;
         const double around[5] = {middle[0], middle[-pitch], middle[pitch], middle[-1], middle[1]};
-        add_if_peak(box, around, top + y - 1, left + x - 1,
-                    patch[(y + kRadius) * pitch + x + kRadius], peaks);
+        add_if_peak(box, around, top + y - 1, left + x - 1, patch[(y + kRadius) * pitch + x + kRadius], peaks);
       }
     }
   }
@@ -487,18 +488,20 @@ struct Exact {
     return islands[((box.image * problem.joints + box.joint) * rows + y / kBlock) * columns + x / kBlock] == box.island;
   }
 
-  void add_if_peak(const Box& box, const double* around, int64_t y, int64_t x, float score, std::vector<Peak>* peaks) const {
+  void add_if_peak(const Box& box, const double* around, int64_t y, int64_t x, float score,
+                   std::vector<Peak>* peaks) const {
     const double value = around[0];
-    if (value > problem.peak_threshold && value >= (y > 0 ? around[1] : 0) && value >= (y < height - 1 ? around[2] : 0) &&
-        value >= (x > 0 ? around[3] : 0) && value >= (x < width - 1 ? around[4] : 0)) {
+    if (value > problem.peak_threshold && value >= (y > 0 ? around[1] : 0) &&
+        value >= (y < height - 1 ? around[2] : 0) && value >= (x > 0 ? around[3] : 0) &&
+        value >= (x < width - 1 ? around[4] : 0)) {
       peaks->push_back({box.joint, static_cast<int32_t>(y), static_cast<int32_t>(x), static_cast<double>(x),
                         static_cast<double>(y), static_cast<double>(score)});
     }
   }
 
   // Places of the smoothed patch that may be peaks, no more than one beyond `many`.
-  void quick_candidates(const Box& box, const std::vector<float>& patch, int64_t pitch, int64_t high, int64_t wide, float most,
-                        int64_t many, std::vector<std::pair<int32_t, int32_t>>* candidates) const {
+  void quick_candidates(const Box& box, const std::vector<float>& patch, int64_t pitch, int64_t high, int64_t wide,
+                        float most, int64_t many, std::vector<std::pair<int32_t, int32_t>>* candidates) const {
     Smoothed<float> smoothed;
     smoothed.run(patch.data(), pitch, high, wide, quick_half);
     const float threshold = problem.peak_threshold;
@@ -518,7 +521,8 @@ struct Exact {
         if (!any) continue;
         for (int64_t x = first; x < end; ++x) {
           const float value = row[x] + slack;
-          if (row[x] < needed || value < above[x] || value < below[x] || value < row[x - 1] || value < row[x + 1]) continue;
+          if (row[x] < needed || value < above[x] || value < below[x] || value < row[x - 1] || value < row[x + 1])
+            continue;
           if (!of_island(box, box.top * kBlock + y - 1, box.left * kBlock + x - 1)) continue;
           candidates->emplace_back(y, x);
           if (static_cast<int64_t>(candidates->size()) > many) return;
@@ -528,8 +532,8 @@ struct Exact {
   }
 
   // Smooths a place and its 4 neighbours as the original does.
-  void check_candidate(const Box& box, const float* patch, int64_t pitch, int64_t top, int64_t left, int64_t y, int64_t x,
-                       std::vector<Peak>* peaks) const {
+  void check_candidate(const Box& box, const float* patch, int64_t pitch, int64_t top, int64_t left, int64_t y,
+                       int64_t x, std::vector<Peak>* peaks) const {
     constexpr int kSide = 2 * kRadius + 3, kPitch = 32;  // a kernel's width, and one more on both sides
     double values[kSide * kPitch + 8], once[3 * kPitch + 8], around[5];
     const float* corner = patch + (y - 1) * pitch + x - 1;
@@ -622,8 +626,8 @@ class Fine {
 };
 
 // Peaks in the cells of rows `first` to `last` and columns `left` to `right`.
-void small_peaks(const PafProblem& problem, const PafMaps& maps, int64_t image, int64_t first, int64_t last, int64_t left,
-                 int64_t right, std::vector<Peak>* peaks) {
+void small_peaks(const PafProblem& problem, const PafMaps& maps, int64_t image, int64_t first, int64_t last,
+                 int64_t left, int64_t right, std::vector<Peak>* peaks) {
   const int64_t times = problem.times, height = problem.height * times, width = problem.width * times;
   const int64_t begin = first * times, end = last * times, around = std::max<int64_t>(0, left - 1);
   const int joints = problem.joints;
@@ -701,7 +705,7 @@ std::vector<const Peak*> highest(const Peak* begin, const Peak* end) {
 struct Field {
   const PafProblem& problem;
   const Cubic* cubic;  // null where the maps are taken as they are
-  const float* data;       // of the image and limb
+  const float* data;   // of the image and limb
   int64_t row, column, channel;
 
   // Value at a pixel of the searched maps.
@@ -787,8 +791,9 @@ struct Field {
       if (missing > kPoints - kNeeded[kPafFast]) return false;
     }
     // As NumPy adds ten numbers up.
-    double total = ((static_cast<double>(products[0]) + products[1]) + (static_cast<double>(products[2]) + products[3])) +
-                   ((static_cast<double>(products[4]) + products[5]) + (static_cast<double>(products[6]) + products[7]));
+    double total =
+        ((static_cast<double>(products[0]) + products[1]) + (static_cast<double>(products[2]) + products[3])) +
+        ((static_cast<double>(products[4]) + products[5]) + (static_cast<double>(products[6]) + products[7]));
     total = total + products[8] + products[9];
     *score = total / kPoints + std::min(0.5 * height / norm - 1, 0.0);
     return *score > 0;
@@ -797,13 +802,16 @@ struct Field {
   bool tf_pose(const Peak& one, const Peak& other, double* score) const {
     const float dx = other.x - one.x, dy = other.y - one.y, norm = std::sqrt(dx * dx + dy * dy);
     if (!(norm > 0)) return false;
-    const float ux = dx / norm, uy = dy / norm, sx = dx / static_cast<float>(kPoints), sy = dy / static_cast<float>(kPoints);
+    const float ux = dx / norm, uy = dy / norm, sx = dx / static_cast<float>(kPoints),
+                sy = dy / static_cast<float>(kPoints);
     const float begin_x = one.x, begin_y = one.y, threshold = problem.paf_threshold;
     float total = 0;
     int missing = 0;
     for (int point = 0; point < kPoints; ++point) {
-      const double x = static_cast<double>(begin_x + point * sx) + 0.5, y = static_cast<double>(begin_y + point * sy) + 0.5;
-      const float* at = data + static_cast<int64_t>(y) / problem.times * row + static_cast<int64_t>(x) / problem.times * column;
+      const double x = static_cast<double>(begin_x + point * sx) + 0.5,
+                   y = static_cast<double>(begin_y + point * sy) + 0.5;
+      const float* at =
+          data + static_cast<int64_t>(y) / problem.times * row + static_cast<int64_t>(x) / problem.times * column;
       const float value = at[0] * ux + at[channel] * uy;
       missing += !(value > threshold);
       if (missing > kPoints - kNeeded[kPafTfPose]) return false;
@@ -818,14 +826,12 @@ struct Field {
 
 std::vector<Limb> connect(const PafProblem& problem, const Cubic* cubic, const PafMaps& fields, int64_t image, int limb,
                           const std::vector<Peak>& peaks, const std::vector<int64_t>& ends) {
-  const auto of_joint = [&](int joint) {
-    return highest(peaks.data() + ends[joint], peaks.data() + ends[joint + 1]);
-  };
+  const auto of_joint = [&](int joint) { return highest(peaks.data() + ends[joint], peaks.data() + ends[joint + 1]); };
   const int start_joint = problem.ends[2 * limb], end_joint = problem.ends[2 * limb + 1];
   const std::vector<const Peak*> start = of_joint(start_joint), end = of_joint(end_joint);
   if (start.empty() || end.empty()) return {};
-  const Field field{problem, cubic, fields.at(image, 0, 0) + 2 * limb * fields.channel, fields.row, fields.column,
-                       fields.channel};
+  const Field field{problem,    cubic,         fields.at(image, 0, 0) + 2 * limb * fields.channel,
+                    fields.row, fields.column, fields.channel};
   std::vector<Limb> found;
   for (size_t one = 0; one < start.size(); ++one) {
     for (size_t other = 0; other < end.size(); ++other) {
@@ -868,7 +874,8 @@ std::vector<double> group(const PafProblem& problem, const std::vector<Peak>& pe
   people.numbers.resize(joints);
   for (int step = 0; step < problem.steps; ++step) {
     const int limb = problem.order[step];
-    std::vector<int32_t>&start = people.numbers[problem.ends[2 * limb]], &end = people.numbers[problem.ends[2 * limb + 1]];
+    std::vector<int32_t>&start = people.numbers[problem.ends[2 * limb]],
+    &end = people.numbers[problem.ends[2 * limb + 1]];
     for (const Limb& found : limbs[step]) {
       int64_t rows[2], matches = 0;
       const int64_t count = static_cast<int64_t>(people.sums.size());
@@ -919,8 +926,8 @@ std::vector<double> group(const PafProblem& problem, const std::vector<Peak>& pe
 
 void check(const PafProblem& problem) {
   if (problem.batch < 0 || problem.height < 1 || problem.width < 1 || problem.joints < 1 || problem.limbs < 0) {
-    throw InvalidInput("maps of " + std::to_string(problem.height) + " x " + std::to_string(problem.width) + " cells, " +
-                       std::to_string(problem.joints) + " joints and " + std::to_string(problem.limbs) +
+    throw InvalidInput("maps of " + std::to_string(problem.height) + " x " + std::to_string(problem.width) +
+                       " cells, " + std::to_string(problem.joints) + " joints and " + std::to_string(problem.limbs) +
                        " limbs cannot be decoded; all but the limbs must be above 0");
   }
   for (int i = 0; i < 2 * problem.limbs; ++i) {
@@ -936,7 +943,8 @@ void check(const PafProblem& problem) {
     }
   }
   const bool exact = problem.mode == kPafExact, enlarged = exact && problem.times == kPafEnlarged;
-  const int64_t high = problem.height * (enlarged ? problem.times : 1), wide = problem.width * (enlarged ? problem.times : 1);
+  const int64_t high = problem.height * (enlarged ? problem.times : 1),
+                wide = problem.width * (enlarged ? problem.times : 1);
   if (problem.mode < kPafExact || problem.mode > kPafTfPose || problem.times < 1 ||
       (exact && !enlarged && problem.times != 1) || problem.used_height < 1 || problem.used_width < 1 ||
       problem.used_height > high || problem.used_width > wide ||
@@ -965,9 +973,11 @@ std::vector<PafPeople> decode_paf(const PafProblem& problem, const PafMaps& heat
       const int64_t image = task / bands, top = task % bands * band, bottom = std::min(problem.height, top + band);
       Rows heat_rows(heatmaps, problem.width, channels), field_rows(fields, problem.width, field_channels);
       if (exact_mode && top * problem.times < problem.used_height) {
-        good[2 * task] = enlarged ? exact->look_over_enlarged(image, task % bands) : exact->look_over(image, task % bands);
+        good[2 * task] =
+            enlarged ? exact->look_over_enlarged(image, task % bands) : exact->look_over(image, task % bands);
       } else {  // padding, or a mode that looks for peaks everywhere
-        for (int64_t y = top; y < bottom; ++y) good[2 * task] &= finite(heat_rows.get(image, y), problem.width * channels);
+        for (int64_t y = top; y < bottom; ++y)
+          good[2 * task] &= finite(heat_rows.get(image, y), problem.width * channels);
       }
       for (int64_t y = top; y < bottom; ++y) {
         good[2 * task + 1] &= finite(field_rows.get(image, y), problem.width * field_channels);
@@ -1110,9 +1120,26 @@ POSEKIT_EXPORT int posekit_decode_paf(const float* heatmaps, const float* fields
     *result = nullptr;
     auto made = std::make_unique<Result>();
     posekit::PafProblem& p = made->problem;
-    p = {whole[0], whole[1], whole[2], static_cast<int>(whole[3]), static_cast<int>(whole[4]), static_cast<int>(whole[5]),
-         ends, order, opens, gaussian, profiles, static_cast<int>(whole[6]), whole[7], whole[8], whole[9],
-         numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]};
+    p = {whole[0],
+         whole[1],
+         whole[2],
+         static_cast<int>(whole[3]),
+         static_cast<int>(whole[4]),
+         static_cast<int>(whole[5]),
+         ends,
+         order,
+         opens,
+         gaussian,
+         profiles,
+         static_cast<int>(whole[6]),
+         whole[7],
+         whole[8],
+         whole[9],
+         numbers[0],
+         numbers[1],
+         numbers[2],
+         numbers[3],
+         numbers[4]};
     made->images = posekit::decode_paf(p, maps_of(heatmaps, whole + 10), maps_of(fields, whole + 14));
     for (const posekit::PafPeople& image : made->images) {
       *sizes++ = static_cast<int64_t>(image.peaks.size() / 5);
@@ -1123,8 +1150,8 @@ POSEKIT_EXPORT int posekit_decode_paf(const float* heatmaps, const float* fields
 }
 
 // Copies what was found, all images' one after another, and frees it; copies nothing where `peaks` is null.
-POSEKIT_EXPORT void posekit_decode_paf_take(void* result, double* peaks, double* people, float* keypoints, float* scores,
-                                            float* person_scores) {
+POSEKIT_EXPORT void posekit_decode_paf_take(void* result, double* peaks, double* people, float* keypoints,
+                                            float* scores, float* person_scores) {
   std::unique_ptr<Result> taken(static_cast<Result*>(result));
   if (!taken || !peaks) return;
   const int joints = taken->problem.joints;

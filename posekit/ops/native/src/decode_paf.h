@@ -9,9 +9,9 @@ namespace posekit {
 
 enum PafMode { kPafExact = 0, kPafFast = 1, kPafTfPose = 2 };
 
-constexpr int kPafRadius = 12;  // of the exact smoothing: its kernel has 25 numbers
+constexpr int kPafRadius = 12;     // of the exact smoothing: its kernel has 25 numbers
 constexpr int kPafMostTimes = 16;  // smoothed values across a cell, at most
-constexpr int kPafTaps = 7;     // cells that each profile of the other smoothings weighs
+constexpr int kPafTaps = 7;        // cells that each profile of the other smoothings weighs
 constexpr int kPafEnlarged = 8;
 
 // [batch, height, width, channels]; strides are counted in elements.
@@ -31,7 +31,7 @@ struct PafProblem {
   const double* gaussian;  // [25], exact mode
   const float* profiles;   // [times, 7], other modes
   int mode;
-  int64_t times;           // how often a cell is divided: 1 or 8 with the exact mode
+  int64_t times;                    // how often a cell is divided: 1 or 8 with the exact mode
   int64_t used_height, used_width;  // of the maps, enlarged in exact mode; the rest is padding
   double peak_threshold, paf_threshold, min_parts, min_score, stride;
 };

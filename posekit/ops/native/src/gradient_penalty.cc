@@ -79,12 +79,10 @@ void add_product(int64_t rows, const T* a, int64_t a_stride, int64_t depth, cons
   constexpr int64_t whole = kVectorBytes / sizeof(T);
   int64_t column = 0;
   for (; column + whole <= columns; column += whole) {
-    add_rows<T, kVectorBytes, ADJACENT>(rows, a, a_stride, depth, b + column, b_stride, c + column, c_stride,
-                                        more);
+    add_rows<T, kVectorBytes, ADJACENT>(rows, a, a_stride, depth, b + column, b_stride, c + column, c_stride, more);
   }
   for (; column < columns; column += kStrip<T>) {
-    add_rows<T, kStripBytes<T>, ADJACENT>(rows, a, a_stride, depth, b + column, b_stride, c + column, c_stride,
-                                        more);
+    add_rows<T, kStripBytes<T>, ADJACENT>(rows, a, a_stride, depth, b + column, b_stride, c + column, c_stride, more);
   }
 }
 
@@ -156,9 +154,7 @@ class Penalty : public GradientPenalty<T> {
   };
 
   // With what pads the last group.
-  int64_t samples() const {
-    return groups_ ? (groups_ - 1) * group_ + padded<T>(batch_ - (groups_ - 1) * group_) : 0;
-  }
+  int64_t samples() const { return groups_ ? (groups_ - 1) * group_ + padded<T>(batch_ - (groups_ - 1) * group_) : 0; }
 
   Lines lines_of(int64_t group) const {
     const int64_t first = group * group_, used = std::min(group_, batch_ - first);
@@ -258,7 +254,7 @@ class Penalty : public GradientPenalty<T> {
   void share(const std::vector<int>& consumers) {
     const int count = static_cast<int>(graph_.steps.size());
     std::vector<char> common(count, true);
-    std::vector<int> uses(critic_.kernels.size());
+    uses_.assign(critic_.kernels.size(), 0);
     common_adjoints_.assign(count, {}), totals_.assign(count, {}), means_.assign(count, {}), common_.assign(count, {});
     roles_.assign(count, kEach), leaky_of_.assign(count, -1);
     for (int output : graph_.outputs) {
@@ -267,7 +263,7 @@ class Penalty : public GradientPenalty<T> {
     for (int index = count - 1; index >= 0; --index) {
       const CriticStep& step = graph_.steps[index];
       const bool linear = step.kind == CriticStep::kDense || step.kind == CriticStep::kConcat;
-      if (step.kind == CriticStep::kDense) ++uses[step.index];
+      if (step.kind == CriticStep::kDense) ++uses_[step.index];
       if (!common[index] || !linear) {
         for (int source : step.sources) common[source] = false;
         if (common[index] && step.kind == CriticStep::kLeaky && alone(index, consumers)) {
@@ -297,7 +293,7 @@ class Penalty : public GradientPenalty<T> {
     for (int index = 0; index < count; ++index) {
       const CriticStep& step = graph_.steps[index];
       if (leaky_of_[index] < 0) continue;
-      if (uses[step.index] > 1) {
+      if (uses_[step.index] > 1) {
         roles_[leaky_of_[index]] = kEach;
         leaky_of_[index] = -1;
         continue;
@@ -331,7 +327,9 @@ class Penalty : public GradientPenalty<T> {
       const CriticStep& step = graph_.steps[index];
       T* const into = value(index, at);
       switch (step.kind) {
-        case CriticStep::kInput: interpolate(step, at, into); break;
+        case CriticStep::kInput:
+          interpolate(step, at, into);
+          break;
         case CriticStep::kDense: {
           const Matrix<T>& kernel = critic_.kernels[step.index];
           for (int64_t n = 0; n < step.size; ++n) {
@@ -439,7 +437,8 @@ class Penalty : public GradientPenalty<T> {
       }
       if (roles_[index] == kPaired) continue;
       switch (step.kind) {
-        case CriticStep::kInput: break;
+        case CriticStep::kInput:
+          break;
         case CriticStep::kDense: {
           const int source = step.sources[0];
           if (is_input(source) && graph_.batch_mean) break;
@@ -804,10 +803,6 @@ class Penalty : public GradientPenalty<T> {
   // Of every kernel: the sum over samples of the products of what comes in forward and what comes in backward.
   void multiply_all(const std::vector<T*>& of_kernels) {
     std::vector<Outer> products;  // of layers that occur once: these are written at the end, by all threads
-    std::vector<int> uses(of_kernels.size());
-    for (const CriticStep& step : graph_.steps) {
-      if (step.kind == CriticStep::kDense) ++uses[step.index];
-    }
     std::vector<char> begun(of_kernels.size());
     for (size_t index = 0; index < graph_.steps.size(); ++index) {
       const CriticStep& step = graph_.steps[index];
@@ -833,7 +828,7 @@ class Penalty : public GradientPenalty<T> {
             totals_[leaky_of_[index]][n] *= sum;
           }
         }
-        if (uses[step.index] > 1) {
+        if (uses_[step.index] > 1) {
           product.write(0, kernel.rows, more);
         } else {
           products.push_back(std::move(product));
@@ -886,6 +881,7 @@ class Penalty : public GradientPenalty<T> {
   enum Role { kEach, kCommon, kFolded, kPaired, kBefore };
   std::vector<Role> roles_;
   std::vector<int> leaky_of_;  // the rectifier of a folded or paired step
+  std::vector<int> uses_;      // of each kernel, by dense steps
   int64_t lines_ = 0, bones_ = 0, signs_ = 0, pull_lines_ = 0, state_size_ = 0;
   T *values_, *adjoints_, *bones_data_, *bends_, *pulls_;
   std::vector<T*> common_data_, mean_data_, count_data_;  // lines and sums that the state keeps

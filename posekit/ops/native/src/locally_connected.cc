@@ -169,8 +169,8 @@ constexpr int64_t kRowsAtOnce = 1024;
 // Rows whose upstream gradient is packed at a time.
 constexpr int64_t kRowsPacked = 16 * kRowsAtOnce;
 
-// Packs `used` columns of the upstream gradient and adds up their sums; returns the sum of their products with values - bias
-// (0 without values).
+// Packs `used` columns of the upstream gradient and adds up their sums; returns the sum of their products with
+// values - bias (0 without values).
 template <class T>
 double pack_changes(const T* upstream, int64_t stride, int64_t batch, int64_t used, const T* values, const T* bias,
                     T* into, double* of_bias) {
@@ -206,6 +206,163 @@ double pack_changes(const T* upstream, int64_t stride, int64_t batch, int64_t us
   for (int64_t n = 0; n < used; ++n) of_bias[n] += totals[n];
   return along;
 }
+
+// What the gradients of the weights are computed from.
+template <class T>
+struct Samples {
+  int64_t batch;
+  const T *rows, *bias, *output, *upstream;
+};
+
+// The gradients of kernel, mask and bias. The upstream gradient is packed in panels, each of which begins a cache line;
+// of a long batch, one part after another. A task computes whole lines of the kernel's gradient, of one joint and at
+// most kTileRows of its features, which are then written from end to end.
+template <class T>
+class KernelGradient {
+ public:
+  KernelGradient(const LocallyConnected<T>& layer, double square, const Samples<T>& given, T* of_kernel)
+      : layer_(layer),
+        given_(given),
+        of_kernel_(of_kernel),
+        square_(square),
+        scale_(clip(square, layer.max_norm)),
+        clipped_(square > layer.max_norm * layer.max_norm),
+        streamed_(layer.in * layer.out * layer.joints * layer.joints * static_cast<int64_t>(sizeof(T)) > 1 << 20),
+        targets_(neighbours(layer, true)),
+        of_masks_(layer.joints * tiles_ * layer.joints),
+        along_(layer.joints * panels_),
+        of_biases_(long_out_),
+        changes_(std::min(given.batch, kRowsPacked) * layer.joints * wide_) {}
+
+  void compute(T* of_mask, T* of_bias) {
+    const int64_t joints = layer_.joints;
+    const auto tasks = longest_first(joints * tiles_, [&](int64_t task) {
+      return targets_[task / tiles_].size() * std::min<int64_t>(kTileRows, layer_.in - task % tiles_ * kTileRows);
+    });
+    // Once for an empty batch too: its gradient is zeros.
+    for (int64_t first = 0; first == 0 || first < given_.batch; first += kRowsPacked) {
+      const Part part = pack(first, std::min(kRowsPacked, given_.batch - first));
+      with_scratch<T>(tasks, kTileRows * (part.rows + layer_.out + 2 * kColumns), [&](int64_t task, T* scratch) {
+        const int64_t end = std::min<int64_t>(layer_.in, (task % tiles_ + 1) * kTileRows);
+        for (int64_t feature = task % tiles_ * kTileRows; feature < end;) {
+          const int lines = tile_rows(end - feature);
+          write_lines(part, {task, task / tiles_, feature, lines}, scratch);
+          feature += lines;
+        }
+        finish_streams();
+      });
+    }
+    std::copy(of_biases_.begin(), of_biases_.end(), of_bias);
+    for (int64_t block = 0; block < joints * joints; ++block) {
+      T sum = 0;
+      for (int64_t tile = 0; tile < tiles_; ++tile) {
+        sum += of_masks_[(block / joints * tiles_ + tile) * joints + block % joints];
+      }
+      of_mask[block] = layer_.support[block] ? sum * static_cast<T>(scale_) : 0;
+    }
+  }
+
+ private:
+  static constexpr int64_t kColumns = Simd<T>::kColumns;
+
+  // Rows of the batch that are packed together. The scale is one number, so its gradient, `shrink` times the kernel,
+  // reaches every entry, in blocks without a neighbour too: it is known with the last part.
+  struct Part {
+    int64_t first, rows;
+    bool last, shrinks;
+    T shrink;
+  };
+
+  // Lines of the kernel that are computed together.
+  struct Lines {
+    int64_t task, source, feature;
+    int count;
+  };
+
+  T* panel_of(const Part& part, int64_t joint, int64_t panel) const {
+    return changes_.data() + part.rows * (joint * wide_ + panel * kColumns);
+  }
+
+  int64_t columns_of(int64_t panel) const { return std::min(kColumns, layer_.out - panel * kColumns); }
+
+  Part pack(int64_t first, int64_t rows) {
+    Part part{first, rows, first + rows == given_.batch, false, 0};
+    parallel_for(layer_.joints * panels_, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t joint = task / panels_, panel = task % panels_, offset = joint * layer_.out + panel * kColumns;
+        const T* const values = clipped_ ? given_.output + first * long_out_ + offset : nullptr;
+        along_[task] +=
+            pack_changes(given_.upstream + first * long_out_ + offset, long_out_, rows, columns_of(panel), values,
+                         given_.bias + offset, panel_of(part, joint, panel), of_biases_.data() + offset);
+      }
+    });
+    part.shrinks = clipped_ && part.last;
+    if (part.shrinks) part.shrink = static_cast<T>(std::accumulate(along_.begin(), along_.end(), 0.0) / square_);
+    return part;
+  }
+
+  void write_lines(const Part& part, const Lines& lines, T* scratch) {
+    T* const products = scratch;
+    T* const left = scratch + kTileRows * (layer_.out + kColumns);
+    const int64_t column = lines.source * layer_.in + lines.feature;
+    for (int64_t row = 0; row < part.rows; ++row) {
+      const T* from = given_.rows + (part.first + row) * long_in_ + column;
+      for (int line = 0; line < lines.count; ++line) left[row * lines.count + line] = from[line];
+    }
+    for (int64_t joint = 0; joint < layer_.joints; ++joint) {
+      const int64_t offset = column * long_out_ + joint * layer_.out;
+      if (layer_.support[lines.source * layer_.joints + joint] && given_.batch) {
+        write_block(part, lines, joint, left, products, layer_.kernel + offset, of_kernel_ + offset);
+      } else if (part.last) {
+        for (int64_t at = offset; at < offset + lines.count * long_out_; at += long_out_) {
+          write_unused(layer_.kernel + at, -part.shrink, !clipped_, streamed_, layer_.out, of_kernel_ + at);
+        }
+      }
+    }
+  }
+
+  // Lines of the block of a neighbour.
+  void write_block(const Part& part, const Lines& lines, int64_t joint, const T* left, T* products, const T* kernel,
+                   T* to) {
+    const T factor = layer_.mask[lines.source * layer_.joints + joint] * static_cast<T>(scale_);
+    T together[kColumns] = {};
+    for (int64_t panel = 0; panel < panels_; ++panel) {
+      const int64_t used = columns_of(panel), padded = panel_width<T>(used);
+      const T* const right = panel_of(part, joint, panel);
+      for (int64_t row = 0; row < part.rows; row += kRowsAtOnce) {
+        const int64_t count = std::min(kRowsAtOnce, part.rows - row);
+        multiply_tile<T>(lines.count, {left, &row, 1, count, right + row * padded}, padded, products, row > 0);
+      }
+      for (int line = 0; line < lines.count; ++line) {
+        const T *product = products + line * padded, *weight = kernel + line * long_out_ + panel * kColumns;
+        T* result = to + line * long_out_ + panel * kColumns;
+        for (int64_t n = 0; n < used; ++n) {
+          together[n] += product[n] * weight[n];
+          const T before = part.first ? result[n] : T(0);
+          result[n] = before + product[n] * factor - (part.shrinks ? weight[n] * part.shrink : T(0));
+        }
+      }
+    }
+    of_masks_[lines.task * layer_.joints + joint] += std::accumulate(together, together + kColumns, T(0));
+  }
+
+  const LocallyConnected<T>& layer_;
+  const Samples<T> given_;
+  T* const of_kernel_;
+  const double square_, scale_;
+  const bool clipped_;
+  const bool streamed_;  // a large gradient is not in the caches any more when somebody reads it
+  const int64_t long_in_ = layer_.joints * layer_.in, long_out_ = layer_.joints * layer_.out;
+  const int64_t panels_ = (layer_.out + kColumns - 1) / kColumns;
+  const int64_t wide_ =
+      (panels_ - 1) * kColumns + panel_width<T>(columns_of(panels_ - 1));  // a joint's panels together
+  const int64_t tiles_ = (layer_.in + kTileRows - 1) / kTileRows;
+  const Lists targets_;
+  std::vector<T> of_masks_;    // of the rows of a task each
+  std::vector<double> along_;  // parts of the sum of upstream * (output - bias)
+  std::vector<double> of_biases_;
+  const Scratch<T> changes_;
+};
 
 }  // namespace
 
@@ -250,107 +407,14 @@ template <class T>
 void locally_connected_kernel_gradient(const LocallyConnected<T>& layer, double square, int64_t batch, const T* rows,
                                        const T* bias, const T* output, const T* upstream, T* of_kernel, T* of_mask,
                                        T* of_bias) {
-  const int64_t joints = layer.joints, in = layer.in, out = layer.out;
-  const int64_t long_in = joints * in, long_out = joints * out, columns = Simd<T>::kColumns;
-  const int64_t panels = (out + columns - 1) / columns, last_panel = panel_width<T>(out - (panels - 1) * columns);
-  const int64_t wide = (panels - 1) * columns + last_panel;  // of a joint's panels together
-  const bool clipped = square > layer.max_norm * layer.max_norm;
-  const double scale = clip(square, layer.max_norm);
-  const Lists targets = neighbours(layer, true);
-  const int64_t tiles = (in + kTileRows - 1) / kTileRows;
-  std::vector<T> of_masks(joints * tiles * joints);  // of the rows of a task each
-  std::vector<double> along(joints * panels);        // parts of the sum of upstream * (output - bias)
-  std::vector<double> of_biases(long_out);
-  const auto tasks = longest_first(joints * tiles, [&](int64_t task) {
-    return targets[task / tiles].size() * std::min<int64_t>(kTileRows, in - task % tiles * kTileRows);
-  });
-  // A large gradient is not in the caches any more when somebody reads it.
-  const bool streamed = long_in * long_out * static_cast<int64_t>(sizeof(T)) > 1 << 20;
-
-  // The upstream gradient in panels, each of which begins a cache line; of a long batch, one part after another.
-  const int64_t most = std::min(batch, kRowsPacked);
-  const Scratch<T> changes(most * joints * wide);
-  for (int64_t begun = 0; begun == 0 || begun < batch; begun += kRowsPacked) {
-    const int64_t part = std::min(most, batch - begun);
-    const bool first_part = begun == 0, last_part = begun + part == batch;
-    const auto panel_of = [&](int64_t joint, int64_t panel) {
-      return changes.data() + part * (joint * wide + panel * columns);
-    };
-    parallel_for(joints * panels, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t offset = task / panels * out + task % panels * columns;
-        const int64_t used = std::min(columns, out - task % panels * columns);
-        const T* const values = clipped ? output + begun * long_out + offset : nullptr;
-        along[task] += pack_changes(upstream + begun * long_out + offset, long_out, part, used, values, bias + offset,
-                                    panel_of(task / panels, task % panels), of_biases.data() + offset);
-      }
-    });
-
-    // The scale is one number, so its gradient reaches every entry of the kernel, in blocks without a neighbour too.
-    const bool shrinks = clipped && last_part;
-    const T shrink = shrinks ? static_cast<T>(std::accumulate(along.begin(), along.end(), 0.0) / square) : T(0);
-    // A task computes whole lines of the kernel's gradient, which are then written from end to end.
-    with_scratch<T>(tasks, kTileRows * (part + out + 2 * columns), [&](int64_t task, T* scratch) {
-      const int64_t source = task / tiles, end = std::min<int64_t>(in, (task % tiles + 1) * kTileRows);
-      for (int64_t first = task % tiles * kTileRows; first < end;) {
-        const int tile = tile_rows(end - first);
-        T* const products = scratch;
-        T* const left = scratch + kTileRows * (out + columns);
-        for (int64_t row = 0; row < part; ++row) {
-          const T* from = rows + (begun + row) * long_in + source * in + first;
-          for (int line = 0; line < tile; ++line) left[row * tile + line] = from[line];
-        }
-        for (int64_t joint = 0; joint < joints; ++joint) {
-          const int64_t block = source * joints + joint;
-          const T factor = layer.support[block] ? layer.mask[block] * static_cast<T>(scale) : T(0);
-          const T* kernel = layer.kernel + (source * in + first) * long_out + joint * out;
-          T* to = of_kernel + (source * in + first) * long_out + joint * out;
-          if (!layer.support[block] || batch == 0) {
-            for (int line = 0; last_part && line < tile; ++line) {
-              write_unused(kernel + line * long_out, -shrink, !clipped, streamed, out, to + line * long_out);
-            }
-            continue;
-          }
-          T together[Simd<T>::kColumns] = {};
-          for (int64_t panel = 0; panel < panels; ++panel) {
-            const int64_t used = std::min(columns, out - panel * columns), padded = panel_width<T>(used);
-            const T* const right = panel_of(joint, panel);
-            for (int64_t row = 0; row < part; row += kRowsAtOnce) {
-              const int64_t count = std::min(kRowsAtOnce, part - row);
-              multiply_tile<T>(tile, {left, &row, 1, count, right + row * padded}, padded, products, row > 0);
-            }
-            for (int line = 0; line < tile; ++line) {
-              const T *product = products + line * padded, *weight = kernel + line * long_out + panel * columns;
-              T* result = to + line * long_out + panel * columns;
-              for (int64_t n = 0; n < used; ++n) {
-                together[n] += product[n] * weight[n];
-                const T before = first_part ? T(0) : result[n];
-                result[n] = before + product[n] * factor - (shrinks ? weight[n] * shrink : T(0));
-              }
-            }
-          }
-          of_masks[task * joints + joint] += std::accumulate(together, together + columns, T(0));
-        }
-        first += tile;
-      }
-      finish_streams();
-    });
-  }
-  std::copy(of_biases.begin(), of_biases.end(), of_bias);
-  for (int64_t block = 0; block < joints * joints; ++block) {
-    T sum = 0;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      sum += of_masks[(block / joints * tiles + tile) * joints + block % joints];
-    }
-    of_mask[block] = layer.support[block] ? sum * static_cast<T>(scale) : 0;
-  }
+  KernelGradient<T>(layer, square, {batch, rows, bias, output, upstream}, of_kernel).compute(of_mask, of_bias);
 }
 
-#define POSEKIT_INSTANTIATE(T)                                                                                         \
-  template double squared_norm(const LocallyConnected<T>&);                                                            \
-  template void locally_connected(const LocallyConnected<T>&, double, int64_t, const T*, const T*, T*);                \
-  template void locally_connected_rows_gradient(const LocallyConnected<T>&, double, int64_t, const T*, T*);            \
-  template void locally_connected_kernel_gradient(const LocallyConnected<T>&, double, int64_t, const T*, const T*,     \
+#define POSEKIT_INSTANTIATE(T)                                                                                     \
+  template double squared_norm(const LocallyConnected<T>&);                                                        \
+  template void locally_connected(const LocallyConnected<T>&, double, int64_t, const T*, const T*, T*);            \
+  template void locally_connected_rows_gradient(const LocallyConnected<T>&, double, int64_t, const T*, T*);        \
+  template void locally_connected_kernel_gradient(const LocallyConnected<T>&, double, int64_t, const T*, const T*, \
                                                   const T*, const T*, T*, T*, T*);
 POSEKIT_INSTANTIATE(float)
 POSEKIT_INSTANTIATE(double)

@@ -449,10 +449,10 @@ void mesh_reprojection_gradient(const Meshes<T>& meshes, const std::vector<int64
   });
 }
 
-#define INSTANTIATE(T)                                                                                               \
-  template std::vector<int64_t> pixel_splits(const Meshes<T>&);                                                     \
-  template void mesh_reprojection(const Meshes<T>&, const std::vector<int64_t>&, T*, T*, int32_t*, int32_t*);       \
-  template void mesh_reprojection_gradient(const Meshes<T>&, const std::vector<int64_t>&, const int32_t*,           \
+#define INSTANTIATE(T)                                                                                        \
+  template std::vector<int64_t> pixel_splits(const Meshes<T>&);                                               \
+  template void mesh_reprojection(const Meshes<T>&, const std::vector<int64_t>&, T*, T*, int32_t*, int32_t*); \
+  template void mesh_reprojection_gradient(const Meshes<T>&, const std::vector<int64_t>&, const int32_t*,     \
                                            const int32_t*, const T*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -113,8 +113,8 @@ void compare_few(const Row<T>& row, int dims) {
     for (int64_t reference = 0; reference < row.reference_count; ++reference) {
       T squared = 0;
       for (int axis = 0; axis < dims; ++axis) {
-        const T apart = finite_or_far(row.points[point * dims + axis]) -
-                        finite_or_far(row.references[reference * dims + axis]);
+        const T apart =
+            finite_or_far(row.points[point * dims + axis]) - finite_or_far(row.references[reference * dims + axis]);
         squared += apart * apart;
       }
       if (squared < best) {
@@ -213,8 +213,7 @@ void nearest_neighbors(const T* points, const int64_t* point_splits, const T* re
   std::vector<Piece<T>> pieces;
   for (const Row<T>& row : rows) {
     const int64_t compared = kLanes * row.reference_count;
-    const int64_t groups =
-        row.compares_all() ? std::max<int64_t>(1, kComparisonsAtOnce / compared) : kGroupsAtOnce;
+    const int64_t groups = row.compares_all() ? std::max<int64_t>(1, kComparisonsAtOnce / compared) : kGroupsAtOnce;
     for (int64_t begin = 0; begin < row.group_count(); begin += groups) {
       pieces.push_back({&row, begin, std::min(begin + groups, row.group_count())});
     }

@@ -155,9 +155,7 @@ Pool& pool() {
   Pool* existing = current.load();
   if (existing) return *existing;
   static std::once_flag once;
-  std::call_once(once, [] {
-    pthread_atfork(nullptr, nullptr, [] { current.store(nullptr); });
-  });
+  std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { current.store(nullptr); }); });
   Pool* made = new Pool;
   if (current.compare_exchange_strong(existing, made)) return *made;
   delete made;

@@ -14,8 +14,8 @@ namespace {
 constexpr int64_t kWorthSharing = 1 << 14;  // points from which on a set is cut by several threads
 constexpr int kAxes = 3;                    // that points are cut along, at most
 constexpr int kSamples = 64;
-constexpr int kMixtures = 2;     // times that what lies around the core of a set is cut apart from it
-constexpr int kAround = 4;       // times the width of the middle half of points, beside it
+constexpr int kMixtures = 2;  // times that what lies around the core of a set is cut apart from it
+constexpr int kAround = 4;    // times the width of the middle half of points, beside it
 
 // A number as an integer of the same order.
 template <class T>
@@ -171,8 +171,9 @@ class Packing {
     }
   }
 
-  // Moves points that lie around the core of those from `begin` on behind it; returns where they begin, `begin` if there
-  // is none. Cut together with it, as a line in a cloud, they would make long boxes of most blocks: they are few in each.
+  // Moves points that lie around the core of those from `begin` on behind it; returns where they begin, `begin` if
+  // there is none. Cut together with it, as a line in a cloud, they would make long boxes of most blocks: they are few
+  // in each.
   int64_t gather_core(int64_t begin) {
     const int64_t count = count_ - begin;
     if (count < kWorthSharing) return begin;

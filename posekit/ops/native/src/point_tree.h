@@ -95,9 +95,9 @@ class Boxes {
  private:
   int32_t nodes_, bottom_nodes_;
   int64_t node_size_;
-  Buffer<T> boxes_;         // [nodes, dims, low and high, kLanes]
-  Buffer<int32_t> first_;   // [nodes, kLanes] the lowest position below each child
-  Buffer<int32_t> child_;   // [nodes, kLanes]
+  Buffer<T> boxes_;        // [nodes, dims, low and high, kLanes]
+  Buffer<int32_t> first_;  // [nodes, kLanes] the lowest position below each child
+  Buffer<int32_t> child_;  // [nodes, kLanes]
 };
 
 template <class T>
@@ -131,8 +131,8 @@ struct Lanes {
 };
 
 // Looks for the nearest points of a tree: Boxes with dims() and leaf(), as PointTree has them. Dims is the number of
-// coordinates, or 0 for any number. Neighbouring groups should follow one another: each search begins where the last one
-// ended.
+// coordinates, or 0 for any number. Neighbouring groups should follow one another: each search begins where the last
+// one ended.
 template <class Tree, int Dims>
 class Search {
   using T = typename Tree::Value;
@@ -316,8 +316,8 @@ class Search {
       }
     }
     for (int part = 0; part < kParts; ++part) {
-      const N nearer = (best[part] < group.best[part]) |
-                       ((best[part] == group.best[part]) & (chosen[part] < group.index[part]));
+      const N nearer =
+          (best[part] < group.best[part]) | ((best[part] == group.best[part]) & (chosen[part] < group.index[part]));
       group.best[part] = nearer ? best[part] : group.best[part];
       group.index[part] = nearer ? chosen[part] : group.index[part];
     }

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kVerticesAtOnce = 4096;
 constexpr int64_t kFacesAtOnce = 2048;
-constexpr int kLanes = 8;  // triangles that are drawn, and pixels that are described, together
+constexpr int kLanes = 8;                   // triangles that are drawn, and pixels that are described, together
 constexpr int64_t kCellsOfBand = 12 << 10;  // 96 KiB of z-buffer: stays in the cache
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -34,7 +34,7 @@ struct Cut {
 struct Piece {
   double low, high;
   int32_t face;
-  int32_t cut;  // index of the corners, -1 for those of the face
+  int32_t cut;                // index of the corners, -1 for those of the face
   int32_t first, last, band;  // rows of the box, the last excluded, and the band where they begin
 };
 
@@ -282,8 +282,8 @@ void draw(const Canvas& canvas, int64_t top, Batch* batch) {
       const double last = smaller(larger(std::ceil(larger(long_x, short_x)), 0.0), width);
       const double step = (short_q - long_q) / (short_x - long_x);
       const double depth = long_q + (first - long_x) * step;
-      const bool good = (row < batch->end[i]) & (first < last) & (std::abs(depth) < kInfinity) &
-                        (std::abs(step) < kInfinity);
+      const bool good =
+          (row < batch->end[i]) & (first < last) & (std::abs(depth) < kInfinity) & (std::abs(step) < kInfinity);
       starts[i] = (row - static_cast<double>(top)) * width + first;
       counts[i] = good ? last - first : 0.0;
       depths[i] = depth;
@@ -381,8 +381,8 @@ void weigh(int64_t count, double (*shares)[kLanes], const double (*corner_depths
     const bool flat = total == 0.0;  // a triangle seen exactly from its edge
     total = flat ? 3.0 : total;
     for (int k = 0; k < 3; ++k) shares[k][i] = (flat ? 1.0 : share[k]) / total;
-    depth[i] = shares[0][i] * corner_depths[0][i] + shares[1][i] * corner_depths[1][i] +
-               shares[2][i] * corner_depths[2][i];
+    depth[i] =
+        shares[0][i] * corner_depths[0][i] + shares[1][i] * corner_depths[1][i] + shares[2][i] * corner_depths[2][i];
   }
   for (int64_t i = 0; i < count; ++i) {
     for (int k = 0; k < 3; ++k) weights[3 * i + k] = shares[k][i];
@@ -474,8 +474,8 @@ struct Result {
 
 // Finds what is seen of `batch` meshes with vertices [batch, sizes[0], 3] and common faces [sizes[1], 3], each in a
 // picture of its own of height sizes[2] and width sizes[3]; `cameras` [batch, 6] holds focal lengths, principal point,
-// near and far. Gives the numbers of covered pixels [batch], and results [batch] for posekit_rasterize_take, until which
-// vertices and faces must stay.
+// near and far. Gives the numbers of covered pixels [batch], and results [batch] for posekit_rasterize_take, until
+// which vertices and faces must stay.
 POSEKIT_EXPORT int posekit_rasterize(const double* vertices, const int64_t* faces, const int64_t* sizes,
                                      const double* cameras, int64_t batch, int64_t* covered, void** results) {
   return posekit::guarded([&] {
@@ -484,8 +484,9 @@ POSEKIT_EXPORT int posekit_rasterize(const double* vertices, const int64_t* face
       for (int64_t mesh = begin; mesh < end; ++mesh) {
         const double* const camera = cameras + 6 * mesh;
         made[mesh] = std::make_unique<Result>();
-        made[mesh]->problem = {vertices + 3 * sizes[0] * mesh, sizes[0], faces, sizes[1], sizes[2], sizes[3],
-                               {camera[0], camera[1]}, {camera[2], camera[3]}, camera[4], camera[5]};
+        made[mesh]->problem = {
+            vertices + 3 * sizes[0] * mesh, sizes[0],  faces,    sizes[1], sizes[2], sizes[3], {camera[0], camera[1]},
+            {camera[2], camera[3]},         camera[4], camera[5]};
         made[mesh]->visible = posekit::find_visible(made[mesh]->problem);
       }
     });

@@ -48,8 +48,8 @@ void decode(Call& call) {
   const bool exact = option[0] == kPafExact;
   const int64_t limbs = ends.dim(0), most = static_cast<int64_t>(option[9]), joints = static_cast<int64_t>(option[10]);
   if (heatmaps.rank() != 4 || fields.rank() != 4 || heatmaps.dim(0) != fields.dim(0) ||
-      heatmaps.dim(1) != fields.dim(1) || heatmaps.dim(2) != fields.dim(2) ||
-      heatmaps.dim(1) < 1 || heatmaps.dim(2) < 1 || heatmaps.dim(3) != joints + 1 || fields.dim(3) != 2 * limbs) {
+      heatmaps.dim(1) != fields.dim(1) || heatmaps.dim(2) != fields.dim(2) || heatmaps.dim(1) < 1 ||
+      heatmaps.dim(2) < 1 || heatmaps.dim(3) != joints + 1 || fields.dim(3) != 2 * limbs) {
     throw InvalidInput("heatmaps of shape " + heatmaps.shape_text() + " and fields of shape " + fields.shape_text() +
                        ": a skeleton of " + std::to_string(joints) + " joints and " + std::to_string(limbs) +
                        " limbs needs [batch, height, width, " + std::to_string(joints + 1) +
@@ -61,10 +61,25 @@ void decode(Call& call) {
   const int64_t high = option[2] > 0 ? static_cast<int64_t>(option[2]) : heatmaps.dim(1) * enlarged;
   const int64_t wide = option[3] > 0 ? static_cast<int64_t>(option[3]) : heatmaps.dim(2) * enlarged;
   std::vector<uint8_t> opening(opens.data<bool>(), opens.data<bool>() + opens.size());
-  const PafProblem problem{heatmaps.dim(0), heatmaps.dim(1), heatmaps.dim(2), static_cast<int>(joints),
-                           static_cast<int>(limbs), static_cast<int>(order.size()), ends.data<int32_t>(),
-                           order.data<int32_t>(), opening.data(), gaussian.data<double>(), profiles.data<float>(),
-                           static_cast<int>(option[0]), times, high, wide, option[4], option[5], option[6], option[7],
+  const PafProblem problem{heatmaps.dim(0),
+                           heatmaps.dim(1),
+                           heatmaps.dim(2),
+                           static_cast<int>(joints),
+                           static_cast<int>(limbs),
+                           static_cast<int>(order.size()),
+                           ends.data<int32_t>(),
+                           order.data<int32_t>(),
+                           opening.data(),
+                           gaussian.data<double>(),
+                           profiles.data<float>(),
+                           static_cast<int>(option[0]),
+                           times,
+                           high,
+                           wide,
+                           option[4],
+                           option[5],
+                           option[6],
+                           option[7],
                            option[8]};
   const std::vector<PafPeople> images = decode_paf(problem, maps_of(heatmaps), maps_of(fields));
 

@@ -19,9 +19,8 @@ void gradients(Call& call, const CriticPlan& plan) {
   const GivenCritic<T> given(call, plan, 2);
   const auto penalty = GradientPenalty<T>::make(given.graph, given.critic, given.batch);
   const int64_t size = penalty->state_size();
-  require(state.size() == size, [&] {
-    return "a state of shape " + state.shape_text() + " is not one of " + std::to_string(size);
-  });
+  require(state.size() == size,
+          [&] { return "a state of shape " + state.shape_text() + " is not one of " + std::to_string(size); });
   std::vector<Tensor> results;
   std::vector<T*> of_kernels;
   for (size_t index = 0; index < given.critic.kernels.size(); ++index) {

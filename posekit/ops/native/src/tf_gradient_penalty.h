@@ -21,9 +21,8 @@ void require(bool condition, const Message& message) {
 constexpr int64_t kMostNumbers = int64_t{1} << 40;
 
 inline int64_t limited(bool overflow, int64_t count) {
-  require(!overflow && count <= kMostNumbers, [&] {
-    return "a step has more than " + std::to_string(kMostNumbers) + " numbers a sample";
-  });
+  require(!overflow && count <= kMostNumbers,
+          [&] { return "a step has more than " + std::to_string(kMostNumbers) + " numbers a sample"; });
   return count;
 }
 
@@ -94,9 +93,9 @@ struct CriticPlan {
       step.index = plan.below(limits[step.kind]);
       step.bias = plan.below(biases + 1) - 1;  // 0 for none
       step.sources = plan.list(index);
-      require(step.kind == CriticStep::kInput ? step.sources.empty()
-                                              : !step.sources.empty() && (step.kind == CriticStep::kConcat ||
-                                                                          step.sources.size() == 1),
+      require(step.kind == CriticStep::kInput
+                  ? step.sources.empty()
+                  : !step.sources.empty() && (step.kind == CriticStep::kConcat || step.sources.size() == 1),
               "a step has too many or too few sources");
       if (step.kind == CriticStep::kInput) {
         require(!taken[step.index], "two steps take the same input");
@@ -144,9 +143,8 @@ struct GivenCritic {
     std::vector<int64_t> sizes;
     for (int index = 0; index < inputs; ++index) {
       const Tensor &real = held[index], &fake = held[inputs + index], &factors = held[2 * inputs + index];
-      require(real.shape() == fake.shape(), [&] {
-        return "real samples have the shape " + real.shape_text() + ", fake ones " + fake.shape_text();
-      });
+      require(real.shape() == fake.shape(),
+              [&] { return "real samples have the shape " + real.shape_text() + ", fake ones " + fake.shape_text(); });
       require(real.rank() > 0 && real.dim(0) == batch, [&] {
         return "inputs have the shapes " + held[0].shape_text() + " and " + real.shape_text() +
                ", which are not of one batch";
@@ -161,9 +159,8 @@ struct GivenCritic {
     }
     int64_t lines = 64;  // of what is kept: a number of each sample
     for (CriticStep& step : graph.steps) lines += measure(step, sizes);
-    require(batch <= (int64_t{1} << 56) / lines, [&] {
-      return std::to_string(batch) + " samples of " + std::to_string(lines) + " numbers are too many";
-    });
+    require(batch <= (int64_t{1} << 56) / lines,
+            [&] { return std::to_string(batch) + " samples of " + std::to_string(lines) + " numbers are too many"; });
   }
 
   // The size of a step follows from inputs, kernels and the steps before it. Returns how many numbers of a sample are

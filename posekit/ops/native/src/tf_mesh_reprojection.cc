@@ -22,8 +22,8 @@ void check_positions(const Tensor& positions, int64_t size, int64_t limit, const
   const int32_t* position = positions.data<int32_t>();
   for (int64_t i = 0; sound && i < size; ++i) sound = position[i] >= -1 && position[i] < limit;
   if (!sound) {
-    throw InvalidInput(std::string(name) + " of shape " + positions.shape_text() + " must be " +
-                       std::to_string(size) + " positions below " + std::to_string(limit));
+    throw InvalidInput(std::string(name) + " of shape " + positions.shape_text() + " must be " + std::to_string(size) +
+                       " positions below " + std::to_string(limit));
   }
 }
 

@@ -14,7 +14,7 @@ Meshes<T> meshes_of(const Tensor& silhouettes, const Tensor& vertices) {
     throw InvalidInput("silhouettes of shape " + silhouettes.shape_text() + " and vertices of shape " +
                        vertices.shape_text() + " must be [batch, height, width] and [batch, vertices, 2]");
   }
-  return {silhouettes.data<uint8_t>(), vertices.data<T>(),     vertices.dim(0),
+  return {silhouettes.data<uint8_t>(), vertices.data<T>(), vertices.dim(0),
           silhouettes.dim(1),          silhouettes.dim(2), vertices.dim(1)};
 }
 

@@ -28,8 +28,10 @@ struct PointSets {
     check_splits(reference_splits, references, "references");
     if (point_splits.dim(0) != reference_splits.dim(0)) {
       throw InvalidInput(std::to_string(point_splits.dim(0) - 1) + " rows of points do not fit " +
-                         std::to_string(reference_splits.dim(0) - 1) + " rows of references: their values have the "
-                         "shapes " + points.shape_text() + " and " + references.shape_text());
+                         std::to_string(reference_splits.dim(0) - 1) +
+                         " rows of references: their values have the "
+                         "shapes " +
+                         points.shape_text() + " and " + references.shape_text());
     }
   }
 

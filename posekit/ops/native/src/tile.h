@@ -108,11 +108,16 @@ void multiply_tile(const TileSource<T>& source, int64_t width, T* c, bool more) 
 template <class T>
 void multiply_tile(int rows, const TileSource<T>& source, int64_t width, T* c, bool more = false) {
   switch (rows) {
-    case kTileRows: return multiply_tile<T, kTileRows>(source, width, c, more);
-    case 8: return multiply_tile<T, 8>(source, width, c, more);
-    case 4: return multiply_tile<T, 4>(source, width, c, more);
-    case 2: return multiply_tile<T, 2>(source, width, c, more);
-    default: return multiply_tile<T, 1>(source, width, c, more);
+    case kTileRows:
+      return multiply_tile<T, kTileRows>(source, width, c, more);
+    case 8:
+      return multiply_tile<T, 8>(source, width, c, more);
+    case 4:
+      return multiply_tile<T, 4>(source, width, c, more);
+    case 2:
+      return multiply_tile<T, 2>(source, width, c, more);
+    default:
+      return multiply_tile<T, 1>(source, width, c, more);
   }
 }
 
