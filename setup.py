@@ -38,7 +38,7 @@ setup(
         "notebooks": ["jupyter", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
         "dev": [
             "pytest>=8", "pytest-xdist>=3.7", "ruff>=0.6", "cdflib>=1.3", "nbclient>=0.10", "nbformat>=5.10",
-            "ipykernel>=6.29", "clang-format>=23,<24",
+            "ipykernel>=6.29", "clang-format>=23,<24", "tf2onnx>=1.16", "onnxruntime>=1.19",
         ],
     },
     classifiers=[

@@ -1,8 +1,10 @@
 """Order and chance: files that take long come first, so that the processes of `make test` end together."""
 
 import pathlib
+import random
 
 import keras
+import numpy as np
 
 # The longest first; all others follow in their own order.
 LONG = (
@@ -30,6 +32,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: places.get(pathlib.Path(item.path).name, len(LONG)))
 
 
+_seeded = set()  # files
+
+
 def pytest_runtest_setup(item):
-    """Every test draws the same random numbers, whatever ran before it in its process."""
-    keras.utils.set_random_seed(0)
+    """Tests draw the same random numbers in every run, whatever other files ran before in the process."""
+    if item.path not in _seeded:
+        _seeded.add(item.path)
+        keras.utils.set_random_seed(0)
+    random.seed(0)  # of which Keras draws the seeds of weights
+    np.random.seed(0)

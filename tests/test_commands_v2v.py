@@ -53,12 +53,12 @@ def metrics(folder, of="trained"):
 
 
 def test_a_small_network_learns_hands(tmp_path, capsys):
-    """From rendered pictures to joints four times nearer than the mean pose, in a minute or two of two cores."""
+    """From rendered pictures to joints three times nearer than the mean pose, in a minute of one core."""
     tool("create_sample_data.py", "--msra", "--msra_frames_per_gesture=6", f"--data_dir={tmp_path}")
     tool("create_dataset.py", "--msra", f"--data_dir={tmp_path}")
     joints = ("wrist", "index_tip", "middle_tip", "ring_tip", "pinky_tip", "thumb_tip")
-    small = ["--head=integral", "--cropped_size=24", "--original_size=26", "--width=6", f"--joints={','.join(joints)}"]
-    training = ["--batch_size=8", "--num_epochs=8", "--learning_rate=0.003", "--nouse_validation", "--keep_epochs=0"]
+    small = ["--head=integral", "--cropped_size=24", "--original_size=26", "--width=4", f"--joints={','.join(joints)}"]
+    training = ["--batch_size=8", "--num_epochs=5", "--learning_rate=0.006", "--noaugment", "--nouse_validation"]
     where = [f"--data_dir={tmp_path}", f"--run_dir={tmp_path / 'run'}", "--verbose=0"]
     assert train.main(["--model=v2v", *small, *training, *where]) == 0
     assert validate.main([f"--run_dir={tmp_path / 'run'}", f"--output_dir={tmp_path}", "--num_pictures=0"]) == 0
@@ -66,7 +66,7 @@ def test_a_small_network_learns_hands(tmp_path, capsys):
     rows = [MSRA21.index(name) for name in joints]
     mean_pose = np.nanmean(learning.joints - learning.refpoints[:, None], axis=0)
     off = np.linalg.norm(testing.joints - testing.refpoints[:, None] - mean_pose, axis=-1)[:, rows].mean()
-    assert metrics(tmp_path)["mean_error_mm"] <= off / 4
+    assert metrics(tmp_path)["mean_error_mm"] <= off / 3
 
 
 def test_the_run_notes_which_joint_the_centres_lie_on(run, data):
