@@ -36,7 +36,10 @@ _seeded = set()  # files
 
 
 def pytest_runtest_setup(item):
-    """Tests draw the same random numbers in every run, whatever other files ran before in the process."""
+    """Tests draw the same random numbers in every run, whatever other files ran before in the process.
+
+    TensorFlow's own generator is seeded once a file: with a new seed it throws away what it has prepared so far.
+    """
     if item.path not in _seeded:
         _seeded.add(item.path)
         keras.utils.set_random_seed(0)

@@ -1098,6 +1098,8 @@ def main(argv):
         f"TensorFlow {tf.__version__} on {devices}, {os.cpu_count()} cores; {_setting(sizes)}\n"
         f"{'':<22}{'median ms':>10}{'quartiles ms':>24}   {'of original':<16}{'peak MB':>10}"
     )
+    if FLAGS.quick:
+        print("--quick: smaller sizes than the titles tell and a single turn, which shows that all runs, not how fast.")
     with_memory = not FLAGS.quick if FLAGS.memory is None else FLAGS.memory
     results = {}
     for row in FLAGS.rows or rows:

@@ -34,6 +34,8 @@ def main(argv):
     try:
         if FLAGS.sanitize and not FLAGS.output_dir:
             raise build.BuildError("--sanitize needs --output_dir: such libraries are not for daily use")
+        if FLAGS["cuda_architectures"].present and not FLAGS.cuda:
+            raise build.BuildError("--cuda_architectures is for the CUDA kernels; give --cuda too")
         folder = build.build(FLAGS.output_dir, FLAGS.portable, FLAGS.sanitize)
         print(f"CPU ops: {folder}")
         if FLAGS.cuda:

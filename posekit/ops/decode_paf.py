@@ -157,7 +157,7 @@ def decode_paf(
         of more than 500 peaks of a joint, which no trained network gives, the highest are looked at.
     """
     options = _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling)
-    with native.arrays_only("decode_paf", "call decode_paf_batch"):
+    with native.arrays_only("decode_paf", f"call decode_paf_batch(..., mode={mode!r}, upsampling={upsampling})"):
         heatmaps, pafs = _floats(heatmaps), _floats(pafs)
     _check_shapes(heatmaps.shape, pafs.shape, skeleton, (3, 4))
     size = _used_size(heatmaps.shape[-3:-1], mode, upsampling, size)
@@ -190,7 +190,8 @@ def decode_paf_batch(
 ):
     """Finds people in a batch of maps, as `decode_paf` does, within a TensorFlow program.
 
-    For `tf.data` pipelines and exported programs: of fixed shapes, without gradient.
+    For `tf.data` pipelines and `tf.function`: of fixed shapes, without gradient. A saved program runs only where posekit
+    has loaded its compiled ops.
 
     Args:
         heatmaps: `[batch, height, width, joints + 1]` tensor, read in single precision.
@@ -226,6 +227,7 @@ def decode_paf_batch(
     import tensorflow as tf  # not for those who decode NumPy arrays
 
     native.refuse_xla("decode_paf_batch")
+    native.refuse_export("decode_paf_batch")
     if not 0 <= max_people <= _MOST_PEOPLE or max_people != int(max_people):
         raise ValueError(f"max_people is {max_people}; it must be a whole number from 0 to {_MOST_PEOPLE}, such as 64.")
     options = _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling)
@@ -465,9 +467,10 @@ def _check_shapes(heatmaps, pafs, skeleton, ranks):
         or any(side not in (None, want) for side, want in zip((heatmaps[-1], pafs[-1]), wanted))
         or 0 in heatmaps[-3:-1]
     ):
+        batch = "batch, " if ranks == (4,) else ""
         raise ValueError(
             f"Heatmaps of shape {heatmaps} and fields of shape {pafs}: skeleton {skeleton.name!r} needs "
-            f"[height, width, {wanted[0]}] and [height, width, {wanted[1]}] of the same height and width."
+            f"[{batch}height, width, {wanted[0]}] and [{batch}height, width, {wanted[1]}] of the same sizes."
         )
 
 

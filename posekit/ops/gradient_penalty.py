@@ -58,7 +58,8 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
         seed: `[2]` integer seed of the drawn coefficients; None draws from TensorFlow's global generator.
 
     Returns:
-        Scalar penalty, without weight.
+        Scalar penalty, without weight. Biases move the borders between a critic's pieces alone: where it is recognised
+        as piecewise linear, their gradients are None, else zeros.
 
     Raises:
         ValueError: If `mode` is unknown, the lists differ in length, or tensors do not fit or are not of real numbers.
@@ -86,9 +87,10 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
     if derive is not None:
         model = model.with_gram(tf.constant(derive.for_points(real[0].shape[1]), real[0].dtype))
         terms = [len(real), *terms] if mode == "batch_mean" else terms
+    model.check([part.shape for part in real])
     compiled = native.ops() if real[0].dtype in (tf.float32, tf.float64) else None
     if compiled is None:
-        points = interpolate(real, fake, mode, coefficients)
+        points = _between(real, fake, coefficients)
         return penalty_of_gradients(model.gradients(points, terms), mode)
     coefficients = [_for_each(factor, part) for factor, part in zip(coefficients, real)]
     weights = [[tf.convert_to_tensor(part) for part in parts] for parts in (model.kernels, model.biases, model.grams)]
@@ -128,7 +130,7 @@ class BoneProducts:
 
 def _nested_penalty(critic, real, fake, mode, derive, coefficients):
     """The penalty of any critic, by differentiating it."""
-    points = interpolate(real, fake, mode, coefficients)
+    points = _between(real, fake, coefficients)
     with tf.GradientTape() as tape:
         tape.watch(points)
         inputs = list(derive(points)) if derive else points
@@ -140,10 +142,11 @@ def _nested_penalty(critic, real, fake, mode, derive, coefficients):
 
 def _derived_penalty(model, real, fake, mode, derive, coefficients):
     """The penalty of a piecewise linear critic whose inputs are computed from others in some way."""
-    points = interpolate(real, fake, mode, coefficients)
+    points = _between(real, fake, coefficients)
     with tf.GradientTape() as tape:
         tape.watch(points)
         inputs = list(derive(points))
+    model.check([part.shape for part in inputs])
     slopes = model.gradients(inputs, range(len(inputs)))
     slopes = [tf.reshape(slope, tf.shape(part)) for slope, part in zip(slopes, inputs)]
     sources = inputs if mode == "batch_mean" else points
@@ -179,11 +182,11 @@ class _Given:
         points, weights = ([tf.identity(part) for part in parts] for parts in (self.points, self.weights))
         known = tuple(self.biases), tuple(self.slopes), tuple(self.grams)
         model, batch_mean, terms = PiecewiseLinear.decode(self.plan, tuple(weights), *known)
-        mode, third = MODES[0] if batch_mean else MODES[1], len(points) // 3
+        third = len(points) // 3
         with tf.GradientTape() as tape:
             tape.watch([points, weights])
-            between = interpolate(points[:third], points[third : 2 * third], mode, points[2 * third :])
-            penalty = penalty_of_gradients(model.gradients(between, terms), mode)
+            between = _between(points[:third], points[third : 2 * third], points[2 * third :])
+            penalty = penalty_of_gradients(model.gradients(between, terms), MODES[0] if batch_mean else MODES[1])
         return tape.gradient(penalty, [points, weights], output_gradients=upstream)
 
 
@@ -260,7 +263,10 @@ def interpolate(real, fake, mode="batch_mean", coefficients=None, seed=None):
     real, fake = _pairs(real, fake, coefficients)
     if coefficients is None:
         coefficients = _draw(real, mode, seed)
-    real = [_of_the_shape_of(b, a) for a, b in zip(real, fake)]
+    return _between(real, fake, coefficients)
+
+
+def _between(real, fake, coefficients):
     return [b + c * (a - b) for a, b, c in zip(real, fake, coefficients)]
 
 
@@ -315,17 +321,26 @@ def _pairs(real, fake, coefficients):
             )
         if not one.shape[:1].is_compatible_with(real[0].shape[:1]):
             raise ValueError(f"Inputs have the shapes {real[0].shape} and {one.shape}; all must be of the same batch.")
-    return real, fake
+    if all(part.shape.is_fully_defined() for part in (*real, *fake)):
+        return real, fake
+    # What only the running graph knows must not be broadcast there.
+    checks = []
+    for one, other in zip(real, fake):
+        sizes = tf.shape(one), tf.shape(other)
+        told = ["A real input has the shape", sizes[0], "the fake one", sizes[1], "both must be the same"]
+        checks.append(tf.debugging.Assert(_are_equal(*sizes), told))
+        told = ["Inputs have the shapes", tf.shape(real[0]), "and", sizes[0], "all must be of the same batch"]
+        checks.append(tf.debugging.Assert(_are_equal(tf.shape(real[0])[:1], sizes[0][:1]), told))
+    with tf.control_dependencies(checks):
+        return [tf.identity(part) for part in real], [tf.identity(part) for part in fake]
 
 
-def _of_the_shape_of(fake, real):
-    """The real input; shapes that only the running graph knows are compared there: they must not be broadcast."""
-    if real.shape.is_fully_defined() and fake.shape.is_fully_defined():
-        return real
-    sizes = tf.shape(real), tf.shape(fake)
-    told = ["A real input has the shape", sizes[0], "the fake one", sizes[1], "both must be the same"]
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.equal(*sizes)), told)]):
-        return tf.identity(real)
+def _are_equal(sizes, others):
+    """Whether two shapes, which may be of different lengths, are the same."""
+    longest = tf.maximum(tf.size(sizes), tf.size(others))
+    # Lengths that differ leave a -1 on one side alone, which is no size.
+    sizes, others = (tf.pad(one, [[0, longest - tf.size(one)]], constant_values=-1) for one in (sizes, others))
+    return tf.reduce_all(tf.equal(sizes, others))
 
 
 def _check_lengths(real, fake, coefficients):

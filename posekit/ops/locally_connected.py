@@ -82,8 +82,8 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
             infinity. The plain forms sum squares in the kernel's type, the compiled one in double precision: a float32
             kernel beyond 1.8e19 counts as infinitely long in the plain ones, which leaves the bias alone.
         support: Boolean `[joints, joints]` NumPy array, false where the mask counts as 0 whatever it holds; None for
-            true everywhere. Without `max_norm` these blocks of the kernel may hold anything, NaN too. Where the mask
-            itself is 0, NaN in the kernel reaches the output of the forms other than `"dense"`.
+            true everywhere. Without `max_norm` these blocks of the kernel may hold anything, NaN too, and so may those
+            where the mask itself is 0.
         form: `"dense"`, `"by_joint"` or `"compiled"` (float32 and float64 only, see `posekit.ops.native`); None for
             the fastest one.
 
@@ -103,7 +103,8 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
     inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
     if not (inputs.dtype.is_floating and kernel.dtype.is_floating):
         raise ValueError(f"inputs are {inputs.dtype.name}, the kernel is {kernel.dtype.name}; cast both to float32.")
-    support = None if support is None else np.asarray(support, bool)
+    with native.arrays_only("locally_connected", "give its support as an array"):
+        support = None if support is None else np.asarray(support, bool)
     mask = tf.cast(mask, kernel.dtype)
     bias = tf.zeros(kernel.shape[1:], kernel.dtype) if bias is None else tf.cast(bias, kernel.dtype)
     _check(inputs.shape, kernel.shape, mask.shape, bias.shape, support, max_norm, form)
@@ -197,8 +198,8 @@ def _compiled_ops(dtype, kernel_dtype, support, blocks, form):
     fitting = dtype == kernel_dtype and dtype in (tf.float32, tf.float64)
     compiled = native.ops() if fitting else None
     if form == "compiled" and compiled is None:
-        why = "posekit.ops.native.status() tells more" if fitting else "no such types have one"
-        raise ValueError(f"There is no compiled form for {dtype.name} inputs and {kernel_dtype.name} weights: {why}.")
+        why = native.why_plain() if fitting else f"not for {dtype.name} inputs and {kernel_dtype.name} weights"
+        raise ValueError(f"There is no compiled form here: {why}.")
     tiny_and_few = support is not None and _tiny(blocks) and support.mean() <= _MOST_BLOCKS
     if compiled is not None and form is None and not tiny_and_few and native.narrow_vectors():
         return None
@@ -287,7 +288,7 @@ def _by_joint(support):
             seen.append(_side_by_side(points, sources[joint]))
             weights.append(tf.gather(into, sources[joint]))
             factor = tf.gather(factors[:, joint], sources[joint])[:, tf.newaxis, tf.newaxis]
-            kernel = tf.cast(weights[joint] * factor, rows.dtype)
+            kernel = tf.cast(tf.math.multiply_no_nan(weights[joint], factor), rows.dtype)
             kernel = tf.reshape(kernel, [len(sources[joint]) * features, units])
             outputs.append(tf.matmul(seen[joint], kernel))
 
@@ -298,13 +299,15 @@ def _by_joint(support):
                 of_kernel = tf.cast(tf.matmul(seen[joint], change, transpose_a=True), blocks.dtype)
                 of_kernel = tf.reshape(of_kernel, [len(where), features, units])
                 factor = tf.gather(factors[:, joint], sources[joint])[:, tf.newaxis, tf.newaxis]
-                of_blocks.append(tf.scatter_nd(where, of_kernel * factor, [joints, features, units]))
+                of_block = tf.math.multiply_no_nan(of_kernel, factor)
+                of_blocks.append(tf.scatter_nd(where, of_block, [joints, features, units]))
                 of_factor = tf.reduce_sum(of_kernel * weights[joint], axis=[1, 2])
                 of_factors.append(tf.scatter_nd(where, of_factor, [joints]))
             of_points = []
             for joint, out_of in enumerate(tf.unstack(blocks)):
                 factor = tf.gather(factors[joint], targets[joint])[:, tf.newaxis]
-                kernel = tf.cast(tf.gather(out_of, targets[joint], axis=1) * factor, rows.dtype)
+                kernel = tf.math.multiply_no_nan(tf.gather(out_of, targets[joint], axis=1), factor)
+                kernel = tf.cast(kernel, rows.dtype)
                 kernel = tf.reshape(kernel, [features, len(targets[joint]) * units])
                 of_points.append(tf.matmul(_side_by_side(changes, targets[joint]), kernel, transpose_b=True))
             return tf.concat(of_points, axis=1), tf.stack(of_blocks, axis=2), tf.stack(of_factors, axis=1)

@@ -32,10 +32,11 @@ def mesh_reprojection(silhouettes, vertices_px):
     Returns:
         `(pixels_to_mesh, mesh_to_pixels)`, both `[batch]` in the dtype of `vertices_px`: the summed L1 distances from
         silhouette pixels to their nearest vertex and the summed Euclidean distances from vertices to their nearest
-        silhouette pixel. An image with an empty silhouette, or without vertices, gives 0 and gradient 0. A vertex that
-        is not finite makes its image's values not finite, or the gradients with respect to itself. Vertices beyond
-        1e19 pixels in float32 (1e154 in float64), whose squares overflow, are far from every pixel; which of them is
-        the nearest is arbitrary then.
+        silhouette pixel. An image with an empty silhouette, or without vertices, gives 0 and gradient 0. With a vertex
+        that is not finite, `mesh_to_pixels` of its image is not finite either, nor is its own gradient;
+        `pixels_to_mesh` passes it over, as far from every pixel, if there are others. Vertices beyond 1e19 pixels in
+        float32 (1e154 in float64), whose squares overflow, are far from every pixel as well; which of them is the
+        nearest is arbitrary then.
 
     Raises:
         ValueError: If a shape or dtype does not fit; or while a program for XLA is traced, which cannot compile this:

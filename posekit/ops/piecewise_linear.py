@@ -64,6 +64,31 @@ class PiecewiseLinear:
         outputs = tuple(moved[output] for output in self.outputs)
         return dataclasses.replace(self, steps=tuple(steps), outputs=outputs, grams=(matrix,))
 
+    def check(self, shapes):
+        """Refuses inputs that do not fit, as far as their shapes are known.
+
+        Args:
+            shapes: `tf.TensorShape` of each input, `[batch, ...]`.
+
+        Raises:
+            ValueError: If a kernel takes another number of features.
+        """
+        sizes = []
+        for step in self.steps:
+            given = [sizes[source] for source in step.sources]
+            size = None if None in given else sum(given)
+            if step.kind == INPUT:
+                size = shapes[step.index][1:].num_elements()
+            elif step.kind == DENSE:
+                rows, columns = self.kernels[step.index].shape
+                if size not in (None, rows):
+                    told = ", ".join(str(shape) for shape in shapes)
+                    raise ValueError(f"A layer of the critic takes {rows} numbers a sample, inputs {told} give {size}.")
+                size = columns
+            elif step.kind == GRAM:
+                size = self.grams[step.index].shape[0] ** 2
+            sizes.append(size)
+
     def gradients(self, inputs, wanted):
         """Gradients of the summed outputs.
 

@@ -33,8 +33,8 @@ def rasterize(vertices_cam, faces, focal, center, size, near=0.1, far=np.inf, di
         vertices_cam: `[vertices, 3]` in camera coordinates: x right, y down, z forward; or `[batch, vertices, 3]`, each
             mesh in a picture of its own.
         faces: Int `[faces, 3]` vertex indices, the same for all meshes.
-        focal: Focal length in pixels, one number or `(fx, fy)`; or `[batch, 2]`.
-        center: Principal point `(x, y)` in pixels; or `[batch, 2]`.
+        focal: Focal length in pixels, one number or `(fx, fy)`, for all meshes; or `[batch, 2]`.
+        center: Principal point `(x, y)` in pixels, for all meshes; or `[batch, 2]`.
         size: `(height, width)` of the image.
         near: Nearest depth drawn, positive.
         far: Farthest depth drawn.

@@ -13,38 +13,35 @@
 #include "nearest_neighbors.h"
 
 extern "C" {
-void *__libc_malloc(size_t size);
-void *__libc_memalign(size_t alignment, size_t size);
-void __libc_free(void *memory);
+void* __libc_malloc(size_t size);
+void* __libc_memalign(size_t alignment, size_t size);
+void __libc_free(void* memory);
 }
 
 namespace {
 
 std::atomic<int64_t> held{0}, peak{0};
 
-void *counted(void *memory) {
-  if (!memory)
-    return nullptr;
+void* counted(void* memory) {
+  if (!memory) return nullptr;
   const int64_t now = held += static_cast<int64_t>(malloc_usable_size(memory));
-  for (int64_t most = peak;
-       now > most && !peak.compare_exchange_weak(most, now);) {
+  for (int64_t most = peak; now > most && !peak.compare_exchange_weak(most, now);) {
   }
   return memory;
 }
 
-} // namespace
+}  // namespace
 
 extern "C" {
-void *malloc(size_t size) { return counted(__libc_malloc(size)); }
+void* malloc(size_t size) { return counted(__libc_malloc(size)); }
 
-int posix_memalign(void **memory, size_t alignment, size_t size) {
+int posix_memalign(void** memory, size_t alignment, size_t size) {
   *memory = counted(__libc_memalign(alignment, size));
   return *memory ? 0 : ENOMEM;
 }
 
-void free(void *memory) {
-  if (memory)
-    held -= static_cast<int64_t>(malloc_usable_size(memory));
+void free(void* memory) {
+  if (memory) held -= static_cast<int64_t>(malloc_usable_size(memory));
   __libc_free(memory);
 }
 }
@@ -59,55 +56,43 @@ double random_number() {
 }
 
 template <class Call>
-void report(const char *name, int coordinates, size_t number_size,
-            int64_t inputs_and_outputs, const Call &call) {
+void report(const char* name, int coordinates, size_t number_size, int64_t inputs_and_outputs, const Call& call) {
   const int64_t before = held;
   peak = before;
   call();
   std::printf("%.3f %s, %d coordinates of %zu bytes\n",
-              static_cast<double>(peak - before) /
-                  static_cast<double>(inputs_and_outputs),
-              name, coordinates, number_size);
+              static_cast<double>(peak - before) / static_cast<double>(inputs_and_outputs), name, coordinates,
+              number_size);
 }
 
 // `density` of the pixels are in the silhouettes; below 0 all but those that
 // leave every other one on the outline.
 template <class T>
-void mesh(const char *name, int64_t batch, int64_t height, int64_t width,
-          double density, int64_t vertices) {
+void mesh(const char* name, int64_t batch, int64_t height, int64_t width, double density, int64_t vertices) {
   std::vector<uint8_t> silhouettes(batch * height * width);
   for (size_t i = 0; i < silhouettes.size(); ++i) {
-    const int64_t x = static_cast<int64_t>(i) % width,
-                  y = static_cast<int64_t>(i) / width;
-    silhouettes[i] =
-        density < 0 ? (x + 2 * y) % 5 != 0 : random_number() < density;
+    const int64_t x = static_cast<int64_t>(i) % width, y = static_cast<int64_t>(i) / width;
+    silhouettes[i] = density < 0 ? (x + 2 * y) % 5 != 0 : random_number() < density;
   }
   std::vector<T> positions(2 * batch * vertices);
-  for (T &position : positions)
-    position = static_cast<T>(random_number() * std::max(height, width));
-  const posekit::Meshes<T> meshes = {
-      silhouettes.data(), positions.data(), batch, height, width, vertices};
+  for (T& position : positions) position = static_cast<T>(random_number() * std::max(height, width));
+  const posekit::Meshes<T> meshes = {silhouettes.data(), positions.data(), batch, height, width, vertices};
   const int64_t pixels = posekit::pixel_splits(meshes).back();
   std::vector<T> to_mesh(batch), to_pixels(batch);
   std::vector<int32_t> nearest_vertex(pixels), nearest_pixel(batch * vertices);
-  const int64_t bytes = silhouettes.size() +
-                        sizeof(T) * (positions.size() + 2 * batch) +
-                        4 * (pixels + batch * vertices);
+  const int64_t bytes =
+      silhouettes.size() + sizeof(T) * (positions.size() + 2 * batch) + 4 * (pixels + batch * vertices);
   report(name, 2, sizeof(T), bytes, [&] {
-    posekit::mesh_reprojection(meshes, posekit::pixel_splits(meshes),
-                               to_mesh.data(), to_pixels.data(),
+    posekit::mesh_reprojection(meshes, posekit::pixel_splits(meshes), to_mesh.data(), to_pixels.data(),
                                nearest_vertex.data(), nearest_pixel.data());
   });
 }
 
 template <class T>
-void neighbors(const char *name, int dims, int64_t rows, int64_t count,
-               int64_t others, double extent = 1) {
+void neighbors(const char* name, int dims, int64_t rows, int64_t count, int64_t others, double extent = 1) {
   std::vector<T> points(rows * count * dims), references(rows * others * dims);
-  for (T &value : points)
-    value = static_cast<T>(random_number() * extent);
-  for (T &value : references)
-    value = static_cast<T>(random_number() * extent);
+  for (T& value : points) value = static_cast<T>(random_number() * extent);
+  for (T& value : references) value = static_cast<T>(random_number() * extent);
   std::vector<int64_t> splits(rows + 1), other_splits(rows + 1);
   for (int64_t row = 0; row <= rows; ++row) {
     splits[row] = row * count;
@@ -116,16 +101,15 @@ void neighbors(const char *name, int dims, int64_t rows, int64_t count,
   std::vector<int32_t> indices(rows * count);
   std::vector<T> distances(rows * count);
   const int64_t bytes =
-      sizeof(T) * (points.size() + references.size() + distances.size()) +
-      4 * indices.size() + 16 * (rows + 1);
+      sizeof(T) * (points.size() + references.size() + distances.size()) + 4 * indices.size() + 16 * (rows + 1);
   report(name, dims, sizeof(T), bytes, [&] {
-    posekit::nearest_neighbors(points.data(), splits.data(), references.data(),
-                               other_splits.data(), rows, dims, indices.data(),
-                               distances.data());
+    posekit::nearest_neighbors(points.data(), splits.data(), references.data(), other_splits.data(), rows, dims,
+                               indices.data(), distances.data());
   });
 }
 
-template <class T> void all() {
+template <class T>
+void all() {
   mesh<T>("noise", 1, 600, 600, 0.5, 50);
   mesh<T>("dense noise", 1, 600, 600, 0.8, 50);
   mesh<T>("a batch of noise", 16, 100, 100, 0.6, 500);
@@ -149,7 +133,7 @@ template <class T> void all() {
   neighbors<T>("long points", 2000, 1, 9, 12);
 }
 
-} // namespace
+}  // namespace
 
 int main() {
   neighbors<float>("the threads begin", 2, 1, 20000, 20000);

@@ -17,7 +17,7 @@ def draw(vertices, faces=FACES, focal=8.0, **options):
 @pytest.mark.parametrize(
     "function, given, message",
     [
-        (decode_paf, (HEATMAPS, PAFS), "decode_paf takes arrays.*: call decode_paf_batch there"),
+        (decode_paf, (HEATMAPS, PAFS), r"call decode_paf_batch\(..., mode='exact', upsampling=1\) there"),
         (decode_paf, (HEATMAPS[None], PAFS[None]), "decode_paf takes arrays"),
         (draw, (TRIANGLE,), "rasterize takes arrays.*: call it through tf.numpy_function there"),
         (draw, (TRIANGLE[None],), "rasterize takes arrays"),

@@ -3,6 +3,8 @@
 No GPU is needed: what the kernels compute is checked by `cuda_check.py`, on a machine with one.
 """
 
+import ctypes
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -140,6 +142,19 @@ np.savez({str(tmp_path / "found.npz")!r}, found=found, sums=sums, gradient=tape.
     assert found["counts"].tolist() == [0]
 
 
+@needs_nvcc
+@pytest.mark.parametrize("doublings, told", [(3, 15), (27, (1 << 28) - 1), (29, -1), (30, -1), (40, -1)])
+def test_critics_too_large_for_the_kernels_are_refused(cuda_folder, doublings, told):
+    """Of one number, put together with itself again and again, and one sample: three numbers for each of a step's."""
+    library = ctypes.CDLL(str(cuda_folder / build.CUDA))
+    state = library.posekit_cuda_gradient_penalty_state
+    state.restype = ctypes.c_int64
+    steps = sum(([3, 0, 0, 2, index, index] for index in range(doublings)), [0, 0, 0, 0])
+    plan = np.array([1, 0, 0, 0, 0, 1 + doublings, *steps, 1, doublings, 1, 0], np.int32)
+    state.argtypes = [ctypes.c_void_p, ctypes.c_int64, *3 * [ctypes.c_void_p]]
+    assert state(plan.ctypes.data, 1, np.ones(1, np.int32).ctypes.data, None, None) == (3 * told if told > 0 else -1)
+
+
 def test_gpus_run_tensorflows_own_kernels_unless_asked(with_gpu):
     for value in ("", "0"):
         with_gpu.setenv("POSEKIT_CUDA", value)
@@ -154,6 +169,8 @@ def test_a_choice_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("POSEKIT_CUDA", "yes")
     with pytest.raises(ValueError, match="POSEKIT_CUDA is 'yes'"):
         native.ops()
+    row = native.status()[0]
+    assert row["implementation"] == "none" and "POSEKIT_CUDA is 'yes'" in row["reason"]
 
 
 @pytest.mark.parametrize("variable", ["NVCC", "POSEKIT_NATIVE_DIR"])
@@ -165,7 +182,7 @@ def test_demanding_what_is_not_there_is_an_error(with_gpu, tmp_path, variable):
     with pytest.raises(native.NativeError, match=f"no compiled op for GPUs: .*{missing}.*--cuda"):
         native.ops()
     row = native.status()[0]
-    assert row["implementation"] == "plain" and "POSEKIT_CUDA is 1" in row["reason"]
+    assert row["implementation"] == "none" and "POSEKIT_CUDA is 1" in row["reason"]
     with_gpu.setenv("POSEKIT_NATIVE", "0")
     assert native.ops() is None
 

@@ -381,6 +381,42 @@ def test_compiled_ops_name_what_is_wrong_with_a_plan(compiled_ops, plan, message
         compiled_ops.posekit_gradient_penalty_grad(1.0, tf.zeros([130]), *points, *critic, **options)
 
 
+def graph_of_penalty(critic, specs):
+    """The penalty of real and fake samples of shapes that are known when the graph runs."""
+    inputs = [tf.TensorSpec(shape) for shape in specs]
+    return tf.function(
+        lambda real, fake, factors: gradient_penalty(critic, real, fake, coefficients=factors),
+        input_signature=[inputs, inputs, inputs],
+    )
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_batches_that_a_running_graph_finds_different_are_named(path, drawn):
+    first, second = keras.Input((2,)), keras.Input((2,))
+    critic = keras.Model([first, second], keras.layers.Dense(1)(keras.layers.Concatenate()([first, second])))
+    given = [tf.ones([3, 2]), tf.ones([7, 2])]
+    graph = graph_of_penalty(critic, 2 * [[None, 2]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Inputs have the shapes.*\[3 2\].*\[7 2\].*same batch"):
+        if drawn:
+            sides = 2 * [2 * [tf.TensorSpec([None, 2])]]
+            tf.function(lambda real, fake: gradient_penalty(critic, real, fake), input_signature=sides)(given, given)
+        else:
+            graph(given, given, given)
+    graph(given[:1] * 2, given[:1] * 2, given[:1] * 2)
+
+
+@pytest.mark.parametrize("shapes", [([3], [3, 3]), ([2, 2], [2, 3, 4]), ([3, 1], [3, 3])])
+def test_shapes_of_any_rank_are_compared_when_the_graph_runs(shapes):
+    sides = [tf.ones(shape) for shape in shapes]
+    graph = tf.function(
+        lambda real, fake: interpolate([real], [fake], coefficients=[0.5])[0],
+        input_signature=2 * [tf.TensorSpec(None)],
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="real input has the shape.*both must be the same"):
+        graph(*sides)
+    assert graph(sides[0], sides[0]).shape == sides[0].shape
+
+
 @pytest.mark.parametrize("shape", [[0, 1 << 40, 1 << 40], [0, 1 << 62], [1 << 62, 0]])
 def test_compiled_ops_refuse_sizes_that_cannot_be_counted(compiled_ops, shape):
     points, options = 3 * [[tf.zeros(shape)]], {"plan": [1, 1, 0, 0, 1, 1, *INPUT, 0, 1, 0], "slopes": []}

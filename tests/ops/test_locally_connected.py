@@ -200,6 +200,19 @@ def test_what_is_outside_of_the_support_does_not_count(form, value):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_the_mask_hides_does_not_count(form, value):
+    """Nor within the support; the mask's own gradient alone tells of it."""
+    *given, direction = *arguments("float32"), np.ones((5, JOINTS, UNITS), "float32")
+    everywhere = np.ones_like(SUPPORT)
+    expected = value_and_gradients(given, direction, None, everywhere, form)
+    given[1] = np.where(np.repeat(np.repeat(SUPPORT, FEATURES, 0), UNITS, 1), given[1], np.float32(value))
+    *found, of_mask, of_bias = value_and_gradients(given, direction, None, everywhere, form)
+    for one, other in zip([*found, of_bias], [*expected[:-2], expected[-1]], strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(np.isfinite(of_mask), SUPPORT)
+
+
 def test_a_pose_that_is_no_number_stays_out_of_blocks_without_a_neighbour(form):
     given, direction = arguments("float32"), np.ones((5, JOINTS, UNITS), "float32")
     given[0][1] = np.nan
@@ -354,7 +367,7 @@ def test_the_form_follows_the_crossover():
         ({"max_norm": 0.0}, "max_norm is 0.0"),
         ({"max_norm": float("nan")}, "max_norm is nan"),
         ({"form": "sparse"}, "'sparse'; choose from .*'dense', 'by_joint'"),
-        ({"form": "compiled", "inputs": np.zeros((5, 4, 3), "float16")}, "float16 inputs and float64 weights: no"),
+        ({"form": "compiled", "inputs": np.zeros((5, 4, 3), "float16")}, "not for float16 inputs and float64 weights"),
     ],
 )
 def test_wrong_arguments_are_refused(change, message):

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
+import re
 
 import pytest
 import tensorflow as tf
@@ -56,14 +57,50 @@ def test_programs_for_xla_have_no_compiled_ops(monkeypatch):
     assert seen["graph"] is not None
 
 
-@needs_compiler
-def test_two_builds_at_once_give_one_library(tmp_path, monkeypatch):
-    # One of the sources and the headers: all take a compiler long, which is not what is tested.
-    (tmp_path / "src").mkdir()
+@pytest.fixture
+def few_sources(tmp_path, monkeypatch):
+    """Folder with one of the sources and the headers: all take a compiler long, which is not what is tested."""
+    folder = tmp_path / "src"
+    folder.mkdir()
     for path in build.SOURCES.iterdir():
         if path.name == "parallel.cc" or path.suffix == ".h":
-            (tmp_path / "src" / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(build, "SOURCES", tmp_path / "src")
+            (folder / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(build, "SOURCES", folder)
+    return folder
+
+
+@needs_compiler
+def test_what_was_made_of_other_sources_or_otherwise_is_built_anew(few_sources, tmp_path):
+    library = tmp_path / "made" / build.KERNELS
+
+    def is_built_anew(**options):
+        before = library.stat().st_ino if library.exists() else None
+        build.build(library.parent, with_ops=False, **options)
+        return library.stat().st_ino != before
+
+    assert is_built_anew() and not is_built_anew() and build.of_these_sources(library)
+    with open(few_sources / "parallel.cc", "a") as file:
+        file.write("// changed\n")
+    assert not build.of_these_sources(library)
+    assert is_built_anew() and not is_built_anew() and build.of_these_sources(library)
+    assert is_built_anew(portable=True) and not is_built_anew(portable=True)
+
+
+@needs_compiler
+def test_libraries_of_other_sources_are_not_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
+    made = pathlib.Path(native.kernels()._name)
+    stamp, count = re.subn(rb"(posekit-stamp:)[0-9a-f]{8}", rb"\g<1>00000000", made.read_bytes())
+    assert count == 1
+    (tmp_path / build.KERNELS).write_bytes(stamp)
+    done = run_python("from posekit.ops import native; print(native.kernels())", POSEKIT_NATIVE_DIR=tmp_path)
+    assert done.stdout.strip() == "None"
+    assert "was compiled from other sources than this posekit's; build it anew: python tools" in done.stderr
+    assert f"build_ops.py --output_dir={tmp_path}" in done.stderr
+
+
+@needs_compiler
+def test_two_builds_at_once_give_one_library(few_sources, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         made = list(pool.map(lambda _: build.build(tmp_path / "both", with_ops=False), range(2)))
     assert made[0] == made[1]
@@ -159,7 +196,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", fake_compiler(tmp_path, 'echo "x.cc:1: error: no space" >&2; exit 1'))
     monkeypatch.setattr(build, "_compiler_version", lambda tool: "1")
     monkeypatch.setattr(build, "_ROOM", 1 << 62)
-    with pytest.raises(build.BuildError, match=r"made is full; make room there or set POSEKIT_CACHE \(.*no space"):
+    with pytest.raises(build.BuildError, match=r"made is full; make room there, or name another folder.*\(.*no space"):
         build.build(tmp_path / "made")
 
 

@@ -16,7 +16,7 @@ ASK_BOTH = "from posekit.ops import native; native.{}(); native.{}(); print(nati
 
 def run_without_compiler(code, tmp_path, **environment):
     """Runs code in a process of its own, with a cache of its own and, by default, no compiler."""
-    given = {"CXX": "there-is-none", "POSEKIT_CACHE": tmp_path, "POSEKIT_NATIVE_DIR": ""}
+    given = {"CXX": "", "PATH": tmp_path, "POSEKIT_CACHE": tmp_path, "POSEKIT_NATIVE_DIR": ""}
     return run_python(code, **{**given, **environment})
 
 
@@ -40,7 +40,7 @@ def test_a_folder_without_libraries_is_told_once(tmp_path, order, there):
 
 
 def test_without_a_compiler_the_ways_out_are_named(tmp_path):
-    done = run_without_compiler(ASK_BOTH.format("kernels", "ops"), tmp_path, CXX="", PATH=str(tmp_path))
+    done = run_without_compiler(ASK_BOTH.format("kernels", "ops"), tmp_path)
     assert "install g++, or set CXX to a compiler, or POSEKIT_NATIVE_DIR to a folder with libraries" in done.stderr
     assert "compiles its native ops" not in done.stderr
 
@@ -75,6 +75,19 @@ def test_what_was_compiled_of_other_sources_is_not_used(tmp_path, monkeypatch):
     shutil.copy(made / build.KERNELS, build.cached())
     done = run_without_compiler("from posekit.ops import native; print(native.kernels())", tmp_path)
     assert done.stdout.strip() == "None"
+
+
+@needs_compiler
+@pytest.mark.parametrize("compiler", ["there-is-none", "/bin/false"])
+def test_a_compiler_that_was_asked_for_is_not_replaced_by_what_another_left(tmp_path, monkeypatch, compiler):
+    monkeypatch.setenv("POSEKIT_NATIVE", "1")
+    made = pathlib.Path(native.kernels()._name).parent
+    monkeypatch.setenv("POSEKIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("POSEKIT_NATIVE_DIR", "")
+    shutil.copytree(made, build.cached())
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(build.BuildError, match=compiler):
+        build.build()
 
 
 def test_the_key_tells_compilers_apart_behind_the_hyphen(monkeypatch):

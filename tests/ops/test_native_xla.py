@@ -115,6 +115,23 @@ def test_the_gradient_penalty_is_compiled_by_xla(path):
     np.testing.assert_allclose(tf.function(penalty, jit_compile=True)(), penalty(), rtol=1e-5)
 
 
+@needs_compiled_ops
+def test_what_runs_in_python_is_not_exported(path, tmp_path):
+    import keras
+
+    class People(keras.Layer):
+        def call(self, heatmaps, pafs):
+            return decode_paf_batch(heatmaps, pafs)["counts"]
+
+        def compute_output_spec(self, heatmaps, pafs):
+            return keras.KerasTensor([None], "int32")
+
+    inputs = [keras.Input((8, 8, channels)) for channels in (19, 38)]
+    model = keras.Model(inputs, People()(*inputs))
+    with pytest.raises(ValueError, match="decode_paf_batch cannot be exported.*tf.saved_model.save"):
+        model.export(tmp_path / "exported", verbose=False)
+
+
 def test_disabled_is_open_as_long_as_one_of_its_contexts():
     with native.disabled():
         with native.disabled():

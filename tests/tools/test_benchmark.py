@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import types
 
 import keras
@@ -69,7 +70,12 @@ def run():
 
         def run(*flags):
             print(json.dumps(flags), file=process.stdin, flush=True)
-            return types.SimpleNamespace(**json.loads(process.stdout.readline()))
+            ended = threading.Timer(900, process.kill)
+            ended.start()
+            line = process.stdout.readline()
+            ended.cancel()
+            assert line, f"the process ended with {process.wait()} at {flags}"
+            return types.SimpleNamespace(**json.loads(line))
 
         yield run
         process.stdin.close()

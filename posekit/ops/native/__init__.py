@@ -101,6 +101,19 @@ def _ops():
     return _library(_build.OPS)
 
 
+def why_plain():
+    """Why `ops` gives None where it does.
+
+    Returns:
+        Half a sentence; empty where it does not give None.
+    """
+    if _in_xla():
+        return "a program for XLA is being traced, which knows no compiled ops: use jit_compile=False"
+    if _in_export():
+        return "a model is being exported, for runtimes that know no compiled ops"
+    return _what_runs(_build.OPS, "posekit_threads")[1]
+
+
 def narrow_vectors():
     """Whether compiled kernels compute with vectors half as wide as the processor's, or less.
 
@@ -158,6 +171,22 @@ def refuse_xla(op):
         )
 
 
+def refuse_export(op):
+    """For ops whose plain path is Python code, which no exported model takes along.
+
+    Args:
+        op: Name of the op.
+
+    Raises:
+        ValueError: If a model is being exported by Keras.
+    """
+    if _in_export():
+        raise ValueError(
+            f"{op} cannot be exported: its plain form runs in Python. Leave it out of the model, or write the model by "
+            "tf.saved_model.save, with the compiled op, and call posekit.ops.native.ops() before it is loaded."
+        )
+
+
 @contextlib.contextmanager
 def arrays_only(op, instead):
     """For ops that compute with NumPy: within this context, where inputs become arrays, tensors must have a value.
@@ -211,7 +240,8 @@ def status():
 
     Returns:
         List of dicts of strings, which prints as a table, with the keys `"op"`, `"implementation"` (`"compiled"`;
-        `"plain"`: TensorFlow's own kernels or NumPy; or `"none"`, where `POSEKIT_NATIVE=1` demands what there is not),
+        `"plain"`: TensorFlow's own kernels or NumPy; or `"none"`, where a call is an error, as `POSEKIT_NATIVE=1` or
+        `POSEKIT_CUDA=1` demands what there is not),
         `"device"` (the device type on which it runs by default),
         `"cuda"` (its CUDA kernels: `"none"`; `"no nvcc"`, or `"nvcc found"`, where they are not compiled; `"compiled"`;
         or `"registered"`, with TensorFlow in this process) and `"reason"`, why it is not compiled.
@@ -223,11 +253,11 @@ def status():
     """
     rows = []
     for op, (library, function) in OPS.items():
-        reason = _reason(library, function)
+        implementation, reason = _what_runs(library, function)
         rows.append(
             {
                 "op": op,
-                "implementation": ("plain" if _tolerant() else "none") if reason else "compiled",
+                "implementation": implementation,
                 "device": "GPU" if op in _CUDA_OPS and _on_gpu() else "CPU",
                 "cuda": _cuda_state(op),
                 "reason": reason,
@@ -236,23 +266,25 @@ def status():
     return Status(rows)
 
 
-def _reason(library, function):
-    """Why an op does not run compiled, or nothing."""
+def _what_runs(library, function):
+    """How an op runs, and why not compiled."""
     if _disabled:
-        return "switched off here"
+        return "plain", "switched off here"
     try:
         if not _wanted():
-            return "switched off by POSEKIT_NATIVE=0"
-        if library == _build.OPS and _on_gpu():
-            if _choice("POSEKIT_CUDA") != "1":
-                return "a GPU is at hand, where TensorFlow's own kernels run (POSEKIT_CUDA=1: compiled ones)"
-            _library(_build.CUDA_OPS)
+            return "plain", "switched off by POSEKIT_NATIVE=0"
+        if library == _build.OPS:
+            cuda_wanted = _choice("POSEKIT_CUDA") == "1"
+            if _on_gpu() and not cuda_wanted:
+                return "plain", "a GPU is at hand, where TensorFlow's own kernels run (POSEKIT_CUDA=1: compiled ones)"
+            if _on_gpu():
+                _library(_build.CUDA_OPS)
         loaded = _library(library)
-    except (ValueError, NativeError) as error:
-        return str(error)
+    except (ValueError, NativeError) as error:  # which the op raises as well
+        return "none", str(error)
     if loaded is None:
-        return _loaded[library]
-    return "" if hasattr(loaded, function) else "no compiled kernel exists for this op"
+        return "plain", _loaded[library]
+    return ("compiled", "") if hasattr(loaded, function) else ("plain", "no compiled kernel exists for this op")
 
 
 def _cuda_state(op):
@@ -299,7 +331,9 @@ def _library(name):
         hint = "Try python tools/build_ops.py --cuda"
         raise NativeError(f"POSEKIT_CUDA is 1, and there is no compiled op for GPUs: {found}. {hint}")
     if os.environ.get("POSEKIT_NATIVE") == "1":
-        raise NativeError(f"POSEKIT_NATIVE is 1, and there is no compiled op: {found}. Try python tools/build_ops.py")
+        folder = os.environ.get("POSEKIT_NATIVE_DIR")
+        hint = "Try python tools/build_ops.py" + (f" --output_dir={folder}" if folder else "")
+        raise NativeError(f"POSEKIT_NATIVE is 1, and there is no compiled op: {found}. {hint}")
     return None
 
 
@@ -342,8 +376,7 @@ def _path(name, compile_too=True):
     chosen = os.environ.get("POSEKIT_NATIVE_DIR")
     for folder in (pathlib.Path(chosen) if chosen else None, _BUILT):
         if folder is not None and (folder / file).exists():
-            if not _whole(folder, file):
-                raise _build.BuildError(f"{folder} has libraries that are damaged; build them anew: tools/build_ops.py")
+            _check_library(folder, file)
             return folder.resolve() / file
     if chosen:
         missing = f"has no {file}" if os.path.isdir(chosen) else "is no folder"
@@ -360,6 +393,18 @@ def _path(name, compile_too=True):
     if _build.compiler():
         _say_once("posekit compiles its native ops, once, in ten seconds to a minute (POSEKIT_NATIVE=0: without).")
     return _build.build(cached.parent, with_ops=name == _build.OPS) / file
+
+
+def _check_library(folder, file):
+    """Refuses a library that was built beforehand and cannot be the one of this posekit."""
+    anew = f"build it anew: python tools/build_ops.py --output_dir={folder}"
+    for needed in {file, _build.KERNELS if file == _build.OPS else file}:
+        if not (folder / needed).exists():
+            raise _build.BuildError(f"{folder} has no {needed}, which {file} needs; {anew}")
+        if not _build.whole(folder / needed):
+            raise _build.BuildError(f"{folder / needed} is damaged; {anew}")
+        if not _build.of_these_sources(folder / needed):
+            raise _build.BuildError(f"{folder / needed} was compiled from other sources than this posekit's; {anew}")
 
 
 def _whole(folder, file):

@@ -14,6 +14,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,7 @@ _FOR_EVERY_DEVICE = ("c_api.cc", "parallel.cc", "tf_ops.cc")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-pthread", "-Wall")
 _PATIENCE_S, _PATIENCE_VERSION_S = 600, 30
 _ROOM = 16 << 20  # bytes that a build needs at least
+_ELSEWHERE = "name another folder, with POSEKIT_CACHE or --output_dir"
 
 
 class BuildError(RuntimeError):
@@ -94,13 +96,12 @@ def cached(portable=False):
         BuildError: If there is no compiler and never was.
     """
     folder = cache_folder() / "native"
-    try:
-        return folder / key(portable)
-    except BuildError:
+    left = []
+    if compiler() is None and not os.environ.get("CXX"):
         left = [path for path in folder.glob(f"{_key_of_any_compiler(portable)}-*") if whole(path / KERNELS)]
-        if not left:
-            raise
+    if left:
         return max(left, key=lambda path: (whole(path / OPS), path.stat().st_mtime))
+    return folder / key(portable)
 
 
 def whole(path):
@@ -127,8 +128,40 @@ def whole(path):
     return size >= table + entry * count  # the table of sections comes last
 
 
+def of_these_sources(library):
+    """Whether a library was made of the sources that stand beside this module: what it carries within it tells.
+
+    Args:
+        library: `pathlib.Path`, with the name that it was built under.
+
+    Returns:
+        True or False.
+    """
+    if library.name in (KERNELS, OPS):
+        sources = SOURCES.iterdir()
+    else:
+        sources = _cuda_sources() if library.name == CUDA else _cuda_ops_sources()
+    return (_stamp_in(library) or "").partition("-")[0] == _digest(sources)
+
+
+def _stamp(sources, *parts):
+    """What a library is marked with: of which sources it was made, and how."""
+    return f"{_digest(sources)}-{_digest([], *parts)}"
+
+
+def _stamp_in(library):
+    with contextlib.suppress(OSError):
+        if found := re.search(rb"posekit-stamp:([0-9a-f]+-[0-9a-f]+)", library.read_bytes()):
+            return found[1].decode()
+    return None
+
+
+def _there(library, stamp):
+    return whole(library) and _stamp_in(library) == stamp
+
+
 def build(folder=None, portable=False, sanitize=None, with_ops=True):
-    """Compiles the CPU libraries that are not there yet.
+    """Compiles the CPU libraries that are not there yet, or were made of other sources or otherwise.
 
     All is written under another name first: neither an interrupted build nor two at once leave half a library.
 
@@ -151,19 +184,21 @@ def build(folder=None, portable=False, sanitize=None, with_ops=True):
     # Whatever symbol is missing shows when a library is loaded, not when it is called.
     link = ["-shared", "-pthread", "-Wl,-z,now", *(flag for flag in flags if flag.startswith("-fsanitize"))]
     sources = sorted(SOURCES.glob("*.cc"))
-    if not whole(folder / KERNELS):
+    processor = "" if portable else _processor()
+    stamp = _stamp(SOURCES.iterdir(), *flags, processor, _compiler_version(_compiler()))
+    if not _there(folder / KERNELS, stamp):
         plain = [source for source in sources if not source.name.startswith("tf_")]
-        _build_one(folder / KERNELS, plain, flags, [*link, f"-Wl,-soname,{KERNELS}"])
-    if with_ops and not whole(folder / OPS):
+        _build_one(folder / KERNELS, stamp, plain, flags, [*link, f"-Wl,-soname,{KERNELS}"])
+    if with_ops and not _there(folder / OPS, stamp):
         include, libraries = _tensorflow()
         registering = [source for source in sources if source.name.startswith("tf_")]
         beside = [folder / KERNELS, "-Wl,-rpath,$ORIGIN"]
-        _build_one(folder / OPS, registering, [*flags, *include], [*link, *beside, *libraries])
+        _build_one(folder / OPS, stamp, registering, [*flags, *include], [*link, *beside, *libraries])
     return folder
 
 
 def build_cuda(folder=None, architectures=CUDA_ARCHITECTURES):
-    """Compiles the CUDA kernels into a library of plain functions, `CUDA`, unless it is there.
+    """Compiles the CUDA kernels into a library of plain functions, `CUDA`, unless it is there, made just so.
 
     Args:
         folder: Where to; the user's cache if None.
@@ -176,12 +211,13 @@ def build_cuda(folder=None, architectures=CUDA_ARCHITECTURES):
         BuildError: If there is no nvcc, it fails, or the folder cannot be written.
     """
     folder = cached_cuda(architectures) if folder is None else pathlib.Path(folder).resolve()
-    if not whole(folder / CUDA):
+    stamp = _stamp(_cuda_sources(), _compiler_version(_nvcc()), *architectures)
+    if not _there(folder / CUDA, stamp):
         codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
         codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
         flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC", *codes]
         link = [*codes, "-shared", "-Xlinker", f"-soname={CUDA}"]
-        _build_one(folder / CUDA, sorted(CUDA_SOURCES.glob("*.cu")), flags, link, _nvcc())
+        _build_one(folder / CUDA, stamp, sorted(CUDA_SOURCES.glob("*.cu")), flags, link, _nvcc())
     return folder / CUDA
 
 
@@ -201,13 +237,14 @@ def build_cuda_ops(folder=None, architectures=CUDA_ARCHITECTURES):
     """
     path = cached_cuda_ops(architectures) if folder is None else pathlib.Path(folder).resolve() / cuda_ops_name()
     kernels = build_cuda(folder, architectures)
-    if not whole(path):
+    stamp = _stamp(_cuda_ops_sources(), *_FLAGS, _compiler_version(_compiler()), _tensorflow_version())
+    if not _there(path, stamp):
         try:
             flags, libraries = _cuda_ops_flags(), _tensorflow()[1]
         except ImportError as error:
             raise BuildError(f"TensorFlow cannot be imported: {error}") from None
         link = ["-shared", "-pthread", "-Wl,-z,now", kernels, "-Wl,-rpath,$ORIGIN:$ORIGIN/..", *libraries]
-        _build_one(path, [source for source in _cuda_ops_sources() if source.suffix == ".cc"], flags, link)
+        _build_one(path, stamp, [source for source in _cuda_ops_sources() if source.suffix == ".cc"], flags, link)
     return path
 
 
@@ -228,8 +265,8 @@ def cached_cuda(architectures=CUDA_ARCHITECTURES):
     Raises:
         BuildError: If there is no nvcc.
     """
-    sources = [path for path in CUDA_SOURCES.iterdir() if not path.name.startswith("tf_")]
-    return cache_folder() / "native" / f"cuda-{_digest(sources, _compiler_version(_nvcc()), *architectures)}"
+    named = _digest(_cuda_sources(), _compiler_version(_nvcc()), *architectures)
+    return cache_folder() / "native" / f"cuda-{named}"
 
 
 def cached_cuda_ops(architectures=CUDA_ARCHITECTURES):
@@ -246,6 +283,11 @@ def cached_cuda_ops(architectures=CUDA_ARCHITECTURES):
     """
     parts = *_FLAGS, _compiler_version(_compiler()), _tensorflow_version(), platform.platform()
     return cached_cuda(architectures) / f"ops-{_digest(_cuda_ops_sources(), *parts)}" / cuda_ops_name()
+
+
+def _cuda_sources():
+    """What the library of CUDA kernels is made of, headers too."""
+    return [path for path in CUDA_SOURCES.iterdir() if not path.name.startswith("tf_")]
 
 
 def _cuda_ops_sources():
@@ -328,10 +370,16 @@ def _tensorflow():
     return [f"-isystem{include}"], tf.sysconfig.get_link_flags()
 
 
-def _build_one(library, sources, flags, link, tool=None):
+def _build_one(library, stamp, sources, flags, link, tool=None):
     tool = tool or _compiler()
     with _unfinished(library) as unfinished:
         work = unfinished.parent
+        name = f"posekit_stamp_{re.sub('[^a-z_]', '_', library.stem)}"
+        marked = work / "stamp.cc"
+        marked.write_text(
+            f'extern "C" {{\nextern const char {name}[];\nconst char {name}[] = "posekit-stamp:{stamp}";\n}}\n'
+        )
+        sources = [*sources, marked]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(functools.partial(_compile, tool, flags, work), sources))
         _run([tool, *objects, *link, "-o", unfinished])
@@ -373,7 +421,7 @@ def _unfinished(library):
         library.parent.mkdir(parents=True, exist_ok=True)
         work = pathlib.Path(tempfile.mkdtemp(prefix=".building-", dir=library.parent))
     except OSError as error:
-        raise BuildError(f"{library.parent} cannot be written ({error.strerror}); set POSEKIT_CACHE") from None
+        raise BuildError(f"{library.parent} cannot be written ({error.strerror}); {_ELSEWHERE}") from None
     try:
         yield work / library.name
         if not whole(work / library.name):
@@ -384,9 +432,9 @@ def _unfinished(library):
     except BuildError as error:
         if shutil.disk_usage(work).free >= _ROOM:
             raise
-        raise BuildError(f"{library.parent} is full; make room there or set POSEKIT_CACHE ({error})") from None
+        raise BuildError(f"{library.parent} is full; make room there, or {_ELSEWHERE} ({error})") from None
     except OSError as error:
-        raise BuildError(f"{library} cannot be written ({error.strerror}); set POSEKIT_CACHE") from None
+        raise BuildError(f"{library} cannot be written ({error.strerror}); {_ELSEWHERE}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -16,6 +16,7 @@ namespace posekit {
 namespace {
 
 constexpr int kMostSteps = 48, kMostSources = 6;
+constexpr int64_t kMostNumbers = 1 << 30;  // of a sample, in all steps: they are counted with int
 
 enum Kind { kInput, kDense, kLeaky, kConcat, kGram };
 
@@ -315,13 +316,14 @@ bool read(const int32_t* plan, const double* slopes, const T* const* real, const
     const int bias = *plan++ - 1;
     step.num_sources = *plan++;
     if (step.num_sources > kMostSources) return false;
+    int64_t size = 0;
     for (int source = 0; source < step.num_sources; ++source) {
       step.sources[source] = *plan++;
-      step.size += critic->steps[step.sources[source]].size;
+      size += critic->steps[step.sources[source]].size;
     }
     const int parameter = step.parameter;
     if (step.kind == kInput) {
-      step.size = sizes[parameter];
+      size = sizes[parameter];
       if (real) {
         step.real = real[parameter], step.fake = fake[parameter], step.coefficients = coefficients[parameter];
         step.for_each_number = for_each_number[parameter];
@@ -329,7 +331,7 @@ bool read(const int32_t* plan, const double* slopes, const T* const* real, const
     } else if (step.kind == kDense) {
       step.matrix = kernels ? kernels[parameter] : nullptr;
       step.rows = kernel_shapes[2 * parameter];
-      step.size = kernel_shapes[2 * parameter + 1];
+      size = kernel_shapes[2 * parameter + 1];
       step.bias = bias < 0 || !biases ? nullptr : biases[bias];
     } else if (step.kind == kLeaky) {
       step.slope = slopes ? static_cast<T>(slopes[parameter]) : T(0);
@@ -337,8 +339,10 @@ bool read(const int32_t* plan, const double* slopes, const T* const* real, const
       step.matrix = grams ? grams[parameter] : nullptr;
       step.rows = gram_shapes[2 * parameter];
       step.parameter = gram_shapes[2 * parameter + 1];
-      step.size = step.rows * step.rows;
+      size = static_cast<int64_t>(step.rows) * step.rows;
     }
+    if (critic->lines + size > kMostNumbers) return false;
+    step.size = static_cast<int>(size);
     step.offset = critic->lines;
     critic->lines += step.size;
   }

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads) multiply(Layer<T> layer, double max_
         const int k = TRANSPOSED ? i % kDepth : i / kTile, n = TRANSPOSED ? i / kDepth : i % kTile;
         const bool there = base + k < depth && first + n < width;
         const int64_t at = TRANSPOSED ? (first + n) * stride + base + k : (base + k) * stride + first + n;
-        right[k][n] = there ? block[at] * factor : T(0);
+        right[k][n] = there && factor != 0 ? block[at] * factor : T(0);
       }
       __syncthreads();
       add_product(left, right, row, column, sums);
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kThreads)
           (static_cast<int64_t>(source) * layer.in + r) * long_out + static_cast<int64_t>(joint) * layer.out + n;
       const T weight = layer.kernel[at];
       if (seen) of_mask += sums[i][j] * weight;
-      of_kernel[at] = (seen ? sums[i][j] * factor : T(0)) - (clipped ? weight * shrink : T(0));
+      of_kernel[at] = (factor != 0 ? sums[i][j] * factor : T(0)) - (clipped ? weight * shrink : T(0));
     }
   }
   together[threadIdx.x] = of_mask;

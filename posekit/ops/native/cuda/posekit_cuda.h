@@ -31,7 +31,7 @@ int posekit_cuda_count_pixels(const uint8_t* silhouettes, int64_t batch, int64_t
 
 // `plan` is what PiecewiseLinear.encode gives (posekit/ops/piecewise_linear.py), and it is on the host, as are the
 // sizes of inputs and the shapes of kernels and grams. Numbers that the penalty leaves for its gradients; -1 if there
-// are too many steps, or too many sources of one, for the kernels.
+// are too many steps, sources of one, or numbers of a sample for the kernels.
 int64_t posekit_cuda_gradient_penalty_state(const int32_t* plan, int64_t batch, const int32_t* sizes,
                                             const int32_t* kernel_shapes, const int32_t* gram_shapes);
 

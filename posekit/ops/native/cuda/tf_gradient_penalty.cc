@@ -1,10 +1,15 @@
 // PosekitGradientPenalty and its gradients on a GPU.
 #include "tf_gradient_penalty.h"
 
+#include <limits>
+
 #include "tf_gpu.h"
 
 namespace posekit {
 namespace {
+
+constexpr const char* kTooLarge =
+    "a critic of so many steps, parts in a step or numbers a sample has no kernel for GPUs: POSEKIT_CUDA=0";
 
 // What the functions of posekit_cuda.so want to know of a critic, on the host.
 template <class T>
@@ -15,7 +20,7 @@ struct Lists {
         batch(given.batch),
         sizes(given.points.size()) {
     for (const CriticStep& step : given.graph.steps) {
-      if (step.kind == CriticStep::kInput) sizes[step.index] = static_cast<int32_t>(step.size);
+      if (step.kind == CriticStep::kInput) sizes[step.index] = counted(step.size);
     }
     for (const Between<T>& points : given.points) {
       real.push_back(points.real), fake.push_back(points.fake), coefficients.push_back(points.coefficients);
@@ -26,15 +31,21 @@ struct Lists {
     biases = given.critic.biases;
     const int64_t size =
         posekit_cuda_gradient_penalty_state(plan, batch, sizes.data(), kernel_shapes.data(), gram_shapes.data());
-    require(size >= 0, "a critic of so many steps, or so many parts in a step, has no kernel for GPUs: POSEKIT_CUDA=0");
+    require(size >= 0, kTooLarge);
     state_size = size;
+  }
+
+  // As the kernels count: with 32 bits.
+  static int32_t counted(int64_t count) {
+    require(count <= std::numeric_limits<int32_t>::max(), kTooLarge);
+    return static_cast<int32_t>(count);
   }
 
   static void list(const std::vector<Matrix<T>>& matrices, std::vector<const T*>* data, std::vector<int32_t>* shapes) {
     for (const Matrix<T>& matrix : matrices) {
       data->push_back(matrix.data);
-      shapes->push_back(static_cast<int32_t>(matrix.rows));
-      shapes->push_back(static_cast<int32_t>(matrix.columns));
+      shapes->push_back(counted(matrix.rows));
+      shapes->push_back(counted(matrix.columns));
     }
   }
 

@@ -16,20 +16,32 @@ enum Code { kOk = 0, kInvalidInput = 1, kOutOfMemory = 2, kFailed = 3 };
 
 std::string& last_error();  // of the calling thread
 
-// Runs `body`; no exception leaves. The message of a failure is kept for posekit_last_error().
+// Keeps a message for posekit_last_error(), or none where there is no memory even for that.
+inline void keep_error(const char* message) noexcept {
+  try {
+    last_error() = message;
+  } catch (...) {
+    last_error().clear();
+  }
+}
+
+// Runs `body`; no exception leaves.
 template <class Body>
 int guarded(const Body& body) {
   try {
     body();
     return kOk;
   } catch (const InvalidInput& error) {
-    last_error() = error.what();
+    keep_error(error.what());
     return kInvalidInput;
   } catch (const std::bad_alloc&) {
-    last_error() = "out of memory";
+    keep_error("out of memory");
     return kOutOfMemory;
   } catch (const std::exception& error) {
-    last_error() = error.what();
+    keep_error(error.what());
+    return kFailed;
+  } catch (...) {
+    keep_error("unknown error");
     return kFailed;
   }
 }

@@ -339,7 +339,7 @@ class KernelGradient {
         for (int64_t n = 0; n < used; ++n) {
           together[n] += product[n] * weight[n];
           const T before = part.first ? result[n] : T(0);
-          result[n] = before + product[n] * factor - (part.shrinks ? weight[n] * part.shrink : T(0));
+          result[n] = before + times(product[n], factor) - (part.shrinks ? weight[n] * part.shrink : T(0));
         }
       }
     }

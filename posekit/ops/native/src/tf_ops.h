@@ -3,6 +3,13 @@
 #define POSEKIT_TF_OPS_H_
 
 #if defined(__SANITIZE_THREAD__)
+#define POSEKIT_THREAD_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define POSEKIT_THREAD_SANITIZER
+#endif
+#endif
+#if defined(POSEKIT_THREAD_SANITIZER)
 #include <sanitizer/tsan_interface.h>
 #endif
 
@@ -104,7 +111,7 @@ class Status {
 
 // TensorFlow hands what one op wrote to the next one in ways that the thread sanitizer, with which it is not compiled,
 // does not see: it is told.
-#if defined(__SANITIZE_THREAD__)
+#if defined(POSEKIT_THREAD_SANITIZER)
 inline void hand_over(void* data) { __tsan_release(data); }
 inline void take_over(void* data) { __tsan_acquire(data); }
 #else

@@ -140,11 +140,17 @@ void pack_left(const T* from, int64_t stride, int rows, int64_t depth, T* into) 
   }
 }
 
+// A product that is 0 where the factor is, whatever the value, NaN too.
+template <class T>
+T times(T value, T factor) {
+  return factor == 0 ? T(0) : value * factor;
+}
+
 // Packs `depth` lines of `columns` numbers, times a factor, for the right side.
 template <class T>
 void pack_right(const T* from, int64_t stride, int64_t depth, int64_t columns, T factor, int64_t width, T* into) {
   for (int64_t k = 0; k < depth; ++k, from += stride, into += width) {
-    for (int64_t n = 0; n < columns; ++n) into[n] = from[n] * factor;
+    for (int64_t n = 0; n < columns; ++n) into[n] = times(from[n], factor);
     for (int64_t n = columns; n < width; ++n) into[n] = 0;
   }
 }
@@ -155,7 +161,7 @@ void pack_right_transposed(const T* from, int64_t stride, int64_t depth, int64_t
                            T* into) {
   for (int64_t n = 0; n < columns; ++n) {
     const T* line = from + n * stride;
-    for (int64_t k = 0; k < depth; ++k) into[k * width + n] = line[k] * factor;
+    for (int64_t k = 0; k < depth; ++k) into[k * width + n] = times(line[k], factor);
   }
   for (int64_t k = 0; k < depth; ++k) {
     for (int64_t n = columns; n < width; ++n) into[k * width + n] = 0;
