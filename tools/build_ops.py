@@ -36,12 +36,13 @@ def main(argv):
             raise build.BuildError("--sanitize needs --output_dir: such libraries are not for daily use")
         if FLAGS["cuda_architectures"].present and not FLAGS.cuda:
             raise build.BuildError("--cuda_architectures is for the CUDA kernels; give --cuda too")
-        folder = build.build(FLAGS.output_dir, FLAGS.portable, FLAGS.sanitize)
+        output_dir = FLAGS.output_dir or None
+        folder = build.build(output_dir, FLAGS.portable, FLAGS.sanitize)
         print(f"CPU ops: {folder}")
         if FLAGS.cuda:
             architectures = tuple(FLAGS.cuda_architectures)
-            print(f"CUDA kernels: {build.build_cuda(FLAGS.output_dir, architectures)}")
-            print(f"CUDA ops: {build.build_cuda_ops(FLAGS.output_dir, architectures)}")
+            print(f"CUDA kernels: {build.build_cuda(output_dir, architectures)}")
+            print(f"CUDA ops: {build.build_cuda_ops(output_dir, architectures)}")
     except build.BuildError as error:
         print(f"build_ops: {error}", file=sys.stderr)
         return 1

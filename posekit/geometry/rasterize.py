@@ -229,7 +229,10 @@ def check_mesh(vertices, faces):
     Raises:
         ValueError: If a shape is wrong, a vertex is not finite or a face names a vertex that is not there.
     """
-    vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces)
+    vertices, faces = np.asarray(vertices), np.asarray(faces)
+    if vertices.dtype.kind not in "fiub":
+        raise ValueError(f"Vertices are {vertices.dtype.name}; pass real numbers.")
+    vertices = vertices.astype(np.float64, copy=False)
     if vertices.ndim != 2 or vertices.shape[1] != 3:
         raise ValueError(f"Vertices of shape {vertices.shape}: pass one mesh, [vertices, 3].")
     if faces.size == 0:
@@ -285,7 +288,7 @@ def check_arguments(vertices_cam, faces, focal, center, size, near, far, distort
 
 def _check_size(size):
     size = tuple(size) if np.iterable(size) else (size,)
-    if len(size) != 2 or not all(int(side) == side and side > 0 for side in size):
+    if len(size) != 2 or not all(0 < side < math.inf and int(side) == side for side in size):
         raise ValueError(f"size={size}: pass (height, width) as two positive integers.")
     return int(size[0]), int(size[1])
 

@@ -24,6 +24,7 @@ Memory of the kernel: `"exact"` P J / 64 numbers twice and one patch a thread, n
 enlarged maps; else 4 x 96 cells a thread, finely smoothed; and what is found.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -47,6 +48,7 @@ _POINTS = 10  # along a limb
 _POINTS_NEEDED = {"exact": 9, "fast": 9, "tf_pose": 7}
 _FIRST_POINTS = (4, 2, 7)  # looked at before the others: two of them must be good
 _BLOCK = 8
+_MOST_UPSAMPLING = 64
 _RADIUS = 12  # of the smoothing: 4 standard deviations
 _MANY = 3000  # candidates of one map beyond which it is smoothed as a whole
 _PAIRS = 1 << 14  # of joints that are looked at together
@@ -190,8 +192,8 @@ def decode_paf_batch(
 ):
     """Finds people in a batch of maps, as `decode_paf` does, within a TensorFlow program.
 
-    For `tf.data` pipelines and `tf.function`: of fixed shapes, without gradient. A saved program runs only where posekit
-    has loaded its compiled ops.
+    For `tf.data` pipelines and `tf.function`: of fixed shapes, without gradient. A saved program runs only where
+    posekit has loaded its compiled ops.
 
     Args:
         heatmaps: `[batch, height, width, joints + 1]` tensor, read in single precision.
@@ -228,8 +230,9 @@ def decode_paf_batch(
 
     native.refuse_xla("decode_paf_batch")
     native.refuse_export("decode_paf_batch")
-    if not 0 <= max_people <= _MOST_PEOPLE or max_people != int(max_people):
-        raise ValueError(f"max_people is {max_people}; it must be a whole number from 0 to {_MOST_PEOPLE}, such as 64.")
+    if not _is_number(max_people) or not 0 <= max_people <= _MOST_PEOPLE or max_people != int(max_people):
+        allowed = f"a whole number from 0 to {_MOST_PEOPLE}, such as 64"
+        raise ValueError(f"max_people is {max_people!r:.80}; it must be {allowed}.")
     options = _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling)
     heatmaps, pafs = (tf.stop_gradient(tf.cast(maps, tf.float32)) for maps in (heatmaps, pafs))
     if heatmaps.shape.rank is None or pafs.shape.rank is None:  # shows when the program runs
@@ -237,7 +240,8 @@ def decode_paf_batch(
     _check_shapes(heatmaps.shape, pafs.shape, skeleton, (4,))
     cells = heatmaps.shape[1:3]
     if size is not None or mode != "exact":
-        _used_size([math.inf if side is None else side for side in cells], mode, upsampling, size)
+        used = _used_size([math.inf if side is None else side for side in cells], mode, upsampling, size)
+        size = None if size is None else used
     joints, most = skeleton.num_joints, int(max_people)
     shapes = [most, joints, 2], [most, joints], [most], []
     library = native.ops() if upsampling in (1, _BLOCK) and hasattr(native.ops(), "posekit_decode_paf") else None
@@ -254,7 +258,11 @@ def decode_paf_batch(
         )
     else:
         run = functools.partial(_decode_padded, options=options, size=size, most=most)
-        found = tf.numpy_function(run, [heatmaps, pafs], [tf.float32, tf.float32, tf.float32, tf.int32], stateful=False)
+        types = [tf.float32, tf.float32, tf.float32, tf.int32]
+        try:
+            found = tf.numpy_function(run, [heatmaps, pafs], types, stateful=False)
+        except ValueError as error:  # as in a graph, and by the compiled op
+            raise tf.errors.InvalidArgumentError(None, None, str(error)) from None
     for part, shape in zip(found, shapes):
         part.set_shape([heatmaps.shape[0], *shape])
     return dict(zip(("keypoints", "scores", "person_scores", "counts"), found))
@@ -424,6 +432,8 @@ def group_people(connections, peaks, skeleton=OPENPOSE18, min_parts=4, min_score
 
 def _floats(maps):
     maps = np.asarray(maps)
+    if maps.dtype.kind not in "fiub":
+        raise ValueError(f"Maps are {maps.dtype.name}; give real numbers, such as float32.")
     return maps if maps.dtype in (np.float32, np.float64) else maps.astype(np.float32)
 
 
@@ -440,19 +450,18 @@ def _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score
                         ("min_score", min_score), ("stride", stride), ("upsampling", upsampling)):  # fmt: skip
         if not _is_number(value):
             raise ValueError(f"{name} is {value!r:.80}; it must be a number.")
-    if not stride > 0:
-        raise ValueError(f"stride is {stride}; it must be above 0, such as 8.")
-    if upsampling < 1 or upsampling != int(upsampling):
-        raise ValueError(f"upsampling is {upsampling}; it must be a whole number above 0, such as 8.")
-    return _Options(
-        mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, int(upsampling), None
-    )  # fmt: skip
+    if not 0 < stride < math.inf:
+        raise ValueError(f"stride is {stride}; it must be above 0 and finite, such as 8.")
+    if not 1 <= upsampling <= _MOST_UPSAMPLING or upsampling != int(upsampling):
+        raise ValueError(f"upsampling is {upsampling}; it must be a whole number from 1 to {_MOST_UPSAMPLING}.")
+    numbers = *map(float, (peak_threshold, paf_threshold)), min_parts, *map(float, (min_score, stride))
+    return _Options(mode, skeleton, *numbers, int(upsampling), None)
 
 
 def _is_number(value):
     try:
         return not math.isnan(value)
-    except TypeError:
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
@@ -480,8 +489,15 @@ def _used_size(cells, mode, upsampling, size):
     whole = tuple(side * int(upsampling) for side in cells)
     if size is None:
         return whole
-    size = tuple(int(side) for side in size)
-    if len(size) != 2 or not all(1 <= side <= most for side, most in zip(size, whole)):
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        size = tuple(size) if np.iterable(size) else (size,)
+        if all(int(side) == side for side in size):
+            size = tuple(int(side) for side in size)
+    if (
+        len(size) != 2
+        or not all(isinstance(side, int) for side in size)
+        or not all(1 <= side <= most for side, most in zip(size, whole))
+    ):
         raise ValueError(f"size is {size}; the enlarged maps are {whole}, and 1 to so many pixels of them can be used.")
     return size
 

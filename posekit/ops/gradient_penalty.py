@@ -77,7 +77,7 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
     """
     check_mode(mode)
     real, fake = _pairs(real, fake, coefficients)
-    coefficients = _draw(real, mode, seed) if coefficients is None else coefficients
+    coefficients = _fitting(coefficients, real) if coefficients is not None else _draw(real, mode, seed)
     model = read_model(critic, real[0].dtype)
     if model is None or not _fits(model, real, derive):
         return _nested_penalty(critic, real, fake, mode, derive, coefficients)
@@ -233,6 +233,23 @@ def _fits(model, real, derive):
     return known and (derive is not None or model.num_inputs == len(real))
 
 
+def _fitting(coefficients, real):
+    """Coefficients as tensors; they are broadcast against the inputs, not the inputs against them."""
+    coefficients = [tf.convert_to_tensor(factor, part.dtype) for factor, part in zip(coefficients, real)]
+    for factor, part in zip(coefficients, real):
+        if not (factor.shape.is_fully_defined() and part.shape.is_fully_defined()):
+            continue
+        try:
+            fits = tf.broadcast_static_shape(factor.shape, part.shape) == part.shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"Coefficients of shape {factor.shape} do not fit inputs of shape {part.shape}.")
+    return [
+        factor if factor.shape.rank == 0 else _for_each(factor, part) for factor, part in zip(coefficients, real)
+    ]
+
+
 def _for_each(coefficients, points):
     """Coefficients for each number of the points, or for each sample."""
     coefficients = tf.convert_to_tensor(coefficients, points.dtype)
@@ -261,8 +278,7 @@ def interpolate(real, fake, mode="batch_mean", coefficients=None, seed=None):
     """
     check_mode(mode)
     real, fake = _pairs(real, fake, coefficients)
-    if coefficients is None:
-        coefficients = _draw(real, mode, seed)
+    coefficients = _fitting(coefficients, real) if coefficients is not None else _draw(real, mode, seed)
     return _between(real, fake, coefficients)
 
 

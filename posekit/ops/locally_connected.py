@@ -79,8 +79,8 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
         mask: `[joints, joints]`: the weight of a block, from the joint of the row to the joint of the column.
         bias: `[joints * out]` or None.
         max_norm: Largest norm of the kernel as a whole: a longer one is scaled down. None leaves it, and so does
-            infinity. The plain forms sum squares in the kernel's type, the compiled one in double precision: a float32
-            kernel beyond 1.8e19 counts as infinitely long in the plain ones, which leaves the bias alone.
+            infinity. At least the smallest normal number of the kernel's type. The compiled form knows norms up to
+            1e154: of a kernel beyond, and in every form of an infinite one, the result is not a number.
         support: Boolean `[joints, joints]` NumPy array, false where the mask counts as 0 whatever it holds; None for
             true everywhere. Without `max_norm` these blocks of the kernel may hold anything, NaN too, and so may those
             where the mask itself is 0.
@@ -88,7 +88,8 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
             the fastest one.
 
     Returns:
-        `[batch, joints, out]`.
+        `[batch, joints, out]`. A feature that is not finite makes the joints that its joint is a neighbour of not
+        finite; in the form `"dense"`, one large product, all joints of its pose.
 
     Raises:
         ValueError: If the shapes do not fit, `max_norm` is not positive or there is no such form here.
@@ -107,7 +108,8 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
         support = None if support is None else np.asarray(support, bool)
     mask = tf.cast(mask, kernel.dtype)
     bias = tf.zeros(kernel.shape[1:], kernel.dtype) if bias is None else tf.cast(bias, kernel.dtype)
-    _check(inputs.shape, kernel.shape, mask.shape, bias.shape, support, max_norm, form)
+    smallest = float(np.finfo(kernel.dtype.as_numpy_dtype).tiny)
+    _check(inputs.shape, kernel.shape, mask.shape, bias.shape, support, max_norm, smallest, form)
     if support is not None:
         mask = tf.where(support, mask, tf.zeros_like(mask))
     if max_norm is not None and max_norm >= float(kernel.dtype.max):
@@ -218,7 +220,7 @@ def _product(rows, kernel, mask, bias, max_norm, blocks, multiply):
 
     @tf.custom_gradient
     def product(rows, kernel, mask, bias):
-        scale, square = _scale(kernel, max_norm)
+        scale, norm, square = _scale(kernel, max_norm)
         factors = mask if scale is None else mask * scale
         output, backward = multiply(rows, tf.reshape(kernel, blocks), factors)
         output = tf.nn.bias_add(output, tf.cast(bias, rows.dtype))
@@ -231,7 +233,11 @@ def _product(rows, kernel, mask, bias, max_norm, blocks, multiply):
             if scale is not None:
                 along = tf.reduce_sum(upstream * tf.cast(output, kernel.dtype)) - tf.reduce_sum(of_bias * bias)
                 clipped = square > max_norm**2
-                of_kernel -= kernel * tf.where(clipped, along / tf.where(clipped, square, 1), 0)
+                of_kernel -= tf.cond(
+                    tf.math.is_inf(square),
+                    lambda: (kernel / norm) * (along / norm),
+                    lambda: kernel * tf.where(clipped, along / tf.where(clipped, square, 1), 0),
+                )
                 of_mask *= scale
             return of_rows, of_kernel, of_mask, of_bias
 
@@ -241,11 +247,19 @@ def _product(rows, kernel, mask, bias, max_norm, blocks, multiply):
 
 
 def _scale(kernel, max_norm):
-    """The factor that clips the kernel's norm, and the squared norm."""
+    """The factor that clips the kernel's norm, the norm, and its square, which may be infinite where it is not."""
     if max_norm is None:
-        return None, None
+        return None, None, None
     square = 2 * tf.nn.l2_loss(kernel)
-    return max_norm / tf.maximum(tf.sqrt(square), max_norm), square
+    norm = tf.cond(tf.math.is_inf(square), lambda: _norm_of_large(kernel), lambda: tf.sqrt(square))
+    return max_norm / tf.maximum(norm, max_norm), norm, square
+
+
+def _norm_of_large(kernel):
+    """Of numbers whose squares overflow; not a number, if one of them is infinite."""
+    largest = tf.reduce_max(tf.abs(kernel))
+    norm = largest * tf.sqrt(2 * tf.nn.l2_loss(kernel / largest))
+    return tf.where(tf.math.is_finite(largest), norm, np.nan)
 
 
 def _dense(rows, blocks, factors):
@@ -333,7 +347,7 @@ def _faster_form(support, blocks):
     return "by_joint"
 
 
-def _check(inputs, kernel, mask, bias, support, max_norm, form):
+def _check(inputs, kernel, mask, bias, support, max_norm, smallest, form):
     if inputs.rank != 3 or inputs[1] is None or inputs[2] is None:
         raise ValueError(f"Inputs of shape {inputs} are not [batch, joints, in] with known joints and features.")
     joints, features = inputs[1:]
@@ -352,7 +366,7 @@ def _check(inputs, kernel, mask, bias, support, max_norm, form):
         )
     if tuple(bias) != (kernel[1],):
         raise ValueError(f"The bias has the shape {bias}; the kernel needs ({kernel[1]},).")
-    if max_norm is not None and not max_norm > 0:
-        raise ValueError(f"max_norm is {max_norm!r}; give a positive number, or None for no limit.")
+    if max_norm is not None and not max_norm >= smallest:
+        raise ValueError(f"max_norm is {max_norm!r}; give a positive number, {smallest} or more, or None for no limit.")
     if form not in (None, *FORMS):
         raise ValueError(f"form is {form!r}; choose from {list(FORMS)}, or None for the faster one.")

@@ -26,6 +26,8 @@ _GROUP = 16
 _PAIRS_AT_ONCE = 4096
 # Cells of the box-to-box table held at one time.
 _TABLE_CELLS = 1 << 21
+# Dimensions up to which sums over them are written out.
+_MOST_UNROLLED = 8
 # Stands in for coordinates that are not finite; its square is finite in float32.
 _FAR = 1e18
 
@@ -72,6 +74,7 @@ def nearest_neighbors(points, references):
     if points.shape.rank == 2:
         indices, distances = nearest_neighbors(points[tf.newaxis], references[tf.newaxis])
         return indices[0], distances[0]
+    points, references = _with_ascending_splits(points, "points"), _with_ascending_splits(references, "references")
     points = _with_the_batch_of(points, references)
     ragged = points if isinstance(points, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(points)
     others = references if isinstance(references, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(references)
@@ -161,6 +164,18 @@ def _with_the_batch_of(points, references):
     told = ["points of shape", sizes[0], "and references of shape", sizes[1], "do not fit: both need the same batch"]
     with tf.control_dependencies([tf.debugging.Assert(tf.equal(sizes[0][0], sizes[1][0]), told)]):
         return tf.identity(points)
+
+
+def _with_ascending_splits(points, name):
+    """The points; rows of ragged ones that are not one after the other are told when the graph runs."""
+    if not isinstance(points, tf.RaggedTensor):
+        return points
+    splits, count = points.row_splits, tf.shape(points.flat_values, points.row_splits.dtype)[:1]
+    ends = tf.concat([splits[:1], count - splits[-1:]], axis=0)
+    good = tf.logical_and(tf.reduce_all(splits[1:] >= splits[:-1]), tf.reduce_all(tf.equal(ends, 0)))
+    told = [f"splits of {name}", splits, "must ascend from 0 to the number of values", count]
+    with tf.control_dependencies([tf.debugging.Assert(good, told)]):
+        return points.with_flat_values(tf.identity(points.flat_values))
 
 
 def _compiled(ops, points, references):
@@ -316,8 +331,7 @@ def _closest_member(points, references, group):
     """The last step inside the group that won: `[groups, _GROUP]` positions in the unsorted references."""
     members = tf.gather(references.values, group)
     squared = _sum_over_axes(
-        tf.math.squared_difference(points[:, :, tf.newaxis, axis], members[..., axis])
-        for axis in range(points.shape[-1])
+        lambda axis: tf.math.squared_difference(points[:, :, tf.newaxis, axis], members[..., axis]), points.shape[-1]
     )
     position = group * _GROUP + tf.argmin(squared, axis=2, output_type=tf.int32)
     return tf.gather(references.order, position)
@@ -364,16 +378,15 @@ def _tile_order(points):
 
 def _squared_table(left, right):
     return _sum_over_axes(
-        tf.math.squared_difference(left[:, tf.newaxis, axis], right[tf.newaxis, :, axis])
-        for axis in range(left.shape[-1])
+        lambda axis: tf.math.squared_difference(left[:, tf.newaxis, axis], right[tf.newaxis, :, axis]), left.shape[-1]
     )
 
 
 def _squared_pairs(left, right):
     """Squared distances `[pairs, left members, right members]`, one coordinate after the other: no fourth axis."""
     return _sum_over_axes(
-        tf.math.squared_difference(left[:, :, tf.newaxis, axis], right[:, tf.newaxis, :, axis])
-        for axis in range(left.shape[-1])
+        lambda axis: tf.math.squared_difference(left[:, :, tf.newaxis, axis], right[:, tf.newaxis, :, axis]),
+        left.shape[-1],
     )
 
 
@@ -388,7 +401,7 @@ def _box_gaps(points, references):
         after = points.low[:, tf.newaxis, axis] - references.high[tf.newaxis, :, axis]
         return tf.square(tf.maximum(tf.maximum(before, after), 0))
 
-    return _sum_over_axes(gap(axis) for axis in range(points.low.shape[-1]))
+    return _sum_over_axes(gap, points.low.shape[-1])
 
 
 def _point_gaps(points, left, references, right):
@@ -400,8 +413,15 @@ def _point_gaps(points, left, references, right):
         inside = tf.minimum(tf.maximum(values[..., axis], low[:, axis, tf.newaxis]), high[:, axis, tf.newaxis])
         return tf.math.squared_difference(values[..., axis], inside)
 
-    return _sum_over_axes(gap(axis) for axis in range(values.shape[-1]))
+    return _sum_over_axes(gap, values.shape[-1])
 
 
-def _sum_over_axes(terms):
-    return functools.reduce(tf.add, terms)
+def _sum_over_axes(term, count):
+    """The sum of term(axis): operations one after the other, or a loop where they would make a long graph."""
+    if count <= _MOST_UNROLLED:
+        return functools.reduce(tf.add, map(term, range(count)))
+
+    def add(axis, total):
+        return axis + 1, total + term(axis)
+
+    return tf.while_loop(lambda axis, _: axis < count, add, (1, term(0)))[1]

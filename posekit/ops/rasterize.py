@@ -20,6 +20,7 @@ from posekit.geometry import rasterize as _plain
 from posekit.ops import native
 
 _MOST_PIXELS = 1 << 31
+_LONGEST_SIDE = 1 << 30
 _MOST_FACES = 1 << 30
 
 
@@ -83,7 +84,7 @@ def _rasterize(vertices_cam, faces, focal, center, size, near, far, distortion):
     vertices, _, focal, center, _ = zip(*checked)
     _, faces, _, _, size = checked[0]
     # Beyond that, the kernel's indices end.
-    if find is None or size[0] * size[1] > _MOST_PIXELS or len(faces) > _MOST_FACES:
+    if find is None or size[0] * size[1] > _MOST_PIXELS or max(size) > _LONGEST_SIDE or len(faces) > _MOST_FACES:
         return [_plain.rasterize(mesh, faces, *lens, size, near, far) for mesh, *lens in zip(vertices, focal, center)]
     vertices, corners, batch = np.ascontiguousarray(vertices), np.ascontiguousarray(faces), len(vertices)
     sizes = np.array([*vertices.shape[1:2], len(corners), *size], np.int64)

@@ -299,4 +299,12 @@ def test_bad_maps_are_refused():
         for value in ("x", float("nan"), [1, 2], *([] if name in ("peak_threshold", "min_score") else [None])):
             with pytest.raises(ValueError, match=f"{name} is .*; it must be a number"):
                 decode_paf(heatmaps, pafs, **{name: value})
+    for name, value in (("stride", np.inf), ("upsampling", np.inf), ("upsampling", 2**40), ("upsampling", 65)):
+        with pytest.raises(ValueError, match=f"{name} is .*; it must be"):
+            decode_paf(heatmaps, pafs, **{name: value})
+    for size in (5, (np.nan, 3), ("a", "b"), (np.inf, 3), (5.9, 3.2), (5, 3, 1), (0, 3)):
+        with pytest.raises(ValueError, match="size is .* pixels of them can be used"):
+            decode_paf(heatmaps, pafs, size=size)
+    with pytest.raises(ValueError, match="Maps are complex64; give real numbers"):
+        decode_paf(heatmaps.astype("complex64"), pafs)
     assert len(decode_paf(heatmaps + np.float32(3e38), pafs)) == 0  # finite, though their sum is not

@@ -405,6 +405,26 @@ def test_batches_that_a_running_graph_finds_different_are_named(path, drawn):
     graph(given[:1] * 2, given[:1] * 2, given[:1] * 2)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_coefficients_for_other_samples_are_refused(path, known):
+    critic = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    given = [tf.ones([1, 3])], [tf.zeros([1, 3])], [tf.ones([5, 3])]
+    if known:
+        for function in (lambda *all: gradient_penalty(critic, *all[:2], coefficients=all[2]),
+                         lambda *all: interpolate(*all[:2], coefficients=all[2])):  # fmt: skip
+            with pytest.raises(ValueError, match=r"Coefficients of shape \(5, 3\) do not fit inputs of shape \(1, 3\)"):
+                function(*given)
+    else:
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"coefficients|broadcast"):
+            graph_of_penalty(critic, [[None, 3]])(*given)
+
+
+def test_inputs_that_do_not_fit_the_critic_are_named(path):
+    critic = keras.Sequential([keras.Input((10,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match=r"takes 10 numbers a sample, inputs \(3, 5\) give 5"):
+        gradient_penalty(critic, [tf.ones([3, 5])], [tf.ones([3, 5])])
+
+
 @pytest.mark.parametrize("shapes", [([3], [3, 3]), ([2, 2], [2, 3, 4]), ([3, 1], [3, 3])])
 def test_shapes_of_any_rank_are_compared_when_the_graph_runs(shapes):
     sides = [tf.ones(shape) for shape in shapes]

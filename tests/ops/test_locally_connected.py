@@ -185,10 +185,28 @@ def test_kernels_whose_norm_overflows(form, dtype):
     direction = np.ones((5, JOINTS, UNITS), dtype)
     result, *gradients = value_and_gradients((inputs, kernel, mask, bias), direction, 1.0, SUPPORT, form)
     expected = by_hand(inputs, kernel.astype("float64"), mask, bias, 1.0)
-    if dtype == "float32" and form != "compiled":
-        expected = np.broadcast_to(bias.reshape(JOINTS, UNITS), expected.shape)
     np.testing.assert_allclose(result, expected, atol=1e-5)
-    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    wide = [tf.constant(array, tf.float64) for array in (inputs, kernel, np.where(SUPPORT, mask, 0), bias)]
+    with tf.GradientTape() as tape:
+        tape.watch(wide)
+        value = plain(*wide, 1.0)
+    theirs = tape.gradient(value, wide, output_gradients=tf.constant(direction, tf.float64))
+    theirs[2] = tf.where(SUPPORT, theirs[2], 0)
+    for one, other in zip(gradients, theirs):
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
+def test_an_infinite_weight_does_not_vanish_in_the_norm(form):
+    inputs, kernel, mask, bias = arguments("float32")
+    kernel[0, 0] = np.inf
+    result = locally_connected(inputs, kernel, mask, bias, 1.0, SUPPORT, form).numpy()
+    assert np.isnan(result[:, [0, 1, 3]]).all()
+
+
+@pytest.mark.parametrize("max_norm", [1e-310, 1e-40])
+def test_a_limit_that_is_no_normal_number_is_refused(max_norm):
+    with pytest.raises(ValueError, match=f"max_norm is {max_norm}; give a positive number, 1.17.*e-38 or more"):
+        locally_connected(*arguments("float32"), max_norm)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -93,6 +93,7 @@ def test_libraries_of_other_sources_are_not_loaded(tmp_path, monkeypatch):
     stamp, count = re.subn(rb"(posekit-stamp:)[0-9a-f]{8}", rb"\g<1>00000000", made.read_bytes())
     assert count == 1
     (tmp_path / build.KERNELS).write_bytes(stamp)
+    build._seal(tmp_path / build.KERNELS)
     done = run_python("from posekit.ops import native; print(native.kernels())", POSEKIT_NATIVE_DIR=tmp_path)
     assert done.stdout.strip() == "None"
     assert "was compiled from other sources than this posekit's; build it anew: python tools" in done.stderr
@@ -159,8 +160,8 @@ def test_a_library_that_is_none_is_not_loaded(tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("kept", [0, 100, 4096, 0.5])
-def test_a_library_that_was_cut_off_in_the_cache_is_built_again(tmp_path, monkeypatch, kept):
+@pytest.mark.parametrize("damage", ["empty", "100 bytes", "a page", "half", "zeros within", "a pipe"])
+def test_a_library_that_was_damaged_in_the_cache_is_built_again(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("POSEKIT_NATIVE", "1")
     good = pathlib.Path(native.kernels()._name)
     assert build.whole(good)
@@ -172,7 +173,14 @@ def test_a_library_that_was_cut_off_in_the_cache_is_built_again(tmp_path, monkey
     code = "from posekit.ops.native import build; print(build.cached())"
     folder = pathlib.Path(run_python(code, CXX=compiler, POSEKIT_CACHE=str(tmp_path / "cache")).stdout.strip())
     folder.mkdir(parents=True)
-    (folder / build.KERNELS).write_bytes(good.read_bytes()[: int(kept * good.stat().st_size) if kept < 1 else kept])
+    content = good.read_bytes()
+    half = len(content) // 2
+    left = {"empty": b"", "100 bytes": content[:100], "a page": content[:4096], "half": content[:half]}
+    left["zeros within"] = content[:half] + bytes(64) + content[half + 64 :]
+    if damage == "a pipe":
+        os.mkfifo(folder / build.KERNELS)
+    else:
+        (folder / build.KERNELS).write_bytes(left[damage])
     assert not build.whole(folder / build.KERNELS)
     code = "from posekit.ops import native; print(native.kernels() is not None)"
     for _ in range(2):

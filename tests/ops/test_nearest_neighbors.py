@@ -204,6 +204,30 @@ def test_the_first_of_equally_near_references(compiled_ops, dims, sizes, dtype):
         np.testing.assert_array_equal(nearest_neighbors(points, references)[0], expected)
 
 
+@pytest.mark.parametrize("dims", [8, 9, 300])
+def test_many_dimensions(dims):
+    rng = np.random.default_rng(dims)
+    points, references = rng.normal(size=(90, dims)), rng.normal(size=(70, dims))
+    apart = np.linalg.norm(points[:, None] - references, axis=2)
+    indices, distances = nearest_neighbors(points, references)
+    np.testing.assert_array_equal(indices, apart.argmin(1))
+    np.testing.assert_allclose(distances, apart.min(1))
+
+
+@pytest.mark.parametrize(
+    "splits", [[0, 3, 1, 3], [0, 1, 2, 9], [1, 2, 3, 3], [0, 0, 0, 2], [0, -1, 2, 3], [-3, 0, 0, 3]], ids=str
+)
+@pytest.mark.parametrize("bad", ["points", "references"])
+def test_rows_that_do_not_follow_one_another_are_named(splits, bad):
+    def rows(splits):
+        return tf.RaggedTensor.from_row_splits(tf.reshape(tf.range(6.0), [3, 2]), splits, validate=False)
+
+    given = {name: rows(splits if name == bad else [0, 1, 2, 3]) for name in ("points", "references")}
+    for function in (nearest_neighbors, tf.function(nearest_neighbors)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"(?s)splits of {bad}.*must ascend from 0"):
+            function(**given)
+
+
 def test_any_number_of_threads_gives_the_same(compiled_ops):
     rng = np.random.default_rng(7)
     points, references = (rng.integers(0, 60, (size, 2)).astype(np.float32) for size in (9000, 7000))

@@ -297,7 +297,7 @@ def _cuda_state(op):
     try:
         if _path(name, compile_too=False).exists():
             return "compiled"
-    except _build.BuildError:
+    except (_build.BuildError, OSError, RuntimeError):  # also of folders that cannot be
         pass
     return "nvcc found" if _build.nvcc() else "no nvcc"
 

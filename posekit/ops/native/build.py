@@ -21,6 +21,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 
 from posekit.files import cache_folder
 
@@ -105,7 +106,7 @@ def cached(portable=False):
 
 
 def whole(path):
-    """Whether a library is there to its last byte: to load a part of one, of a copy that was cut off, ends Python.
+    """Whether a library is there as it was built, by its checksum: to load one that was damaged ends Python.
 
     Args:
         path: `pathlib.Path`.
@@ -114,18 +115,24 @@ def whole(path):
         True or False.
     """
     try:
-        with open(path, "rb") as file:
-            head = file.read(64)
-        size = path.stat().st_size
+        content = path.read_bytes() if path.is_file() else b""
     except OSError:
         return False
-    if not sys.platform.startswith("linux"):
-        return size > 0
-    if len(head) < 64 or head[:5] != b"\x7fELF\x02":
-        return False
-    order = "little" if head[5] == 1 else "big"
-    table, entry, count = (int.from_bytes(head[at : at + width], order) for at, width in ((40, 8), (58, 2), (60, 2)))
-    return size >= table + entry * count  # the table of sections comes last
+    start = len(content) - len(_seal_of(b""))
+    return start > 0 and content[start:] == _seal_of(memoryview(content)[:start])
+
+
+def _seal(library):
+    """Adds a checksum at the end, which whoever loads a library does not look at."""
+    with open(library, "r+b") as file:
+        seal = _seal_of(file.read())
+        file.write(seal)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _seal_of(content):
+    return b"posekit-seal:" + hashlib.sha256(content).hexdigest().encode()
 
 
 def of_these_sources(library):
@@ -156,6 +163,13 @@ def _stamp_in(library):
     return None
 
 
+def _resolved(folder):
+    try:
+        return pathlib.Path(folder).resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle, for one
+        raise BuildError(f"{folder} is no folder ({error}); {_ELSEWHERE}") from None
+
+
 def _there(library, stamp):
     return whole(library) and _stamp_in(library) == stamp
 
@@ -177,7 +191,7 @@ def build(folder=None, portable=False, sanitize=None, with_ops=True):
     Raises:
         BuildError: If there is no compiler, it fails, or the folder cannot be written.
     """
-    folder = cached(portable) if folder is None else pathlib.Path(folder).resolve()
+    folder = cached(portable) if folder is None else _resolved(folder)
     flags = _flags(portable)
     if sanitize:
         flags = [*flags, f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-O1"]
@@ -210,7 +224,9 @@ def build_cuda(folder=None, architectures=CUDA_ARCHITECTURES):
     Raises:
         BuildError: If there is no nvcc, it fails, or the folder cannot be written.
     """
-    folder = cached_cuda(architectures) if folder is None else pathlib.Path(folder).resolve()
+    if not architectures:
+        raise BuildError("no architecture is given; give compute capabilities without the point, such as 80,90")
+    folder = cached_cuda(architectures) if folder is None else _resolved(folder)
     stamp = _stamp(_cuda_sources(), _compiler_version(_nvcc()), *architectures)
     if not _there(folder / CUDA, stamp):
         codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
@@ -235,8 +251,8 @@ def build_cuda_ops(folder=None, architectures=CUDA_ARCHITECTURES):
         BuildError: If there is no nvcc, no C++ compiler or no TensorFlow, one of them fails, or the folder cannot be
             written.
     """
-    path = cached_cuda_ops(architectures) if folder is None else pathlib.Path(folder).resolve() / cuda_ops_name()
     kernels = build_cuda(folder, architectures)
+    path = cached_cuda_ops(architectures) if folder is None else _resolved(folder) / cuda_ops_name()
     stamp = _stamp(_cuda_ops_sources(), *_FLAGS, _compiler_version(_compiler()), _tensorflow_version())
     if not _there(path, stamp):
         try:
@@ -338,9 +354,20 @@ def _nvcc():
     return tool
 
 
-@functools.cache
 def _compiler_version(tool):
-    return _run([tool, "--version"], _PATIENCE_VERSION_S)
+    text, error = _asked_version(tool)
+    if error:
+        raise BuildError(error)
+    return text
+
+
+@functools.cache
+def _asked_version(tool):
+    """What a compiler tells of itself, or why it does not; once, as one that hangs takes long."""
+    try:
+        return _run([tool, "--version"], _PATIENCE_VERSION_S), None
+    except BuildError as error:
+        return None, str(error)
 
 
 @functools.cache
@@ -414,24 +441,33 @@ def _run(command, patience_s=_PATIENCE_S):
     return told[0]
 
 
+def _remove_old_work(folder):
+    """Removes what builds left that were killed: no build takes so long."""
+    for left in folder.glob(".building-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 2 * _PATIENCE_S:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _unfinished(library):
     """A path to write a library to, in a folder of its own; renamed when all went well."""
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
+        _remove_old_work(library.parent)
         work = pathlib.Path(tempfile.mkdtemp(prefix=".building-", dir=library.parent))
     except OSError as error:
         raise BuildError(f"{library.parent} cannot be written ({error.strerror}); {_ELSEWHERE}") from None
     try:
         yield work / library.name
-        if not whole(work / library.name):
+        if not (work / library.name).is_file():
             raise BuildError(f"the compiler ended without an error, but wrote no {library.name}")
-        with open(work / library.name, "rb") as file:
-            os.fsync(file.fileno())
+        _seal(work / library.name)
         os.replace(work / library.name, library)
     except BuildError as error:
-        if shutil.disk_usage(work).free >= _ROOM:
-            raise
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(library.parent).free >= _ROOM:
+                raise
         raise BuildError(f"{library.parent} is full; make room there, or {_ELSEWHERE} ({error})") from None
     except OSError as error:
         raise BuildError(f"{library} cannot be written ({error.strerror}); {_ELSEWHERE}") from None

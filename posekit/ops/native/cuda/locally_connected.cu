@@ -52,7 +52,7 @@ __global__ void add_partials(const double* partials, int64_t count, double* tota
 __device__ double clip(const double* square, double max_norm) {
   if (!(max_norm > 0)) return 1.0;
   const double norm = sqrt(*square);
-  return norm <= max_norm ? 1.0 : max_norm / norm;
+  return norm <= max_norm ? 1.0 : isinf(norm) ? nan("") : max_norm / norm;
 }
 
 // A thread's part of the product of two operands [kDepth, kTile] in shared memory.
@@ -180,7 +180,9 @@ __global__ void __launch_bounds__(kThreads)
   }
   const T factor = seen ? layer.mask[block] * static_cast<T>(clip(square, max_norm)) : T(0);
   const bool clipped = max_norm > 0 && *square > max_norm * max_norm;
-  const T shrink = clipped ? static_cast<T>(*along / *square) : T(0);
+  // One by one, as their product may be too small for a T.
+  const T shrink = clipped ? static_cast<T>(*along / sqrt(*square)) : T(0);
+  const T inverse = clipped ? static_cast<T>(1 / sqrt(*square)) : T(0);
   T of_mask = 0;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
@@ -192,7 +194,7 @@ __global__ void __launch_bounds__(kThreads)
           (static_cast<int64_t>(source) * layer.in + r) * long_out + static_cast<int64_t>(joint) * layer.out + n;
       const T weight = layer.kernel[at];
       if (seen) of_mask += sums[i][j] * weight;
-      of_kernel[at] = (factor != 0 ? sums[i][j] * factor : T(0)) - (clipped ? weight * shrink : T(0));
+      of_kernel[at] = (factor != 0 ? sums[i][j] * factor : T(0)) - (clipped ? weight * inverse * shrink : T(0));
     }
   }
   together[threadIdx.x] = of_mask;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -30,10 +31,10 @@ Lists neighbours(const LocallyConnected<T>& layer, bool outgoing) {
   return lists;
 }
 
-// What blocks are multiplied by because of the norm. A kernel that is not a number gives nothing that is one.
+// What blocks are multiplied by because of the norm. A kernel that is not finite gives nothing that is a number.
 double clip(double square, double max_norm) {
   const double norm = std::sqrt(square);
-  return norm <= max_norm ? 1.0 : max_norm / norm;
+  return norm <= max_norm ? 1.0 : norm < std::numeric_limits<double>::infinity() ? max_norm / norm : std::nan("");
 }
 
 // Calls body(task, scratch) for all tasks in the order of `tasks`, each worker with `size` numbers of its own.
@@ -149,18 +150,18 @@ void finish_streams() {
 #endif
 }
 
-// The gradient of weights without a neighbour: `factor` times them, or zeros.
+// The gradient of weights without a neighbour: both factors times them, or zeros.
 template <class T>
-void write_unused(const T* weights, T factor, bool zeros, bool streamed, int64_t count, T* to) {
+void write_unused(const T* weights, T inverse, T factor, bool zeros, bool streamed, int64_t count, T* to) {
   typedef typename Simd<T>::Vector Vector;
   typedef Vector Loaded __attribute__((aligned(sizeof(T)), may_alias));
   int64_t n = 0;
   if (streamed && reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) {
     for (; n + Simd<T>::kWidth <= count; n += Simd<T>::kWidth) {
-      stream<T>(zeros ? Vector{} : *reinterpret_cast<const Loaded*>(weights + n) * factor, to + n);
+      stream<T>(zeros ? Vector{} : *reinterpret_cast<const Loaded*>(weights + n) * inverse * factor, to + n);
     }
   }
-  for (; n < count; ++n) to[n] = zeros ? T(0) : weights[n] * factor;
+  for (; n < count; ++n) to[n] = zeros ? T(0) : weights[n] * inverse * factor;
 }
 
 // Rows summed in one go by the gradient of the kernel; more are added up in pieces, for the sake of rounding.
@@ -224,7 +225,7 @@ class KernelGradient {
       : layer_(layer),
         given_(given),
         of_kernel_(of_kernel),
-        square_(square),
+        norm_(std::sqrt(square)),
         scale_(clip(square, layer.max_norm)),
         clipped_(square > layer.max_norm * layer.max_norm),
         streamed_(layer.in * layer.out * layer.joints * layer.joints * static_cast<int64_t>(sizeof(T)) > 1 << 20),
@@ -265,8 +266,8 @@ class KernelGradient {
  private:
   static constexpr int64_t kColumns = Simd<T>::kColumns;
 
-  // Rows of the batch that are packed together. The scale is one number, so its gradient, `shrink` times the kernel,
-  // reaches every entry, in blocks without a neighbour too: it is known with the last part.
+  // Rows of the batch that are packed together. The scale is one number, so its gradient, `shrink` times the kernel by
+  // its norm, reaches every entry, in blocks without a neighbour too: it is known with the last part.
   struct Part {
     int64_t first, rows;
     bool last, shrinks;
@@ -297,7 +298,7 @@ class KernelGradient {
       }
     });
     part.shrinks = clipped_ && part.last;
-    if (part.shrinks) part.shrink = static_cast<T>(std::accumulate(along_.begin(), along_.end(), 0.0) / square_);
+    if (part.shrinks) part.shrink = static_cast<T>(std::accumulate(along_.begin(), along_.end(), 0.0) / norm_);
     return part;
   }
 
@@ -315,7 +316,8 @@ class KernelGradient {
         write_block(part, lines, joint, left, products, layer_.kernel + offset, of_kernel_ + offset);
       } else if (part.last) {
         for (int64_t at = offset; at < offset + lines.count * long_out_; at += long_out_) {
-          write_unused(layer_.kernel + at, -part.shrink, !clipped_, streamed_, layer_.out, of_kernel_ + at);
+          write_unused(layer_.kernel + at, inverse_norm_, -part.shrink, !clipped_, streamed_, layer_.out,
+                       of_kernel_ + at);
         }
       }
     }
@@ -339,7 +341,8 @@ class KernelGradient {
         for (int64_t n = 0; n < used; ++n) {
           together[n] += product[n] * weight[n];
           const T before = part.first ? result[n] : T(0);
-          result[n] = before + times(product[n], factor) - (part.shrinks ? weight[n] * part.shrink : T(0));
+          result[n] =
+              before + times(product[n], factor) - (part.shrinks ? weight[n] * inverse_norm_ * part.shrink : T(0));
         }
       }
     }
@@ -349,7 +352,8 @@ class KernelGradient {
   const LocallyConnected<T>& layer_;
   const Samples<T> given_;
   T* const of_kernel_;
-  const double square_, scale_;
+  const double norm_, scale_;
+  const T inverse_norm_ = static_cast<T>(1 / norm_);  // one by one, as their product may be too small for a T
   const bool clipped_;
   const bool streamed_;  // a large gradient is not in the caches any more when somebody reads it
   const int64_t long_in_ = layer_.joints * layer_.in, long_out_ = layer_.joints * layer_.out;
