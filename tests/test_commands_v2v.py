@@ -58,7 +58,7 @@ def test_a_small_network_learns_hands(tmp_path, capsys):
     tool("create_dataset.py", "--msra", f"--data_dir={tmp_path}")
     joints = ("wrist", "index_tip", "middle_tip", "ring_tip", "pinky_tip", "thumb_tip")
     small = ["--head=integral", "--cropped_size=24", "--original_size=26", "--width=4", f"--joints={','.join(joints)}"]
-    training = ["--batch_size=8", "--num_epochs=5", "--learning_rate=0.006", "--noaugment", "--nouse_validation"]
+    training = ["--batch_size=8", "--num_epochs=5", "--learning_rate=0.006", "--nouse_validation"]
     where = [f"--data_dir={tmp_path}", f"--run_dir={tmp_path / 'run'}", "--verbose=0"]
     assert train.main(["--model=v2v", *small, *training, *where]) == 0
     assert validate.main([f"--run_dir={tmp_path / 'run'}", f"--output_dir={tmp_path}", "--num_pictures=0"]) == 0

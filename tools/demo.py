@@ -21,7 +21,6 @@ from scipy.io import loadmat
 
 from posekit.bodies import sample_body
 from posekit.codecs.screen_pose import camera_to_image
-from posekit.data.depth_pipeline import read_frames
 from posekit.data.sources import read_image
 from posekit.data.synthetic_motion import FRAME_RATE, SHORTEST, Actor, sample_cameras, sample_recording
 from posekit.data.synthetic_people import sample_people_picture
@@ -198,6 +197,8 @@ def mean_pose_error(data_dir):
     Returns:
         Millimetres, over the joints of the test frames.
     """
+    from posekit.data.depth_pipeline import read_frames  # with TensorFlow, which --help does not wait for
+
     train, test = (read_frames(data_dir, "msra", split) for split in ("train", "test"))
     mean_pose = np.nanmean(train.joints - train.refpoints[:, None], axis=0)
     return np.linalg.norm(test.joints - test.refpoints[:, None] - mean_pose, axis=-1).mean()
