@@ -15,6 +15,7 @@ ARRAYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "keypoint_regres
 def empty_search_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("POSEKIT_BODY", raising=False)
+    monkeypatch.delenv("POSEKIT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "models").mkdir()
 
