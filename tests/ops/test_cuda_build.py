@@ -143,7 +143,7 @@ np.savez({str(tmp_path / "found.npz")!r}, found=found, sums=sums, gradient=tape.
 
 
 @needs_nvcc
-@pytest.mark.parametrize("doublings, told", [(3, 15), (27, (1 << 28) - 1), (29, -1), (30, -1), (40, -1)])
+@pytest.mark.parametrize("doublings, told", [(3, 15), (29, (1 << 30) - 1), (30, -1), (31, -1), (40, -1)])
 def test_critics_too_large_for_the_kernels_are_refused(cuda_folder, doublings, told):
     """Of one number, put together with itself again and again, and one sample: three numbers for each of a step's."""
     library = ctypes.CDLL(str(cuda_folder / build.CUDA))
