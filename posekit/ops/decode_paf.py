@@ -24,7 +24,6 @@ Memory of the kernel: `"exact"` P J / 64 numbers twice and one patch a thread, n
 enlarged maps; else 4 x 96 cells a thread, finely smoothed; and what is found.
 """
 
-import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -230,7 +229,7 @@ def decode_paf_batch(
 
     native.refuse_xla("decode_paf_batch")
     native.refuse_export("decode_paf_batch")
-    if not _is_number(max_people) or not 0 <= max_people <= _MOST_PEOPLE or max_people != int(max_people):
+    if not _is_whole(max_people, 0, _MOST_PEOPLE):
         allowed = f"a whole number from 0 to {_MOST_PEOPLE}, such as 64"
         raise ValueError(f"max_people is {max_people!r:.80}; it must be {allowed}.")
     options = _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score, stride, upsampling)
@@ -452,7 +451,7 @@ def _options(mode, skeleton, peak_threshold, paf_threshold, min_parts, min_score
             raise ValueError(f"{name} is {value!r:.80}; it must be a number.")
     if not 0 < stride < math.inf:
         raise ValueError(f"stride is {stride}; it must be above 0 and finite, such as 8.")
-    if not 1 <= upsampling <= _MOST_UPSAMPLING or upsampling != int(upsampling):
+    if not _is_whole(upsampling, 1, _MOST_UPSAMPLING):
         raise ValueError(f"upsampling is {upsampling}; it must be a whole number from 1 to {_MOST_UPSAMPLING}.")
     numbers = *map(float, (peak_threshold, paf_threshold)), min_parts, *map(float, (min_score, stride))
     return _Options(mode, skeleton, *numbers, int(upsampling), None)
@@ -463,6 +462,10 @@ def _is_number(value):
         return not math.isnan(value)
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+def _is_whole(value, least, most):
+    return _is_number(value) and least <= value <= most and value == int(value)
 
 
 def _check_shapes(heatmaps, pafs, skeleton, ranks):
@@ -489,17 +492,10 @@ def _used_size(cells, mode, upsampling, size):
     whole = tuple(side * int(upsampling) for side in cells)
     if size is None:
         return whole
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        size = tuple(size) if np.iterable(size) else (size,)
-        if all(int(side) == side for side in size):
-            size = tuple(int(side) for side in size)
-    if (
-        len(size) != 2
-        or not all(isinstance(side, int) for side in size)
-        or not all(1 <= side <= most for side, most in zip(size, whole))
-    ):
+    sides = tuple(size) if np.iterable(size) else (size,)
+    if len(sides) != 2 or not all(_is_whole(side, 1, most) for side, most in zip(sides, whole)):
         raise ValueError(f"size is {size}; the enlarged maps are {whole}, and 1 to so many pixels of them can be used.")
-    return size
+    return tuple(map(int, sides))
 
 
 def _check_finite(name, maps):

@@ -77,7 +77,7 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
     """
     check_mode(mode)
     real, fake = _pairs(real, fake, coefficients)
-    coefficients = _fitting(coefficients, real) if coefficients is not None else _draw(real, mode, seed)
+    coefficients = _fitting(_draw(real, mode, seed) if coefficients is None else coefficients, real)
     model = read_model(critic, real[0].dtype)
     if model is None or not _fits(model, real, derive):
         return _nested_penalty(critic, real, fake, mode, derive, coefficients)
@@ -92,7 +92,6 @@ def gradient_penalty(critic, real, fake, mode="batch_mean", derive=None, coeffic
     if compiled is None:
         points = _between(real, fake, coefficients)
         return penalty_of_gradients(model.gradients(points, terms), mode)
-    coefficients = [_for_each(factor, part) for factor, part in zip(coefficients, real)]
     weights = [[tf.convert_to_tensor(part) for part in parts] for parts in (model.kernels, model.biases, model.grams)]
     plan = model.encode(mode == "batch_mean", terms)
     penalty, _ = compiled.posekit_gradient_penalty(real, fake, coefficients, *weights, plan, model.slopes)
@@ -234,28 +233,21 @@ def _fits(model, real, derive):
 
 
 def _fitting(coefficients, real):
-    """Coefficients as tensors; they are broadcast against the inputs, not the inputs against them."""
-    coefficients = [tf.convert_to_tensor(factor, part.dtype) for factor, part in zip(coefficients, real)]
-    for factor, part in zip(coefficients, real):
-        if not (factor.shape.is_fully_defined() and part.shape.is_fully_defined()):
-            continue
-        try:
-            fits = tf.broadcast_static_shape(factor.shape, part.shape) == part.shape
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(f"Coefficients of shape {factor.shape} do not fit inputs of shape {part.shape}.")
-    return [
-        factor if factor.shape.rank == 0 else _for_each(factor, part) for factor, part in zip(coefficients, real)
-    ]
+    """Coefficients for each number of the inputs, or for each sample: they are broadcast, and the inputs are not."""
+    return [_for_each(tf.convert_to_tensor(factor, part.dtype), part) for factor, part in zip(coefficients, real)]
 
 
 def _for_each(coefficients, points):
-    """Coefficients for each number of the points, or for each sample."""
-    coefficients = tf.convert_to_tensor(coefficients, points.dtype)
-    shape, full = coefficients.shape.as_list(), points.shape.as_list()
-    if full[0] is not None and shape in (full, full[:1] + [1] * (len(full) - 1)):
-        return coefficients
+    shape, full = coefficients.shape, points.shape
+    if shape.is_fully_defined() and full.is_fully_defined():
+        if shape in (full, full[:1] + [1] * (full.rank - 1)):
+            return coefficients
+        try:
+            fits = tf.broadcast_static_shape(shape, full) == full
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"Coefficients of shape {shape} do not fit inputs of shape {full}.")
     return tf.broadcast_to(coefficients, tf.shape(points))
 
 
@@ -278,7 +270,7 @@ def interpolate(real, fake, mode="batch_mean", coefficients=None, seed=None):
     """
     check_mode(mode)
     real, fake = _pairs(real, fake, coefficients)
-    coefficients = _fitting(coefficients, real) if coefficients is not None else _draw(real, mode, seed)
+    coefficients = _fitting(_draw(real, mode, seed) if coefficients is None else coefficients, real)
     return _between(real, fake, coefficients)
 
 

@@ -108,8 +108,8 @@ def locally_connected(inputs, kernel, mask, bias=None, max_norm=None, support=No
         support = None if support is None else np.asarray(support, bool)
     mask = tf.cast(mask, kernel.dtype)
     bias = tf.zeros(kernel.shape[1:], kernel.dtype) if bias is None else tf.cast(bias, kernel.dtype)
-    smallest = float(np.finfo(kernel.dtype.as_numpy_dtype).tiny)
-    _check(inputs.shape, kernel.shape, mask.shape, bias.shape, support, max_norm, smallest, form)
+    _check(inputs.shape, kernel.shape, mask.shape, bias.shape, support, form)
+    _check_max_norm(max_norm, kernel.dtype)
     if support is not None:
         mask = tf.where(support, mask, tf.zeros_like(mask))
     if max_norm is not None and max_norm >= float(kernel.dtype.max):
@@ -347,7 +347,13 @@ def _faster_form(support, blocks):
     return "by_joint"
 
 
-def _check(inputs, kernel, mask, bias, support, max_norm, smallest, form):
+def _check_max_norm(max_norm, dtype):
+    smallest = float(np.finfo(dtype.as_numpy_dtype).tiny)
+    if max_norm is not None and not max_norm >= smallest:
+        raise ValueError(f"max_norm is {max_norm!r}; give a positive number, {smallest} or more, or None for no limit.")
+
+
+def _check(inputs, kernel, mask, bias, support, form):
     if inputs.rank != 3 or inputs[1] is None or inputs[2] is None:
         raise ValueError(f"Inputs of shape {inputs} are not [batch, joints, in] with known joints and features.")
     joints, features = inputs[1:]
@@ -366,7 +372,5 @@ def _check(inputs, kernel, mask, bias, support, max_norm, smallest, form):
         )
     if tuple(bias) != (kernel[1],):
         raise ValueError(f"The bias has the shape {bias}; the kernel needs ({kernel[1]},).")
-    if max_norm is not None and not max_norm >= smallest:
-        raise ValueError(f"max_norm is {max_norm!r}; give a positive number, {smallest} or more, or None for no limit.")
     if form not in (None, *FORMS):
         raise ValueError(f"form is {form!r}; choose from {list(FORMS)}, or None for the faster one.")

@@ -11,7 +11,7 @@ import tensorflow as tf
 from compiled import needs_compiler
 
 from posekit.codecs.paf import PafCodec, average_maps
-from posekit.ops import decode_paf, decode_paf_batch, native
+from posekit.ops import decode_paf, decode_paf_batch
 from posekit.skeletons import OPENPOSE18, Skeleton
 
 pytestmark = needs_compiler
@@ -212,20 +212,15 @@ def test_threads_decode_at_once(monkeypatch):
         np.testing.assert_array_equal(one.peaks, other.peaks)
 
 
-def test_the_result_does_not_depend_on_the_number_of_threads(monkeypatch):
-    monkeypatch.setenv("POSEKIT_NATIVE", "1")
-    library, (heatmaps, pafs) = native.kernels(), people_maps(8)
-    before = library.posekit_num_threads()
-    try:
-        for mode in ({"mode": "fast"}, {"mode": "tf_pose"}, {"upsampling": 8}):
-            library.posekit_set_num_threads(1)
-            one = decode_paf(heatmaps, pafs, **mode)
-            library.posekit_set_num_threads(5)
-            several = decode_paf(heatmaps, pafs, **mode)
-            np.testing.assert_array_equal(one.subset, several.subset)
-            np.testing.assert_array_equal(one.peaks, several.peaks)
-    finally:
-        library.posekit_set_num_threads(before)
+def test_the_result_does_not_depend_on_the_number_of_threads(kernels):
+    heatmaps, pafs = people_maps(8)
+    for mode in ({"mode": "fast"}, {"mode": "tf_pose"}, {"upsampling": 8}):
+        kernels.posekit_set_num_threads(1)
+        one = decode_paf(heatmaps, pafs, **mode)
+        kernels.posekit_set_num_threads(5)
+        several = decode_paf(heatmaps, pafs, **mode)
+        np.testing.assert_array_equal(one.subset, several.subset)
+        np.testing.assert_array_equal(one.peaks, several.peaks)
     assert one.keypoints.shape[1:] == (OPENPOSE18.num_joints, 2)
 
 

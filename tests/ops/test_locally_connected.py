@@ -5,7 +5,6 @@ import concurrent.futures
 import numpy as np
 import pytest
 import tensorflow as tf
-from compiled import NO_COMPILED_OPS
 
 from posekit.ops import locally_connected, native
 from posekit.ops.locally_connected import FORMS, _faster_form
@@ -18,12 +17,10 @@ SUPPORT = MASK != 0
 
 
 @pytest.fixture(params=FORMS)
-def form(request, monkeypatch):
+def form(request):
     """Every form of the product."""
     if request.param == "compiled":
-        if NO_COMPILED_OPS:
-            pytest.skip(NO_COMPILED_OPS)
-        monkeypatch.setenv("POSEKIT_NATIVE", "1")
+        request.getfixturevalue("compiled_ops")
     return request.param
 
 

@@ -9,11 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from compiled import NO_COMPILER, needs_compiler, run_python
+from compiled import needs_compiler, run_python
 
 from posekit.bodies import sample_body
 from posekit.geometry import rasterize as plain
-from posekit.ops import native
 from posekit.ops.rasterize import rasterize
 
 VIEW = dict(focal=(30.0, 33.0), center=(20.3, 14.8), size=(31, 42))
@@ -21,18 +20,13 @@ TRIANGLE = np.array([[-0.5, -0.4, 2.0], [0.6, -0.3, 3.0], [0.1, 0.5, 2.5]])
 
 
 @pytest.fixture
-def both(monkeypatch):
+def both(kernels):
     """Draws by the compiled kernel, on one thread and several, and by the plain path; all must be equal."""
-    if NO_COMPILER:
-        pytest.skip(NO_COMPILER)
-    monkeypatch.setenv("POSEKIT_NATIVE", "1")
-    library = native.kernels()
-    before = library.posekit_num_threads()
 
     def draw(*args, **kwargs):
         expected = plain.rasterize(*args, **kwargs)
         for threads in (1, 3):
-            library.posekit_set_num_threads(threads)
+            kernels.posekit_set_num_threads(threads)
             found = rasterize(*args, **kwargs)
             for field in dataclasses.fields(found):
                 ours, theirs = getattr(found, field.name), getattr(expected, field.name)
@@ -40,8 +34,7 @@ def both(monkeypatch):
                 assert np.asarray(ours).dtype == np.asarray(theirs).dtype
         return expected
 
-    yield draw
-    library.posekit_set_num_threads(before)
+    return draw
 
 
 def turned_body(angle, away):

@@ -398,7 +398,7 @@ def _path(name, compile_too=True):
 def _check_library(folder, file):
     """Refuses a library that was built beforehand and cannot be the one of this posekit."""
     anew = f"build it anew: python tools/build_ops.py --output_dir={folder}"
-    for needed in {file, _build.KERNELS if file == _build.OPS else file}:
+    for needed in (_build.KERNELS, file) if file == _build.OPS else (file,):
         if not (folder / needed).exists():
             raise _build.BuildError(f"{folder} has no {needed}, which {file} needs; {anew}")
         if not _build.whole(folder / needed):

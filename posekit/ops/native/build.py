@@ -114,12 +114,17 @@ def whole(path):
     Returns:
         True or False.
     """
-    try:
-        content = path.read_bytes() if path.is_file() else b""
-    except OSError:
-        return False
-    start = len(content) - len(_seal_of(b""))
-    return start > 0 and content[start:] == _seal_of(memoryview(content)[:start])
+    return _undamaged(path) is not None
+
+
+def _undamaged(library):
+    """The bytes of a library, or None if they are not those that were built."""
+    with contextlib.suppress(OSError):
+        content = library.read_bytes() if library.is_file() else b""
+        start = len(content) - len(_seal_of(b""))
+        if start > 0 and content[start:] == _seal_of(memoryview(content)[:start]):
+            return content
+    return None
 
 
 def _seal(library):
@@ -148,7 +153,7 @@ def of_these_sources(library):
         sources = SOURCES.iterdir()
     else:
         sources = _cuda_sources() if library.name == CUDA else _cuda_ops_sources()
-    return (_stamp_in(library) or "").partition("-")[0] == _digest(sources)
+    return _stamp_in(library).partition("-")[0] == _digest(sources)
 
 
 def _stamp(sources, *parts):
@@ -157,10 +162,9 @@ def _stamp(sources, *parts):
 
 
 def _stamp_in(library):
-    with contextlib.suppress(OSError):
-        if found := re.search(rb"posekit-stamp:([0-9a-f]+-[0-9a-f]+)", library.read_bytes()):
-            return found[1].decode()
-    return None
+    """The mark of a library; nothing, if there is none or the library is damaged."""
+    found = re.search(rb"posekit-stamp:([0-9a-f]+-[0-9a-f]+)", _undamaged(library) or b"")
+    return found[1].decode() if found else ""
 
 
 def _resolved(folder):
@@ -168,10 +172,6 @@ def _resolved(folder):
         return pathlib.Path(folder).resolve()
     except (OSError, RuntimeError) as error:  # links in a circle, for one
         raise BuildError(f"{folder} is no folder ({error}); {_ELSEWHERE}") from None
-
-
-def _there(library, stamp):
-    return whole(library) and _stamp_in(library) == stamp
 
 
 def build(folder=None, portable=False, sanitize=None, with_ops=True):
@@ -200,10 +200,10 @@ def build(folder=None, portable=False, sanitize=None, with_ops=True):
     sources = sorted(SOURCES.glob("*.cc"))
     processor = "" if portable else _processor()
     stamp = _stamp(SOURCES.iterdir(), *flags, processor, _compiler_version(_compiler()))
-    if not _there(folder / KERNELS, stamp):
+    if _stamp_in(folder / KERNELS) != stamp:
         plain = [source for source in sources if not source.name.startswith("tf_")]
         _build_one(folder / KERNELS, stamp, plain, flags, [*link, f"-Wl,-soname,{KERNELS}"])
-    if with_ops and not _there(folder / OPS, stamp):
+    if with_ops and _stamp_in(folder / OPS) != stamp:
         include, libraries = _tensorflow()
         registering = [source for source in sources if source.name.startswith("tf_")]
         beside = [folder / KERNELS, "-Wl,-rpath,$ORIGIN"]
@@ -228,7 +228,7 @@ def build_cuda(folder=None, architectures=CUDA_ARCHITECTURES):
         raise BuildError("no architecture is given; give compute capabilities without the point, such as 80,90")
     folder = cached_cuda(architectures) if folder is None else _resolved(folder)
     stamp = _stamp(_cuda_sources(), _compiler_version(_nvcc()), *architectures)
-    if not _there(folder / CUDA, stamp):
+    if _stamp_in(folder / CUDA) != stamp:
         codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
         codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
         flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC", *codes]
@@ -254,7 +254,7 @@ def build_cuda_ops(folder=None, architectures=CUDA_ARCHITECTURES):
     kernels = build_cuda(folder, architectures)
     path = cached_cuda_ops(architectures) if folder is None else _resolved(folder) / cuda_ops_name()
     stamp = _stamp(_cuda_ops_sources(), *_FLAGS, _compiler_version(_compiler()), _tensorflow_version())
-    if not _there(path, stamp):
+    if _stamp_in(path) != stamp:
         try:
             flags, libraries = _cuda_ops_flags(), _tensorflow()[1]
         except ImportError as error:
@@ -449,6 +449,12 @@ def _remove_old_work(folder):
                 shutil.rmtree(left, ignore_errors=True)
 
 
+def _is_full(folder):
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(folder).free < _ROOM
+    return False
+
+
 @contextlib.contextmanager
 def _unfinished(library):
     """A path to write a library to, in a folder of its own; renamed when all went well."""
@@ -465,9 +471,8 @@ def _unfinished(library):
         _seal(work / library.name)
         os.replace(work / library.name, library)
     except BuildError as error:
-        with contextlib.suppress(OSError):
-            if shutil.disk_usage(library.parent).free >= _ROOM:
-                raise
+        if not _is_full(library.parent):
+            raise
         raise BuildError(f"{library.parent} is full; make room there, or {_ELSEWHERE} ({error})") from None
     except OSError as error:
         raise BuildError(f"{library} cannot be written ({error.strerror}); {_ELSEWHERE}") from None

@@ -353,7 +353,8 @@ class KernelGradient {
   const Samples<T> given_;
   T* const of_kernel_;
   const double norm_, scale_;
-  const T inverse_norm_ = static_cast<T>(1 / norm_);  // one by one, as their product may be too small for a T
+  const T inverse_norm_ =
+      static_cast<T>(1 / norm_);  // multiplies before `shrink`: both together may be too small for a T
   const bool clipped_;
   const bool streamed_;  // a large gradient is not in the caches any more when somebody reads it
   const int64_t long_in_ = layer_.joints * layer_.in, long_out_ = layer_.joints * layer_.out;
